@@ -1,0 +1,59 @@
+#: make train   train on the bundled novels, then evaluate (ARGS="--epochs 3" adds options)
+#: make test    lint, format check, all tests with coverage
+#: make lab     open the first notebook in JupyterLab
+#: make env     only build the environment in .venv
+#:
+#: Any Python 3.8 or newer, a C compiler and make are enough: the first run fetches uv and the locked
+#: packages. MXNET=cu112 selects the CUDA 11.2 build of MXNet (and stays selected), MXNET=cpu the default.
+
+UV_VERSION := 0.13.9 # the uv to fetch when there is none on PATH, or only one older than 0.8
+UV := $(shell uv --version 2>/dev/null \
+  | awk '{split($$2, v, "."); ok = v[1] > 0 || v[2] >= 8} END {exit !ok}' && echo uv || echo .uv/bin/uv)
+PYTHON := .venv/bin/python
+MXNET ?= $(if $(wildcard .venv/.synced-cu112),cu112,cpu)
+SYNCED := .venv/.synced-$(MXNET)
+
+export UV_PROJECT_ENVIRONMENT := .venv
+unexport VIRTUAL_ENV PYTHONHOME
+
+.PHONY: help env train test lab
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n 's/^#: \{0,1\}//p' Makefile
+
+env: $(SYNCED)
+
+train: env
+	$(PYTHON) -m gluonlm.train --preset austen $(ARGS)
+
+test: env
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m pytest --cov --cov-report=term-missing:skip-covered --cov-fail-under=90 $(ARGS)
+
+lab: env
+	$(PYTHON) -m jupyterlab notebooks/01_language_model.ipynb $(ARGS)
+
+# The stamp makes this instantaneous while nothing has changed. A system Python 3.10 without its C headers cannot
+# build gluonnlp: uv then fetches an interpreter of its own, as it does where there is no 3.10 at all.
+$(SYNCED): pyproject.toml uv.lock .python-version | $(filter .uv/bin/uv,$(UV))
+	@command -v cc >/dev/null || command -v gcc >/dev/null \
+	  || { echo "error: no C compiler found: install one (Debian, Ubuntu: apt install gcc)" >&2; exit 1; }
+	@headers='import os, sysconfig; exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))'; \
+	python=$$($(UV) python find 2>/dev/null) && "$$python" -c "$$headers" || managed=--managed-python; \
+	$(UV) sync --locked $$managed --no-default-groups --group dev --group $(MXNET)
+	@rm -f .venv/.synced-* && touch $@
+
+# The first python3 on PATH that has either venv with ensurepip (which Debian splits off) or pip installs uv.
+.uv/bin/uv:
+	@rm -rf .uv; IFS=:; for dir in $$PATH; do \
+	  py="$$dir/python3"; \
+	  if "$$py" -c 'import sys, venv, ensurepip; exit(sys.version_info < (3, 8))' 2>/dev/null; then \
+	    "$$py" -m venv .uv && .uv/bin/python -m pip install --quiet "uv==$(strip $(UV_VERSION))"; exit; \
+	  elif "$$py" -c 'import sys, pip; exit(sys.version_info < (3, 8))' 2>/dev/null; then \
+	    "$$py" -m pip install --quiet --target .uv "uv==$(strip $(UV_VERSION))"; exit; \
+	  fi; \
+	done; \
+	echo "error: no python3 (3.8 or newer) with venv or pip found: install one (Debian, Ubuntu:" \
+	  "apt install python3-venv) or uv itself (0.8 or newer)" >&2; exit 1

@@ -1,0 +1,138 @@
+"""Files that a run leaves: models and training states, each one safetensors file, written whole or not at all.
+
+A safetensors file is a JSON header and raw arrays: it runs no code when it is read. The header carries the settings
+and the vocabulary, so a model file is all that evaluation and generation need.
+"""
+
+import errno
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import mxnet as mx
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from gluonlm.config import Config
+from gluonlm.corpus import Dictionary
+from gluonlm.errors import UserError
+from gluonlm.model import RNNModel
+
+BEST, LAST = "best.safetensors", "last.safetensors"
+MODEL_FORMAT, STATE_FORMAT = "gluonlm model 1", "gluonlm training state 1"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model out of a file, with what is needed to use it."""
+
+    model: RNNModel
+    dictionary: Dictionary
+    config: Config
+    level: str  # "word" or "char"
+    path: Path
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn a failure to write ``path`` (disk full, no permission) into a sentence for the user."""
+    try:
+        yield
+    except OSError as error:
+        what_to_do = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose another place"
+        raise UserError(f"cannot write {path} ({error.strerror}): {what_to_do} and resume the run") from error
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace ``path`` by ``content`` such that a reader, or a crash at any moment, sees the old or the new whole file.
+
+    :raises UserError: when the disk is full or the place cannot be written; the old file is then untouched.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    with writing(path):
+        try:
+            with open(temporary, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_arrays(path: Path, kind: str, arrays: dict[str, mx.nd.NDArray], metadata: dict[str, str]) -> None:
+    """Write named arrays and text as one safetensors file of the given kind."""
+    content = save({name: array.asnumpy() for name, array in arrays.items()}, {"format": kind, **metadata})
+    write_atomically(path, content)
+
+
+def read_arrays(path: Path, kind: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Read what :func:`write_arrays` wrote.
+
+    :raises UserError: when the file is missing, damaged, or of another kind.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no file {path}: give a run's folder or a model file that training has written")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != kind:
+                raise UserError(
+                    f"{path} is not a {kind.rsplit(' ', 1)[0]} of this version: give one that training wrote"
+                )
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+    except SafetensorError as error:
+        raise UserError(f"{path} is damaged or not a gluonlm file ({error}): use another checkpoint") from None
+
+
+def save_model(path: Path, model: RNNModel, dictionary: Dictionary, config: Config, level: str) -> None:
+    """Write a model with all that is needed to use it."""
+    arrays = {name: parameter.data(parameter.list_ctx()[0]) for name, parameter in model.trainables().items()}
+    metadata = {"config": config.to_json(), "dictionary": dictionary.to_json(), "level": level}
+    write_arrays(path, MODEL_FORMAT, arrays, metadata)
+
+
+def load_model(path: str | Path, contexts: list[mx.Context] | None = None) -> Trained:
+    """Read a model from a run's folder or a model file onto the given devices (the CPU if None).
+
+    :raises UserError: when there is none, or it is damaged, or its arrays do not fit its settings.
+    """
+    path = Path(path)
+    path = path / BEST if path.is_dir() else path
+    arrays, metadata = read_arrays(path, MODEL_FORMAT)
+    config, dictionary = Config.from_json(metadata["config"]), Dictionary.from_json(metadata["dictionary"])
+    model = build_model(config, len(dictionary), contexts)
+    set_parameters(model, arrays, path)
+    return Trained(model, dictionary, config, metadata["level"], path)
+
+
+def build_model(config: Config, vocab_size: int, contexts: list[mx.Context] | None = None) -> RNNModel:
+    """A model as the settings say, initialized on the given devices (the CPU if None) and hybridized."""
+    model = RNNModel(vocab_size, config.model, config.emsize, config.nhid, config.nlayers, config.dropout, config.tied)
+    model.initialize(ctx=contexts or mx.cpu())
+    model.hybridize(static_alloc=True)
+    return model
+
+
+def set_parameters(model: RNNModel, arrays: dict[str, np.ndarray], path: Path) -> None:
+    """Set all parameters of the model from named arrays read from ``path``."""
+    parameters = model.trainables()
+    for name, parameter in parameters.items():
+        if name not in arrays or arrays[name].shape != parameter.shape:
+            raise UserError(f"{path}: array {name} is missing or does not fit the settings: the file is damaged")
+        parameter.set_data(mx.nd.array(arrays[name]))
+
+
+def read_json(path: Path) -> dict:
+    """A JSON file of a run.
+
+    :raises UserError: when it is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path} ({error}): give the folder of a run that training has made") from None

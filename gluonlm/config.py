@@ -1,0 +1,156 @@
+"""The settings of a run, declared once: the command line, config.json and the notebooks derive from :class:`Config`."""
+
+import argparse
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any, get_args, get_origin, get_type_hints
+
+from gluonlm.errors import UserError
+
+MODELS = ("RNN_TANH", "RNN_RELU", "LSTM", "GRU")
+OPTIMIZERS = ("sgd", "adam", "adamw")
+SCHEDULES = ("plateau", "constant", "linear", "cosine", "onecycle")
+
+
+def setting(default: Any, help: str, *aliases: str, **checks: Any) -> Any:
+    """A field with what its command-line option needs: help, other spellings, and ``choices``, ``low``, ``high``."""
+    return dataclasses.field(default=default, metadata={"help": help, "aliases": aliases, **checks})
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of a training run. The defaults are those of the PyTorch word-level example."""
+
+    data: str = setting("ptb", "data set name, folder with train/valid/test.txt, or one text file", "--data-dir")
+    level: str | None = setting(None, "tokens of a folder or file: word (default) or char", choices=("word", "char"))
+
+    model: str = setting("LSTM", "kind of recurrent layer", choices=MODELS)
+    emsize: int = setting(200, "size of word embeddings", "--embed-size", low=1)
+    nhid: int = setting(200, "hidden units per layer", "--hidden-size", low=1)
+    nlayers: int = setting(2, "number of recurrent layers", "--num-layers", low=1)
+    dropout: float = setting(
+        0.2, "dropout after the embedding, between layers and before the decoder", low=0, high=0.99
+    )
+    tied: bool = setting(False, "share the embedding and the decoder weight (projected when emsize != nhid)")
+
+    optimizer: str = setting("sgd", "optimizer", choices=OPTIMIZERS)
+    lr: float | None = setting(None, "initial learning rate (default: 20 for sgd, 0.001 for adam and adamw)", low=0)
+    schedule: str = setting("plateau", "learning rate over the run", choices=SCHEDULES)
+    lr_factor: float = setting(0.25, "plateau: learning-rate factor when validation does not improve", low=0, high=1)
+    lr_patience: int = setting(0, "plateau: epochs without improvement that are forgiven", low=0)
+    lr_threshold: float = setting(0.0, "plateau: relative improvement that counts as one", low=0)
+    restore_best: bool = setting(False, "plateau: go on from the best weights when the learning rate falls")
+    when: tuple[int, ...] = setting((), "epochs after which the learning rate is divided by 10", low=1)
+    decay: float = setting(1.0, "learning-rate factor per epoch", low=0)
+    wdecay: float = setting(0.0, "weight decay", "--wd", "--weight-decay", low=0)
+    clip: float = setting(0.25, "largest norm of the gradient of the mean loss (0: no clipping)", low=0)
+
+    epochs: int = setting(40, "passes over the training text", "--epoch", low=1)
+    batch_size: int = setting(20, "text columns read in parallel", low=1)
+    eval_batch_size: int = setting(10, "text columns for validation and test", low=1)
+    bptt: int = setting(35, "steps of back-propagation through time", "--seq-length", low=1)
+    max_batches: int = setting(0, "training batches per epoch (0: all)", low=0)
+    seed: int = setting(1111, "seed of everything random", low=0)
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            check(field, getattr(self, field.name))
+
+    @property
+    def learning_rate(self) -> float:
+        """The initial learning rate, with the optimizer's usual one where none is set."""
+        if self.lr is not None:
+            return self.lr
+        return 20.0 if self.optimizer == "sgd" else 1e-3
+
+    def to_json(self) -> str:
+        """All settings as a JSON object."""
+        return json.dumps(dataclasses.asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Config":
+        """The settings that :meth:`to_json` wrote.
+
+        :raises UserError: when a setting is unknown to this version or out of range.
+        """
+        values = json.loads(text)
+        unknown = set(values) - {field.name for field in dataclasses.fields(cls)}
+        if unknown:
+            raise UserError(f"unknown setting {min(unknown)}: the run was made by another version of gluonlm")
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # the PyTorch word-level example
+    "word-lm": {},
+    # the MXNet Gluon tutorial, full and tiny
+    "tutorial": {"emsize": 650, "nhid": 650, "dropout": 0.5, "batch_size": 32, "restore_best": True},
+    "tiny": {
+        "emsize": 32,
+        "nhid": 32,
+        "nlayers": 1,
+        "batch_size": 16,
+        "bptt": 10,
+        "max_batches": 20,
+        "epochs": 1,
+    },
+    # the tied LSTM trained with Adam and a plateau schedule
+    "adam-tied": {
+        "emsize": 650,
+        "nhid": 650,
+        "dropout": 0.5,
+        "optimizer": "adam",
+        "wdecay": 1e-5,
+        "clip": 5.0,
+        "bptt": 30,
+        "lr_factor": 0.5,
+        "lr_patience": 2,
+        "lr_threshold": 1e-4,
+    },
+    # what `make train` runs: the bundled corpus in minutes on two cores
+    "austen": {"data": "austen", "tied": True, "schedule": "linear", "epochs": 8},
+}
+
+
+def check(field: dataclasses.Field, value: Any) -> None:
+    """Raise a UserError unless the value is within the field's choices and bounds."""
+    option, limits = f"--{field.name.replace('_', '-')}", field.metadata
+    for item in value if isinstance(value, tuple) else (value,):
+        if item is None:
+            continue
+        if "choices" in limits and item not in limits["choices"]:
+            raise UserError(f"{option} {item}: choose one of {', '.join(limits['choices'])}")
+        if "low" in limits and not item >= limits["low"]:
+            raise UserError(f"{option} {item}: must be at least {limits['low']}")
+        if "high" in limits and not item <= limits["high"]:
+            raise UserError(f"{option} {item}: must be at most {limits['high']}")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add one option per setting; what the user does not give is left out of the parsed namespace."""
+    hints = get_type_hints(Config)
+    for field in dataclasses.fields(Config):
+        kind = hints[field.name]
+        names = [f"--{field.name.replace('_', '-')}", *field.metadata["aliases"]]
+        shown = field.metadata["help"] + ("" if field.default in (None, ()) else f" (default: {field.default})")
+        options: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS, "help": shown}
+        if kind is bool:
+            options["action"] = argparse.BooleanOptionalAction
+        elif get_origin(kind) is tuple:  # tuple[int, ...]
+            options |= {"nargs": "+", "type": get_args(kind)[0]}
+        else:
+            options["type"] = next((one for one in get_args(kind) if one is not type(None)), kind)
+            options["metavar"] = "|".join(field.metadata.get("choices", ())) or None
+        parser.add_argument(*names, **options)
+
+
+def resolve(preset: str, given: dict[str, Any]) -> Config:
+    """The preset's settings with the given ones on top.
+
+    :raises UserError: for an unknown preset or a setting out of range.
+    """
+    if preset not in PRESETS:
+        raise UserError(f"--preset {preset}: choose one of {', '.join(PRESETS)}")
+    values = {**PRESETS[preset], **given}
+    return Config(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})

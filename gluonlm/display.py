@@ -1,0 +1,83 @@
+"""What a training run shows: a progress bar on a terminal, a line now and then elsewhere, a line per epoch."""
+
+import math
+import sys
+import time
+from collections.abc import Callable
+
+from tqdm import tqdm
+
+
+class Display:
+    """Progress of a run on stderr, and its interval records for the log.
+
+    :param log: called with a record each ``log_interval`` steps.
+    """
+
+    def __init__(self, batches: int, epochs: int, log_interval: int, log: Callable[[dict], None]):
+        self.batches, self.epochs, self.log_interval, self.log = batches, epochs, log_interval, log
+        self.bar: tqdm | None = None
+        self._reset()
+
+    def _reset(self) -> None:
+        self.loss, self.tokens, self.started = 0.0, 0, time.monotonic()
+
+    def start_epoch(self, epoch: int, batch: int) -> None:
+        """Begin to show epoch ``epoch`` (from 0), of which ``batch`` batches are done."""
+        self.epoch, self.batch = epoch, batch
+        title = f"epoch {epoch + 1}/{self.epochs}"
+        self.bar = tqdm(
+            total=self.batches,
+            initial=batch,
+            desc=title,
+            unit="batch",
+            leave=False,
+            disable=not sys.stderr.isatty(),
+        )
+        self._reset()
+
+    def step(self, step: int, loss: float, tokens: int, lr: float) -> None:
+        """Take note of a training step: its mean loss over so many tokens."""
+        self.loss += loss * tokens
+        self.tokens += tokens
+        self.batch += 1
+        self.bar.update()
+        if self.bar.disable and self.batch % self.log_interval and self.batch < self.batches:
+            return
+        mean, speed = self.loss / self.tokens, self.tokens / (time.monotonic() - self.started)
+        self.bar.set_postfix_str(f"loss {mean:.3f}, ppl {perplexity(mean):.1f}, {speed:.0f} tokens/s", refresh=False)
+        if self.batch % self.log_interval == 0 or self.batch == self.batches:
+            self.log({"kind": "interval", "step": step, "loss": mean, "lr": lr, "tokens_per_second": speed})
+            if self.bar.disable:
+                left = (self.batches - self.batch) * tokens / speed
+                print(
+                    f"epoch {self.epoch + 1:3d} | batch {self.batch:5d}/{self.batches} | lr {lr:.4g} | "
+                    f"loss {mean:5.3f} | ppl {perplexity(mean):8.2f} | {speed:6.0f} tokens/s | {left:4.0f} s left",
+                    file=sys.stderr,
+                )
+            self._reset()
+
+    def end_epoch(self, record: dict, vocab_size: int) -> None:
+        """Print the epoch's summary line."""
+        self.close()
+        print(
+            f"epoch {record['epoch']:3d} | {record['seconds']:6.0f} s | lr {record['lr']:.4g} | "
+            f"train ppl {perplexity(record['train_loss']):8.2f} | valid loss {record['valid_loss']:.4f} | "
+            f"valid ppl {perplexity(record['valid_loss']):8.2f}{' | best model saved' if record['improved'] else ''}",
+            flush=True,
+        )
+        if record["train_loss"] > math.log(vocab_size):
+            print(
+                f"the training loss is above ln V = {math.log(vocab_size):.2f}, worse than guessing: lower --lr",
+                file=sys.stderr,
+            )
+
+    def close(self) -> None:
+        """Remove the progress bar."""
+        if self.bar is not None:
+            self.bar.close()
+
+
+def perplexity(loss: float) -> float:
+    """exp(loss) for a mean loss in nats per token, infinity where it overflows."""
+    return math.exp(loss) if loss < 700 else math.inf

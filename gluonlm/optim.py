@@ -1,0 +1,140 @@
+"""What turns gradients into new weights: clipping, optimizers on one or several devices, learning-rate schedules."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import mxnet as mx
+from mxnet import nd
+from mxnet.gluon import Parameter
+
+from gluonlm.config import Config
+
+
+def global_norm(arrays: Sequence[nd.NDArray]) -> float:
+    """Euclidean norm of all arrays (on one device) taken as one vector."""
+    return math.sqrt(nd.multi_sum_sq(*arrays, num_arrays=len(arrays)).sum().asscalar())
+
+
+def clip_scale(norm: float, max_norm: float) -> float:
+    """The factor that ``gluon.utils.clip_global_norm`` would multiply the gradients by (0 for max_norm: no clipping).
+
+    Given to the optimizer it saves the pass over all gradients that clipping would cost.
+    """
+    return min(1.0, max_norm / (norm + 1e-8)) if max_norm else 1.0
+
+
+class Updater:
+    """An optimizer for parameters that live on one or several devices.
+
+    Gradients are summed over the devices first, then clipped as one vector, then every device makes the same update.
+    SGD and Adam are MXNet's, with weight decay as an L2 gradient; AdamW decays the weights themselves
+    (Loshchilov & Hutter 2019, arXiv:1711.05101).
+    """
+
+    def __init__(self, parameters: dict[str, Parameter], optimizer: str, wdecay: float):
+        self.parameters = parameters
+        self.contexts = next(iter(parameters.values())).list_ctx()
+        self.decoupled = wdecay if optimizer == "adamw" else 0.0
+        kind, wd = ("adam" if optimizer == "adamw" else optimizer), (0.0 if self.decoupled else wdecay)
+        self.optimizers = [mx.optimizer.create(kind, wd=wd) for _ in self.contexts]
+        self.states = [
+            {name: optimizer.create_state(name, parameter.data(ctx)) for name, parameter in parameters.items()}
+            for optimizer, ctx in zip(self.optimizers, self.contexts, strict=True)
+        ]
+        self.kvstore = mx.kv.create("device") if len(self.contexts) > 1 else None
+        if self.kvstore:
+            for name, parameter in parameters.items():
+                self.kvstore.init(name, parameter.data(self.contexts[0]))
+
+    def step(self, lr: float, clip: float) -> float:
+        """Update all weights from their gradients; returns the norm of the gradient before clipping.
+
+        A norm that is not finite leaves the weights as they are, for the caller to report.
+        """
+        if self.kvstore:
+            for name, parameter in self.parameters.items():
+                self.kvstore.pushpull(name, parameter.list_grad(), out=parameter.list_grad())
+        norm = global_norm([parameter.grad(self.contexts[0]) for parameter in self.parameters.values()])
+        if not math.isfinite(norm):
+            return norm
+        for optimizer, states, ctx in zip(self.optimizers, self.states, self.contexts, strict=True):
+            optimizer.set_learning_rate(lr)
+            optimizer.rescale_grad = clip_scale(norm, clip)
+            for name, parameter in self.parameters.items():
+                weight = parameter.data(ctx)
+                if self.decoupled:
+                    weight *= 1 - lr * self.decoupled
+                optimizer.update(name, weight, parameter.grad(ctx), states[name])
+        return norm
+
+    def state_arrays(self) -> dict[str, nd.NDArray]:
+        """The optimizer's memory (Adam's two moments for each parameter, nothing for SGD), one device's."""
+        return {
+            f"{name}.{index}": array
+            for name, state in self.states[0].items()
+            for index, array in enumerate(state or ())
+        }
+
+    def load_state(self, arrays: dict[str, nd.NDArray], updates: int) -> None:
+        """Put back what :meth:`state_arrays` gave after ``updates`` steps."""
+        for optimizer, states in zip(self.optimizers, self.states, strict=True):
+            # Adam's bias correction counts the updates of each parameter from here
+            optimizer.begin_num_update = optimizer.num_update = updates
+            for name, state in states.items():
+                for index, array in enumerate(state or ()):
+                    array[:] = arrays[f"{name}.{index}"]
+
+
+@dataclass
+class Schedule:
+    """The learning rate of each step, from a run's settings and its validation losses.
+
+    It is a product: the initial rate; ``lr_factor`` for each plateau (as PyTorch's ReduceLROnPlateau); a tenth for
+    each epoch of ``when`` that is past; ``decay`` per epoch; and the shape of ``schedule`` over the whole run.
+    """
+
+    config: Config
+    plateau_scale: float = 1.0
+    best: float = math.inf
+    bad_epochs: int = 0
+
+    def lr(self, epoch: int, fraction: float) -> float:
+        """The learning rate in epoch ``epoch`` (from 0) when ``fraction`` of it is done."""
+        config = self.config
+        tenths = sum(epoch >= boundary for boundary in config.when)
+        scale = self.plateau_scale * 0.1**tenths * config.decay**epoch
+        return config.learning_rate * scale * shape(config.schedule, (epoch + fraction) / config.epochs)
+
+    def end_epoch(self, valid_loss: float) -> bool:
+        """Take note of an epoch's validation loss; True when the learning rate falls for it."""
+        if valid_loss < self.best * (1 - self.config.lr_threshold):
+            self.best, self.bad_epochs = valid_loss, 0
+            return False
+        self.bad_epochs += 1
+        if self.config.schedule != "plateau" or self.bad_epochs <= self.config.lr_patience:
+            return False
+        self.plateau_scale *= self.config.lr_factor
+        self.bad_epochs = 0
+        return True
+
+    def state(self) -> dict[str, float]:
+        """What changes during a run, for a checkpoint."""
+        return {name: value for name, value in asdict(self).items() if name != "config"}
+
+
+def shape(schedule: str, progress: float) -> float:
+    """The factor of a schedule when ``progress`` (0 to 1) of the run is done.
+
+    ``linear`` and ``cosine`` fall from 1 to 0; ``onecycle`` rises from 1/25 over the first 30 % and falls as a cosine
+    (Smith & Topin 2018, arXiv:1708.07120); the others stay at 1.
+    """
+    if schedule == "linear":
+        return 1 - progress
+    if schedule == "cosine":
+        return (1 + math.cos(math.pi * progress)) / 2
+    if schedule == "onecycle":
+        if progress < 0.3:
+            return 1 / 25 + (1 - 1 / 25) * (1 - math.cos(math.pi * progress / 0.3)) / 2
+        return (1 + math.cos(math.pi * (progress - 0.3) / 0.7)) / 2
+    return 1.0

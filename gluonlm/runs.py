@@ -1,0 +1,141 @@
+"""A run's folder: config.json, log.jsonl, curve.png, the best model, the state to resume from, result.json."""
+
+import json
+import os
+from pathlib import Path
+
+import mxnet as mx
+import numpy as np
+
+from gluonlm.checkpoint import (
+    BEST,
+    LAST,
+    MODEL_FORMAT,
+    STATE_FORMAT,
+    read_arrays,
+    read_json,
+    set_parameters,
+    write_arrays,
+    write_atomically,
+    writing,
+)
+from gluonlm.config import Config
+from gluonlm.errors import UserError
+from gluonlm.model import RNNModel
+
+
+class Run:
+    """The files of one training run.
+
+    :param folder: where they are.
+    :param best: where the best model goes if not into the folder (``--save model.pt``).
+    """
+
+    def __init__(self, folder: Path, best: Path | None = None):
+        self.folder = folder
+        self.best, self.last = best or folder / BEST, folder / LAST
+        self.log_path, self.config_path = folder / "log.jsonl", folder / "config.json"
+
+    @classmethod
+    def create(cls, save: Path, config: Config, command: str) -> "Run":
+        """A new run. ``save`` is its folder; with a suffix it is the best model's file, the folder stands beside it.
+
+        :raises UserError: when there is a run already or the folder cannot be made.
+        """
+        run = cls(save.with_suffix(""), save) if save.suffix else cls(save)
+        if run.config_path.exists() or (save.suffix and save.exists()):
+            raise UserError(f"{save} holds a trained run already: choose another --save, or go on with --resume")
+        with writing(run.folder):
+            run.folder.mkdir(parents=True, exist_ok=True)
+        settings = {
+            "command": command,
+            "best": os.path.relpath(run.best, run.folder),
+            **json.loads(config.to_json()),
+        }
+        write_atomically(run.config_path, json.dumps(settings, indent=1).encode())
+        return run
+
+    @classmethod
+    def open(cls, folder: Path) -> tuple["Run", Config]:
+        """An existing run and its settings.
+
+        :raises UserError: when the folder holds none.
+        """
+        settings = read_json(folder / "config.json")
+        settings.pop("command", None)
+        best = folder / settings.pop("best", BEST)
+        return cls(folder, best), Config.from_json(json.dumps(settings))
+
+    def log(self, record: dict) -> int:
+        """Append a record to the log; returns the log's size in bytes."""
+        with writing(self.log_path), open(self.log_path, "a") as file:
+            file.write(json.dumps(record) + "\n")
+            return file.tell()
+
+    def truncate_log(self, size: int) -> None:
+        """Forget what was logged after the checkpoint that is being resumed."""
+        with writing(self.log_path):
+            self.log_path.touch()
+            os.truncate(self.log_path, size)
+
+    def records(self, kind: str) -> list[dict]:
+        """The log's records of a kind: ``"epoch"`` or ``"interval"``."""
+        return read_log(self.log_path, kind)
+
+    def save_state(self, arrays: dict[str, mx.nd.NDArray], progress: dict, schedule: dict) -> None:
+        """Write what resuming needs."""
+        metadata = {"progress": json.dumps(progress), "schedule": json.dumps(schedule)}
+        write_arrays(self.last, STATE_FORMAT, arrays, metadata)
+
+    def load_state(self) -> tuple[dict[str, np.ndarray], dict, dict]:
+        """Read what :meth:`save_state` wrote: arrays, progress, schedule."""
+        arrays, metadata = read_arrays(self.last, STATE_FORMAT)
+        return arrays, json.loads(metadata["progress"]), json.loads(metadata["schedule"])
+
+    def restore(self, model: RNNModel) -> None:
+        """Set the model's weights to the best of this run."""
+        set_parameters(model, read_arrays(self.best, MODEL_FORMAT)[0], self.best)
+
+    def write_result(self, result: dict) -> None:
+        """Write result.json."""
+        write_atomically(self.folder / "result.json", json.dumps(result, indent=1).encode())
+
+    def plot(self) -> None:
+        """Draw curve.png: training and validation perplexity by step."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(7, 4.2), layout="constrained")
+        draw_curve(figure.subplots(), self.records("interval"), self.records("epoch"))
+        with writing(self.folder / "curve.png"):
+            figure.savefig(self.folder / "curve.png", dpi=120)
+
+
+def read_log(path: Path, kind: str) -> list[dict]:
+    """The records of a kind in a log.jsonl file."""
+    if not path.exists():
+        return []
+    with open(path) as file:
+        return [record for record in map(json.loads, file) if record["kind"] == kind]
+
+
+def draw_curve(axes, intervals: list[dict], epochs: list[dict]) -> None:
+    """Draw training and validation perplexity against training steps."""
+    if intervals:
+        steps, losses = zip(*((record["step"], record["loss"]) for record in intervals), strict=True)
+        axes.plot(steps, np.exp(losses), color="tab:blue", linewidth=1, alpha=0.6, label="training (with dropout)")
+    if epochs:
+        steps, losses = zip(*((record["step"], record["valid_loss"]) for record in epochs), strict=True)
+        axes.plot(steps, np.exp(losses), "o-", color="tab:orange", markersize=4, label="validation")
+        axes.annotate(
+            f"{np.exp(min(losses)):.1f}",
+            (steps[np.argmin(losses)], np.exp(min(losses))),
+            (0, 7),
+            textcoords="offset points",
+            ha="center",
+        )
+    axes.set(xlabel="training steps", ylabel="perplexity", yscale="log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
+    axes.grid(alpha=0.3)
+    if intervals or epochs:
+        axes.legend()

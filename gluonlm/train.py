@@ -1,0 +1,213 @@
+"""Train a recurrent language model.
+
+python -m gluonlm.train --tiny                       # the tutorial in seconds
+python -m gluonlm.train --gpu 0                      # the tutorial at full size
+python -m gluonlm.train --preset austen              # the bundled corpus on a CPU
+python -m gluonlm.train --data ptb --tied --epochs 6
+python -m gluonlm.train --resume runs/NAME           # go on after Ctrl-C, a crash or a power cut
+"""
+
+import argparse
+import math
+import shlex
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import mxnet as mx
+import numpy as np
+
+from gluonlm.baselines import baselines
+from gluonlm.checkpoint import build_model, load_model
+from gluonlm.cli import contexts, dashes, run
+from gluonlm.config import PRESETS, Config, add_options, resolve
+from gluonlm.corpus import Corpus, load_corpus
+from gluonlm.errors import UserError
+from gluonlm.generation import sample, to_text
+from gluonlm.results import machine_record
+from gluonlm.runs import Run
+from gluonlm.training import Training, evaluate
+
+RUN_OPTIONS = ("preset", "gpu", "cuda", "tiny", "save", "resume", "log_interval", "checkpoint_seconds")
+SWITCHES = ("dry_run", "use_optimizer")
+
+# options of the toolkits we follow that this version does not have, with the value that turns each off
+NOT_YET: dict[str, tuple[type, Any]] = {
+    "--dropouti": (float, 0),
+    "--dropouth": (float, 0),
+    "--dropoute": (float, 0),
+    "--wdrop": (float, 0),
+    "--alpha": (float, 0),
+    "--beta": (float, 0),
+    "--nonmono": (int, None),
+    "--finetune": (str, None),
+    "--compress": (str, None),
+    "--onnx-export": (str, ""),
+}
+NOT_YET_VALUES = {"--preset": ("awd", "qrnn"), "--model": ("QRNN",)}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run ended with."""
+
+    finished: bool  # False when it was stopped before its last epoch
+    best_epoch: int  # from 1; 0 when no epoch was finished
+    valid_loss: float | None  # nats per token, None when no epoch was finished
+    test_loss: float
+    folder: Path
+
+    @property
+    def test_perplexity(self) -> float:
+        """exp of the test loss."""
+        return math.exp(self.test_loss)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line: one option per setting of Config, and the options of a run."""
+    parser = argparse.ArgumentParser(
+        prog="python -m gluonlm.train",
+        description="Train a recurrent language model.",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--preset", help=f"settings to start from: {', '.join(PRESETS)} (default: word-lm)")
+    parser.add_argument("--gpu", help="GPU numbers such as 0 or 0,1; without --preset the tutorial's full size")
+    parser.add_argument("--cuda", action="store_true", help="use GPU 0")
+    parser.add_argument("--tiny", action="store_true", help="the same as --preset tiny, on the CPU")
+    parser.add_argument("--save", "--save-path", type=Path, help="folder of the run, or file for the best model")
+    parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with the run in this folder")
+    parser.add_argument("--log-interval", type=int, help="batches between two log records (default: 200)")
+    parser.add_argument("--checkpoint-seconds", type=float, help="work at risk in a crash (default: 60)")
+    parser.add_argument("--dry-run", action="store_true", help="one batch and one epoch, to see that all works")
+    parser.add_argument("--use-optimizer", action="store_true", help="the same as --optimizer adamw")
+    add_options(parser)
+    for option, (kind, _) in NOT_YET.items():
+        parser.add_argument(option, type=kind, help="not yet in this version")
+    return parser
+
+
+def refuse_not_yet(given: dict[str, Any]) -> None:
+    """Raise a UserError for an option that this version does not have, unless it is turned off."""
+    for option, (_, off) in NOT_YET.items():
+        name = option[2:].replace("-", "_")
+        if given.pop(name, off) != off:
+            raise UserError(f"{option} is not yet in this version of gluonlm: leave it out")
+    for option, values in NOT_YET_VALUES.items():
+        if given.get(option[2:]) in values:
+            raise UserError(f"{option} {given[option[2:]]} is not yet in this version of gluonlm")
+
+
+def settings(given: dict[str, Any]) -> Config:
+    """The run's settings from what was given on the command line."""
+    values = {name: value for name, value in given.items() if name not in RUN_OPTIONS + SWITCHES}
+    if given.get("use_optimizer"):
+        values.setdefault("optimizer", "adamw")
+    if given.get("dry_run"):
+        values |= {"epochs": 1, "max_batches": 1}
+    default = "tiny" if given.get("tiny") else "tutorial" if given.get("gpu") else "word-lm"
+    return resolve(given.get("preset", default), values)
+
+
+def default_folder(config: Config) -> Path:
+    """A new name under runs/ that says when and what."""
+    moment = datetime.now().strftime("%Y%m%d-%H%M%S")
+    return Path("runs") / f"{moment}-{Path(config.data).stem}-{config.model.lower()}"
+
+
+def open_run(given: dict[str, Any], command: str) -> tuple[Run, Config]:
+    """The run to work in: a new one, or with ``--resume`` an old one with its own settings."""
+    if "resume" not in given:
+        config = settings(given)
+        return Run.create(given.get("save") or default_folder(config), config, command), config
+    run, config = Run.open(given["resume"])
+    extra = set(given) - {"resume", "gpu", "cuda", "log_interval", "checkpoint_seconds"}
+    if extra:
+        raise UserError(f"--resume goes on with the run's own settings: leave out --{min(extra).replace('_', '-')}")
+    return run, config
+
+
+def main(argv: list[str]) -> Result:
+    """Train as the command line says, then evaluate the best model and show what it writes."""
+    given = vars(parser().parse_args(dashes(argv)))
+    refuse_not_yet(given)
+    gpu = given.get("gpu") or ("0" if given.get("cuda") else None)
+    devices = contexts(gpu)
+    if "resume" not in given:
+        settings(given)  # a mistake in the settings is told before the data is read
+    run, config = open_run(given, shlex.join(["python", "-m", "gluonlm.train", *argv]))
+    corpus = load_corpus(config.data, config.level)
+    training = prepare(run, corpus, config, devices, given)
+    announce(training)
+    finished = training.fit()
+    result = finish(training, finished)
+    if not finished:
+        print(f"stopped; go on with: python -m gluonlm.train --resume {shlex.quote(str(run.folder))}")
+    return result
+
+
+def prepare(run: Run, corpus: Corpus, config: Config, devices: list, given: dict[str, Any]) -> Training:
+    """Everything that must be there before the first step."""
+    np.random.seed(config.seed)
+    mx.random.seed(config.seed)
+    model = build_model(config, len(corpus.dictionary), devices)
+    options = {name: given[name] for name in ("log_interval", "checkpoint_seconds") if name in given}
+    training = Training(model, corpus, config, run, devices, **options)
+    if "resume" in given and run.last.exists():
+        training.load()
+    return training
+
+
+def announce(training: Training) -> None:
+    """Say what is going to be trained on what."""
+    corpus, config = training.corpus, training.config
+    size = sum(math.prod(parameter.shape) for parameter in training.model.trainables().values())
+    print(
+        f"{corpus.name}: {len(corpus.train)} training tokens, vocabulary {len(corpus.dictionary)}\n"
+        f"{config.model}: {config.nlayers} layers of {config.nhid} units, {size} parameters, "
+        f"on {', '.join(map(str, training.contexts))}\n"
+        f"run: {training.run.folder}",
+        flush=True,
+    )
+
+
+def finish(training: Training, finished: bool) -> Result:
+    """Evaluate the best model on the test split, print it beside the baselines with a sample, write result.json."""
+    run, corpus, progress = training.run, training.corpus, training.progress
+    ctx = training.contexts[0]
+    if progress.best_epoch >= 0:
+        model = load_model(run.best, [ctx]).model
+    else:
+        model = training.model
+        print("no epoch was finished: this is the model as it stands")
+    test_loss = evaluate(model, corpus.test, corpus.dictionary, training.config.eval_batch_size, ctx)
+    result = Result(
+        finished,
+        progress.best_epoch + 1,
+        progress.best_loss if progress.best_epoch >= 0 else None,
+        test_loss,
+        run.folder,
+    )
+    trivial = baselines(corpus.train, corpus.test, len(corpus.dictionary))
+    print(f"test loss {test_loss:.4f} | test perplexity {result.test_perplexity:.2f}")
+    print("for comparison: " + ", ".join(f"{name} {value:.1f}" for name, value in trivial.items()))
+    ids = sample(model, corpus.dictionary, [], 60 if corpus.level == "word" else 300, 0.8, training.config.seed, ctx)
+    print(f"--- a sample\n{to_text(corpus.dictionary, ids, corpus.level)}\n---")
+    if finished:
+        run.write_result(
+            {
+                "test_perplexity": result.test_perplexity,
+                "test_loss": test_loss,
+                "valid_perplexity": math.exp(progress.best_loss),
+                "best_epoch": result.best_epoch,
+                "seconds": progress.seconds,
+                "baselines": trivial,
+                "machine": machine_record(),
+            }
+        )
+    return result
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,271 @@
+"""The training loop: one step, one epoch, evaluation, and a whole run that stops and resumes exactly.
+
+>>> training = Training(model, corpus, config, run)      # see gluonlm.train for the command
+>>> training.fit()
+"""
+
+import math
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import mxnet as mx
+import numpy as np
+from mxnet import autograd, gluon, nd
+
+from gluonlm.checkpoint import save_model, set_parameters
+from gluonlm.config import Config
+from gluonlm.corpus import Corpus, Dictionary, batchify, evaluation_batches, get_batch
+from gluonlm.display import Display
+from gluonlm.errors import UserError
+from gluonlm.model import RNNModel, detach
+from gluonlm.optim import Schedule, Updater
+from gluonlm.runs import Run
+from gluonlm.softmax import decoder_loss
+
+EVAL_STEPS = 70  # the length of a segment changes nothing in evaluation but speed and memory
+State = list[nd.NDArray]
+
+
+def train_step(
+    model: RNNModel,
+    updater: Updater,
+    data: np.ndarray,
+    target: np.ndarray,
+    states: list[State],
+    lr: float,
+    clip: float,
+) -> tuple[float, list[State]]:
+    """One update from one segment, its columns divided over the updater's devices.
+
+    :param data: word ids (T, N); :param target: the ids that follow them (T, N).
+    :param states: one state per device, carried over from the segment before.
+    :return: mean loss in nats per token (not finite when training has diverged), and the new states, detached.
+    """
+    inputs = gluon.utils.split_and_load(data, updater.contexts, batch_axis=1)
+    targets = gluon.utils.split_and_load(target, updater.contexts, batch_axis=1)
+    losses, new_states = [], []
+    with autograd.record():
+        for x, y, state in zip(inputs, targets, states, strict=True):
+            features, state = model.body(x, state)  # (T, n, C)
+            losses.append(decoder_loss(model, features, y).sum() / data.size)
+            new_states.append(state)
+    autograd.backward(losses)
+    norm = updater.step(lr, clip)
+    loss = sum(float(loss.asscalar()) for loss in losses)
+    return loss if math.isfinite(norm) else math.nan, [detach(state) for state in new_states]
+
+
+def evaluate(
+    model: RNNModel, ids: np.ndarray, dictionary: Dictionary, batch_size: int, ctx: mx.Context | None = None
+) -> float:
+    """Mean negative log-likelihood in nats over every token of ``ids``; its exp is the perplexity.
+
+    The text is cut in ``batch_size`` columns that are read side by side from a zero state.
+
+    :raises UserError: when ``ids`` is empty.
+    """
+    if len(ids) == 0:
+        raise UserError("there is no text to evaluate: the file is empty")
+    batch_size = min(batch_size, len(ids))
+    state, total = model.begin_state(batch_size, ctx), 0.0
+    for data, target, mask in evaluation_batches(ids, dictionary.start_id, batch_size, EVAL_STEPS):
+        features, state = model.body(nd.array(data, ctx), state)
+        losses = decoder_loss(model, features, nd.array(target, ctx))  # (T*N,)
+        total += float(nd.dot(losses, nd.array(mask, ctx).reshape(-1)).asscalar())
+    return total / len(ids)
+
+
+@dataclass
+class Progress:
+    """Where a run stands: with the weights and the states, all that exact resumption needs."""
+
+    epoch: int = 0
+    position: int = 0  # row of the batchified text where the next segment begins
+    step: int = 0
+    loss_sum: float = 0.0  # over the epoch's tokens so far
+    tokens: int = 0
+    seconds: float = 0.0  # of training and validation, all sessions together
+    best_loss: float = math.inf
+    best_epoch: int = -1
+    log_bytes: int = 0
+
+
+class StopRequest:
+    """A with-block in which Ctrl-C and SIGTERM only ask to stop; a second one ends the process at once."""
+
+    def __init__(self):
+        self.asked = False
+
+    def __enter__(self) -> "StopRequest":
+        self.handlers = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number, frame):
+        self.asked = True
+        self.__exit__()
+
+
+class Training:
+    """A run of training: the loop over epochs with validation, schedule, log and checkpoints.
+
+    Everything random in step i depends on the seed and i alone, so a run that is resumed from any step has the very
+    weights of one that was never stopped.
+    """
+
+    def __init__(
+        self,
+        model: RNNModel,
+        corpus: Corpus,
+        config: Config,
+        run: Run,
+        contexts: Sequence[mx.Context] = (mx.cpu(),),
+        log_interval: int = 200,
+        checkpoint_seconds: float = 60.0,
+    ):
+        self.model, self.corpus, self.config, self.run = model, corpus, config, run
+        self.contexts, self.checkpoint_seconds = list(contexts), checkpoint_seconds
+        self.source = training_columns(corpus, config, len(self.contexts))  # (L, N)
+        self.updater = Updater(model.trainables(), config.optimizer, config.wdecay)
+        self.schedule = Schedule(config)
+        self.progress = Progress()
+        self.states = self._zero_states()
+        self.display = Display(self.batches_per_epoch, config.epochs, log_interval, self._log)
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Number of training steps in an epoch."""
+        everything = math.ceil((len(self.source) - 1) / self.config.bptt)
+        return min(everything, self.config.max_batches or everything)
+
+    def fit(self) -> bool:
+        """Train to the last epoch; False if stopped before by Ctrl-C or SIGTERM, with all work saved.
+
+        :raises UserError: when training diverges or a checkpoint cannot be written.
+        """
+        with StopRequest() as stop:
+            while self.progress.epoch < self.config.epochs:
+                self._train_epoch(stop)
+                if stop.asked:
+                    self.save()
+                    break
+                self._end_epoch()
+        self.display.close()
+        return not stop.asked
+
+    def _train_epoch(self, stop: StopRequest) -> None:
+        progress, config = self.progress, self.config
+        saved_at = started = time.monotonic()
+        self.display.start_epoch(progress.epoch, progress.position // config.bptt)
+        while progress.position // config.bptt < self.batches_per_epoch and not stop.asked:
+            data, target = get_batch(self.source, progress.position, config.bptt)
+            mx.random.seed((config.seed * 1_000_003 + progress.step) % 2**31)
+            lr = self.schedule.lr(progress.epoch, progress.position / config.bptt / self.batches_per_epoch)
+            loss, self.states = train_step(self.model, self.updater, data, target, self.states, lr, config.clip)
+            if not math.isfinite(loss):
+                raise UserError(self._diverged())
+            progress.position += config.bptt
+            progress.step += 1
+            progress.loss_sum += loss * data.size
+            progress.tokens += data.size
+            self.display.step(progress.step, loss, data.size, lr)
+            now = time.monotonic()
+            if now - saved_at > self.checkpoint_seconds:
+                progress.seconds, started = progress.seconds + now - started, now
+                self.save()
+                saved_at = time.monotonic()
+        progress.seconds += time.monotonic() - started
+
+    def _end_epoch(self) -> None:
+        progress, started = self.progress, time.monotonic()
+        valid_loss = evaluate(
+            self.model,
+            self.corpus.valid,
+            self.corpus.dictionary,
+            self.config.eval_batch_size,
+            self.contexts[0],
+        )
+        if not math.isfinite(valid_loss):
+            raise UserError(self._diverged())
+        improved = valid_loss < progress.best_loss
+        if improved:
+            progress.best_loss, progress.best_epoch = valid_loss, progress.epoch
+            save_model(self.run.best, self.model, self.corpus.dictionary, self.config, self.corpus.level)
+        lr = self.schedule.lr(progress.epoch, 1.0)
+        if self.schedule.end_epoch(valid_loss) and self.config.restore_best:
+            self.run.restore(self.model)
+        progress.seconds += time.monotonic() - started
+        train_loss = progress.loss_sum / progress.tokens
+        record = {"epoch": progress.epoch + 1, "step": progress.step, "train_loss": train_loss}
+        record |= {"valid_loss": valid_loss, "lr": lr, "seconds": progress.seconds, "improved": improved}
+        self._log({"kind": "epoch", **record})
+        self.display.end_epoch(record, len(self.corpus.dictionary))
+        self.run.plot()
+        progress.epoch, progress.position, progress.loss_sum, progress.tokens = progress.epoch + 1, 0, 0.0, 0
+        self.states = self._zero_states()
+        self.save()
+
+    def _zero_states(self) -> list[State]:
+        columns = self.config.batch_size // len(self.contexts)
+        return [self.model.begin_state(columns, ctx) for ctx in self.contexts]
+
+    def _log(self, record: dict) -> None:
+        self.progress.log_bytes = self.run.log(record)
+
+    def _diverged(self) -> str:
+        kept = f"; the best model so far is in {self.run.best}" if self.progress.best_epoch >= 0 else ""
+        return (
+            f"training diverged in epoch {self.progress.epoch + 1}, step {self.progress.step + 1} (the loss is not a "
+            f"finite number): lower --lr or set --clip{kept}"
+        )
+
+    def save(self) -> None:
+        """Write all that :meth:`load` needs."""
+        weights = {f"weight.{name}": p.data(self.contexts[0]) for name, p in self.model.trainables().items()}
+        memory = {f"optimizer.{name}": array for name, array in self.updater.state_arrays().items()}
+        hidden = {
+            f"hidden.{device}.{index}": array
+            for device, state in enumerate(self.states)
+            for index, array in enumerate(state)
+        }
+        self.run.save_state({**weights, **memory, **hidden}, asdict(self.progress), self.schedule.state())
+
+    def load(self) -> None:
+        """Continue where the run's last checkpoint stands.
+
+        :raises UserError: when there is none, or it does not fit this run's settings and devices.
+        """
+        arrays, progress, schedule = self.run.load_state()
+        self.progress, self.schedule = Progress(**progress), Schedule(self.config, **schedule)
+        group = {kind: {} for kind in ("weight", "optimizer", "hidden")}
+        for name, array in arrays.items():
+            kind, _, rest = name.partition(".")
+            group[kind][rest] = array
+        set_parameters(self.model, group["weight"], self.run.last)
+        self.updater.load_state(group["optimizer"], self.progress.step)
+        if len(group["hidden"]) != sum(len(state) for state in self.states):
+            raise UserError(f"{self.run.folder} was trained on another number of devices: resume it on as many")
+        for name, array in group["hidden"].items():
+            device, index = map(int, name.split("."))
+            self.states[device][index][:] = nd.array(array)
+        self.run.truncate_log(self.progress.log_bytes)
+
+
+def training_columns(corpus: Corpus, config: Config, devices: int) -> np.ndarray:
+    """The training text as (L, N) columns.
+
+    :raises UserError: when the text is too short for N columns, or N cannot be divided over the devices.
+    """
+    if config.batch_size % devices:
+        raise UserError(f"--batch-size {config.batch_size} cannot be divided over {devices} devices: use a multiple")
+    if len(corpus.train) < 2 * config.batch_size:
+        raise UserError(
+            f"the training text has {len(corpus.train)} tokens, too few for --batch-size {config.batch_size}: "
+            "use a smaller batch or more text"
+        )
+    return batchify(corpus.train, config.batch_size)

@@ -1,0 +1,153 @@
+"""The command lines that users of other toolkits already type mean the same here."""
+
+import shlex
+
+import pytest
+
+from gluonlm import train
+from gluonlm.cli import dashes
+from gluonlm.config import Config
+from gluonlm.errors import UserError
+
+MEDIUM = {"emsize": 650, "nhid": 650, "dropout": 0.5, "epochs": 40}
+LARGE = {"emsize": 1500, "nhid": 1500, "dropout": 0.65, "epochs": 40}
+TUTORIAL = {
+    "emsize": 650,
+    "nhid": 650,
+    "nlayers": 2,
+    "dropout": 0.5,
+    "batch_size": 32,
+    "bptt": 35,
+    "clip": 0.25,
+}
+ADAM = {
+    "emsize": 650,
+    "nhid": 650,
+    "dropout": 0.5,
+    "optimizer": "adam",
+    "wdecay": 1e-5,
+    "clip": 5.0,
+    "bptt": 30,
+}
+
+SAME = {
+    # the word-level example
+    "--cuda --epochs 6": {"epochs": 6},
+    "--cuda --epochs 6 --tied": {"epochs": 6, "tied": True},
+    "--cuda --tied": {"tied": True},
+    "--cuda --emsize 650 --nhid 650 --dropout 0.5 --epochs 40": MEDIUM,
+    "--cuda --emsize 650 --nhid 650 --dropout 0.5 --epochs 40 --tied": {**MEDIUM, "tied": True},
+    "--cuda --emsize 1500 --nhid 1500 --dropout 0.65 --epochs 40": LARGE,
+    "--cuda --emsize 1500 --nhid 1500 --dropout 0.65 --epochs 40 --tied": {**LARGE, "tied": True},
+    "--data data/penn --model RNN_TANH --emsize 200 --nhid 200 --nlayers 2 --lr 20 --clip 0.25 --epochs 40 "
+    "--batch_size 20 --bptt 35 --dropout 0.2 --seed 1111 --log-interval 200 --save model.pt": {
+        "data": "data/penn",
+        "model": "RNN_TANH",
+        "lr": 20.0,
+    },
+    "--model RNN_RELU": {"model": "RNN_RELU"},
+    "--model GRU --onnx-export ''": {"model": "GRU"},
+    "--dry-run": {"epochs": 1, "max_batches": 1},
+    "--use-optimizer --lr 0.001": {"optimizer": "adamw", "lr": 0.001},
+    # the pruning example's spellings
+    "--batch-size 30 --decay 0.5 --wd 1e-6": {"batch_size": 30, "decay": 0.5, "wdecay": 1e-6},
+    # the tied LSTM trained with Adam
+    "--preset adam-tied --tied": {
+        **ADAM,
+        "tied": True,
+        "lr_factor": 0.5,
+        "lr_patience": 2,
+        "lr_threshold": 1e-4,
+    },
+    "--data_dir data/penn --batch_size 20 --embed_size 650 --hidden_size 650 --num_layers 2 --dropout 0.5 --lr 0.001 "
+    "--epochs 40 --clip 5.0 --seq_length 30 --save_path best.pt --weight_decay 1e-5 --lr_factor 0.5 --lr_patience 2 "
+    "--tied --optimizer adam": {
+        **ADAM,
+        "data": "data/penn",
+        "lr": 0.001,
+        "tied": True,
+        "lr_factor": 0.5,
+        "lr_patience": 2,
+    },
+    # the Gluon tutorial
+    "--gpu 0": {**TUTORIAL, "epochs": 40, "restore_best": True},
+    "--tiny": {
+        "emsize": 32,
+        "nhid": 32,
+        "nlayers": 1,
+        "batch_size": 16,
+        "bptt": 10,
+        "max_batches": 20,
+        "epochs": 1,
+    },
+    # what the AWD-LSTM toolkit shares
+    "--epoch 500 --batch_size 128 --optimizer adam --lr 1e-3 --when 25 35 --alpha 0 --wdrop 0": {
+        "epochs": 500,
+        "batch_size": 128,
+        "optimizer": "adam",
+        "lr": 1e-3,
+        "when": (25, 35),
+    },
+}
+
+NOT_YET = [
+    "--epochs 50 --nlayers 3 --emsize 400 --nhid 1840 --alpha 0 --beta 0 --dropoute 0 --dropouth 0.1 --dropouti 0.1 "
+    "--dropout 0.4 --wdrop 0.2 --wdecay 1.2e-6 --bptt 200 --batch_size 128 --optimizer adam --lr 1e-3 "
+    "--data data/enwik8 --save ENWIK8.pt --when 25 35",
+    "--epochs 500 --nlayers 3 --emsize 200 --nhid 1000 --alpha 0 --beta 0 --dropoute 0 --dropouth 0.25 --dropouti 0.1 "
+    "--dropout 0.1 --wdrop 0.5 --wdecay 1.2e-6 --bptt 150 --batch_size 128 --optimizer adam --lr 2e-3 "
+    "--data data/pennchar --save PTBC.pt --when 300 400",
+    "--preset qrnn --epochs 14 --nlayers 4 --emsize 400 --nhid 2500 --alpha 0 --beta 0 --dropoute 0 --dropouth 0.1 "
+    "--dropouti 0.1 --dropout 0.1 --wdrop 0.5 --wdecay 0 --bptt 140 --batch_size 60 --optimizer adam --lr 1e-3 "
+    "--data data/wikitext-103 --save WT103.12hr.QRNN.pt --when 12",
+    "--preset awd --batch_size 20 --data data/penn --dropouti 0.4 --dropouth 0.25 --seed 141 --epoch 500 --save PTB.pt",
+    "--model QRNN --batch_size 20 --clip 0.2 --wdrop 0.1 --nhid 1550 --nlayers 4 --emsize 400 --dropouth 0.3 "
+    "--seed 9001 --dropouti 0.4 --epochs 550 --save PTB.pt",
+    "--preset awd --epochs 750 --data data/wikitext-2 --save WT2.pt --dropouth 0.2 --seed 1882",
+    "--epochs 500 --data data/wikitext-2 --clip 0.25 --dropouti 0.4 --dropouth 0.2 --nhid 1550 --nlayers 4 "
+    "--seed 4002 --model QRNN --wdrop 0.1 --batch_size 40 --save WT2.pt",
+    "--finetune PTB.pt",
+    "--cuda --emsize 1500 --nhid 1500 --dropout 0.65 --tied --wd 1e-6 --compress schedule.yaml",
+    "--onnx-export model.onnx",
+]
+
+
+def parsed(line):
+    given = vars(train.parser().parse_args(dashes(shlex.split(line))))
+    train.refuse_not_yet(given)
+    return given
+
+
+@pytest.mark.parametrize("line", SAME)
+def test_means_the_same(line):
+    assert train.settings(parsed(line)) == Config(**SAME[line])
+
+
+@pytest.mark.parametrize("line", NOT_YET)
+def test_what_is_not_there_yet_says_so(line):
+    with pytest.raises(UserError, match="not yet"):
+        parsed(line)
+
+
+def test_cuda_is_gpu_0_and_says_what_is_missing_without_one():
+    with pytest.raises(UserError, match="--gpu 0"):
+        train.main(["--cuda", "--epochs", "6"])
+
+
+def test_underscores_and_dashes_are_the_same_but_values_are_left_alone():
+    assert dashes(["--batch_size=3", "--save_path", "my_run", "-x_y"]) == [
+        "--batch-size=3",
+        "--save-path",
+        "my_run",
+        "-x_y",
+    ]
+
+
+def test_settings_survive_json():
+    config = Config(when=(3, 5), tied=True, lr=None, data="somewhere")
+    assert Config.from_json(config.to_json()) == config
+
+
+def test_settings_of_another_version_are_refused():
+    with pytest.raises(UserError, match="another version"):
+        Config.from_json('{"warp": 9}')
