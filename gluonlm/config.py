@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -119,6 +120,8 @@ def check(field: dataclasses.Field, value: Any) -> None:
     for item in value if isinstance(value, tuple) else (value,):
         if item is None:
             continue
+        if isinstance(item, float) and not math.isfinite(item):
+            raise UserError(f"{option} {item}: must be a finite number")
         if "choices" in limits and item not in limits["choices"]:
             raise UserError(f"{option} {item}: choose one of {', '.join(limits['choices'])}")
         if "low" in limits and not item >= limits["low"]:

@@ -37,23 +37,22 @@ class Run:
         self.log_path, self.config_path = folder / "log.jsonl", folder / "config.json"
 
     @classmethod
-    def create(cls, save: Path, config: Config, command: str) -> "Run":
+    def new(cls, save: Path) -> "Run":
         """A new run. ``save`` is its folder; with a suffix it is the best model's file, the folder stands beside it.
 
-        :raises UserError: when there is a run already or the folder cannot be made.
+        :raises UserError: when there is a run already.
         """
         run = cls(save.with_suffix(""), save) if save.suffix else cls(save)
         if run.config_path.exists() or (save.suffix and save.exists()):
             raise UserError(f"{save} holds a trained run already: choose another --save, or go on with --resume")
-        with writing(run.folder):
-            run.folder.mkdir(parents=True, exist_ok=True)
-        settings = {
-            "command": command,
-            "best": os.path.relpath(run.best, run.folder),
-            **json.loads(config.to_json()),
-        }
-        write_atomically(run.config_path, json.dumps(settings, indent=1).encode())
         return run
+
+    def begin(self, config: Config, command: str) -> None:
+        """Make the folder and write config.json; raises UserError when that cannot be done."""
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        settings = {"command": command, "best": os.path.relpath(self.best, self.folder), **json.loads(config.to_json())}
+        write_atomically(self.config_path, json.dumps(settings, indent=1).encode())
 
     @classmethod
     def open(cls, folder: Path) -> tuple["Run", Config]:

@@ -10,7 +10,7 @@ python -m gluonlm.train --resume runs/NAME           # go on after Ctrl-C, a cra
 import argparse
 import math
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--cuda", action="store_true", help="use GPU 0")
     parser.add_argument("--tiny", action="store_true", help="the same as --preset tiny, on the CPU")
     parser.add_argument("--save", "--save-path", type=Path, help="folder of the run, or file for the best model")
-    parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with the run in this folder")
+    parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with the run in this folder (to --epochs)")
     parser.add_argument("--log-interval", type=int, help="batches between two log records (default: 200)")
     parser.add_argument("--checkpoint-seconds", type=float, help="work at risk in a crash (default: 60)")
     parser.add_argument("--dry-run", action="store_true", help="one batch and one epoch, to see that all works")
@@ -116,29 +116,30 @@ def default_folder(config: Config) -> Path:
     return Path("runs") / f"{moment}-{Path(config.data).stem}-{config.model.lower()}"
 
 
-def open_run(given: dict[str, Any], command: str) -> tuple[Run, Config]:
+def open_run(given: dict[str, Any]) -> tuple[Run, Config]:
     """The run to work in: a new one, or with ``--resume`` an old one with its own settings."""
+    for option in ("log_interval", "checkpoint_seconds"):
+        if not given.get(option, 1) >= (1 if option == "log_interval" else 0):
+            raise UserError(f"--{option.replace('_', '-')} {given[option]}: is too small")
     if "resume" not in given:
         config = settings(given)
-        return Run.create(given.get("save") or default_folder(config), config, command), config
+        return Run.new(given.get("save") or default_folder(config)), config
     run, config = Run.open(given["resume"])
-    extra = set(given) - {"resume", "gpu", "cuda", "log_interval", "checkpoint_seconds"}
+    extra = set(given) - {"resume", "epochs", "gpu", "cuda", "log_interval", "checkpoint_seconds"}
     if extra:
         raise UserError(f"--resume goes on with the run's own settings: leave out --{min(extra).replace('_', '-')}")
-    return run, config
+    return run, replace(config, epochs=given.get("epochs", config.epochs))
 
 
 def main(argv: list[str]) -> Result:
     """Train as the command line says, then evaluate the best model and show what it writes."""
     given = vars(parser().parse_args(dashes(argv)))
     refuse_not_yet(given)
-    gpu = given.get("gpu") or ("0" if given.get("cuda") else None)
-    devices = contexts(gpu)
+    devices = contexts(given.get("gpu") or ("0" if given.get("cuda") else None))
+    run, config = open_run(given)
+    training = prepare(run, load_corpus(config.data, config.level), config, devices, given)
     if "resume" not in given:
-        settings(given)  # a mistake in the settings is told before the data is read
-    run, config = open_run(given, shlex.join(["python", "-m", "gluonlm.train", *argv]))
-    corpus = load_corpus(config.data, config.level)
-    training = prepare(run, corpus, config, devices, given)
+        run.begin(config, shlex.join(["python", "-m", "gluonlm.train", *argv]))
     announce(training)
     finished = training.fit()
     result = finish(training, finished)
