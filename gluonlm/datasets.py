@@ -24,6 +24,7 @@ FILE_NAMES = (
     "wiki.{}.tokens",
     "ptb.{}.txt",
 )  # of a split in a folder, as the usual archives have them
+ENWIK8_CUTS = (0, 90_000_000, 95_000_000, 100_000_000)  # bytes where its three texts begin and end
 GITHUB = "https://raw.githubusercontent.com"
 SMERITY = "https://wikitext.smerity.com"
 MXNET = "https://apache-mxnet.s3-accelerate.dualstack.amazonaws.com/gluon/dataset"
@@ -188,9 +189,9 @@ def dataset_files(dataset: Dataset) -> DatasetFiles:
     """The texts of a known data set, downloaded and verified."""
     folder = ensure(dataset)
     spans = [Span(folder / f"{split}.txt") for split in SPLITS]
-    if dataset.name == "enwik8":  # 90, 5 and 5 million bytes; Latin-1 has one character for each byte
-        cuts = [0, 90_000_000, 95_000_000, 100_000_000]
-        spans = [Span(folder / "enwik8", *cut, encoding="latin-1") for cut in zip(cuts, cuts[1:], strict=False)]
+    if dataset.name == "enwik8":  # Latin-1 has one character for each byte
+        cuts = zip(ENWIK8_CUTS, ENWIK8_CUTS[1:], strict=False)
+        spans = [Span(folder / "enwik8", *cut, encoding="latin-1") for cut in cuts]
     return DatasetFiles(dataset.name, dataset.level, *spans, dataset.closed)
 
 

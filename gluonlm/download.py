@@ -16,11 +16,12 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import requests
-from tqdm import tqdm
 
 from gluonlm.errors import UserError
+from gluonlm.textfile import progress_bar
 
 TIMEOUT = (10.0, 30.0)  # seconds to connect, and of silence before a transfer counts as stalled
 ATTEMPTS = 3  # in a row without a new byte before a mirror is given up
@@ -53,7 +54,11 @@ class Mirror:
 
 
 class MirrorFailed(Exception):
-    """A mirror did not deliver; the message is the reason."""
+    """A mirror did not deliver: the URL and the reason."""
+
+    def __init__(self, url: str, reason: str):
+        super().__init__(f"{url}: {reason}")
+        self.short = f"{urlsplit(url).hostname}: {reason}"
 
 
 def correct(path: Path, digest: str) -> bool:
@@ -90,7 +95,7 @@ def fetch(name: str, folder: Path, files: Sequence[File], mirrors: Sequence[Mirr
             "set GLUONLM_DATA to another folder"
         ) from None
     if missing(folder, files):
-        raise UserError(by_hand(name, folder, files, mirrors[0], reasons))
+        raise UserError(by_hand(name, folder, missing(folder, files), mirrors[0], reasons))
 
 
 def missing(folder: Path, files: Sequence[File]) -> list[File]:
@@ -117,8 +122,9 @@ def from_mirrors(folder: Path, files: Sequence[File], mirrors: Sequence[Mirror])
                 for file in wanted:
                     download(mirror.url.format(file.stem), folder / file.name, file.digest)
         except MirrorFailed as failure:
-            reasons.append(str(failure))
-            print(f"{failure}; trying the next mirror" * (mirror != mirrors[-1]), file=sys.stderr)
+            reasons.append(failure.short)
+            if mirror != mirrors[-1]:
+                print(f"{failure}; trying the next mirror", file=sys.stderr)
     return reasons
 
 
@@ -128,7 +134,7 @@ def by_hand(name: str, folder: Path, files: Sequence[File], mirror: Mirror, reas
         todo = f"fetch {mirror.url} by hand and save it as {folder / mirror.archive}"
     else:
         pairs = [f"{mirror.url.format(file.stem)} as {folder / file.name}" for file in files]
-        todo = f"fetch by hand and save {', '.join(pairs)}"
+        todo = f"fetch by hand and save {' and '.join(pairs)}"
     return f"the data set {name} is not in {folder} and could not be downloaded ({'; '.join(reasons)}): {todo}"
 
 
@@ -163,7 +169,7 @@ def download(url: str, path: Path, digest: str | None) -> None:
         transfer_all(url, part)
     if digest and not correct(part, digest):
         part.unlink()
-        raise MirrorFailed(f"{url}: its {digest.partition(':')[0]} is not that of the file expected")
+        raise MirrorFailed(url, f"its {digest.partition(':')[0]} is not that of the file expected")
     os.replace(part, path)
 
 
@@ -177,7 +183,7 @@ def transfer_all(url: str, part: Path) -> None:
         except requests.RequestException as error:
             failures = 1 if size(part) > before else failures + 1
             if failures >= ATTEMPTS:
-                raise MirrorFailed(f"{url}: {describe(error)}") from None
+                raise MirrorFailed(url, describe(error)) from None
 
 
 def size(path: Path) -> int:
@@ -205,10 +211,10 @@ def transfer(url: str, part: Path) -> None:
                 raise requests.exceptions.ChunkedEncodingError("range refused")
             return
         if not response.ok:
-            raise MirrorFailed(f"{url}: HTTP {response.status_code}")
+            raise MirrorFailed(url, f"HTTP {response.status_code}")
         goes_on = response.status_code == 206 and content_range is not None and content_range[1] == str(have)
         if response.status_code == 206 and not goes_on:
-            raise MirrorFailed(f"{url}: the server sent another part than asked for")
+            raise MirrorFailed(url, "the server sent another part than asked for")
         write_body(response, part, have if goes_on else 0)
 
 
@@ -219,7 +225,7 @@ def write_body(response: requests.Response, part: Path, start: int) -> None:
     name = response.url.rsplit("/", 1)[-1]
     with (
         part.open("ab" if start else "wb") as file,
-        tqdm(total=total, initial=start, desc=name, unit="B", unit_scale=True) as bar,
+        progress_bar(total, name, initial=start) as bar,
     ):
         for piece in response.iter_content(PIECE):
             file.write(piece)
@@ -244,7 +250,7 @@ def from_archive(mirror: Mirror, folder: Path, wanted: Sequence[File]) -> None:
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         archive.unlink()
         if not resumed:
-            raise MirrorFailed(f"{mirror.url}: not the archive expected ({error})") from None
+            raise MirrorFailed(mirror.url, f"not the archive expected ({error})") from None
         from_archive(mirror, folder, wanted)
     else:
         archive.unlink()

@@ -1,10 +1,23 @@
-"""What a recorded result says about where it was measured."""
+"""Recorded results: where they were measured, how a run becomes one, and the table that README shows.
 
+    python -m gluonlm.results add runs/NAME results/NAME    # keep a finished run's settings, log and result
+    python -m gluonlm.results table                         # all recorded runs as a Markdown table
+"""
+
+import argparse
 import datetime
 import importlib.metadata
+import json
 import os
 import platform
+import shutil
 from pathlib import Path
+
+from gluonlm.cli import run
+from gluonlm.errors import UserError
+
+FOLDER = Path(__file__).parents[1] / "results"
+KEPT = ("config.json", "log.jsonl", "result.json")
 
 
 def machine_record() -> dict[str, str | int | None]:
@@ -32,3 +45,60 @@ def cpu_model() -> str:
     info = Path("/proc/cpuinfo")
     names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
     return names[0].partition(":")[2].strip() if names else platform.processor() or platform.machine()
+
+
+def add(folder: Path, record: Path) -> None:
+    """Copy what a recorded result keeps of a finished run.
+
+    :raises UserError: when the run is not finished.
+    """
+    missing = [name for name in KEPT if not (folder / name).is_file()]
+    if missing:
+        raise UserError(f"{folder} has no {missing[0]}: only a run that training has finished can be recorded")
+    record.mkdir(parents=True, exist_ok=True)
+    for name in KEPT:
+        shutil.copyfile(folder / name, record / name)
+
+
+def recorded() -> dict[str, tuple[dict, dict]]:
+    """All recorded runs: name -> (config.json, result.json)."""
+    runs = {}
+    for path in sorted(FOLDER.glob("*/result.json")):
+        runs[path.parent.name] = (json.loads((path.parent / "config.json").read_text()), json.loads(path.read_text()))
+    return runs
+
+
+def table() -> str:
+    """The recorded runs as a Markdown table, with the figure that others published where there is one."""
+    published = json.loads((FOLDER / "published.json").read_text())
+    lines = [
+        "| run | data | epochs | parameters | validation | test | published test | minutes |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, (config, result) in recorded().items():
+        theirs = published.get(name, {}).get("test")
+        lines.append(
+            f"| [{name}](results/{name}) | {config['data']} | {result['epochs']} | {result['parameters'] / 1e6:.2f} M "
+            f"| {result['valid_perplexity']:.2f} | **{result['test_perplexity']:.2f}** "
+            f"| {f'{theirs:.2f}' if theirs else ''} | {result['seconds'] / 60:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def main(argv: list[str]) -> None:
+    """Record a run or print the table."""
+    parser = argparse.ArgumentParser(prog="python -m gluonlm.results", description="Recorded results.")
+    commands = parser.add_subparsers(required=True, dest="command")
+    adding = commands.add_parser("add", help="keep a finished run's settings, log and result")
+    adding.add_argument("run", type=Path)
+    adding.add_argument("record", type=Path)
+    commands.add_parser("table", help="all recorded runs as a Markdown table")
+    options = parser.parse_args(argv)
+    if options.command == "add":
+        add(options.run, options.record)
+    else:
+        print(table())
+
+
+if __name__ == "__main__":
+    run(main)

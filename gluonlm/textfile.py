@@ -5,6 +5,7 @@
 
 import codecs
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from tqdm import tqdm
 
 from gluonlm.errors import UserError
 
-BLOCK = 1 << 22  # bytes read at once: large enough that numpy's work dwarfs Python's, small beside the ids
+BLOCK = 1 << 20  # bytes read at once: numpy's work on it dwarfs Python's, its words as strings stay small
 BAR_FROM = 64 << 20  # bytes from which on reading takes long enough for a progress bar
 
 
@@ -71,10 +72,16 @@ def blocks(span: Span) -> Iterator[str]:
         yield carry
 
 
+def progress_bar(total: int | None, name: str, **options) -> tqdm:
+    """A bar that counts bytes; in a log file, where each state is printed below the last, a rare one."""
+    seconds = 0.2 if sys.stderr.isatty() else 20
+    return tqdm(total=total, desc=name, unit="B", unit_scale=True, mininterval=seconds, **options)
+
+
 def byte_blocks(span: Span) -> Iterator[bytes]:
     """The bytes of a span in pieces of ``BLOCK``, with a progress bar if there are many."""
     left = span.size()
-    bar = tqdm(total=left, desc=f"reading {span.path.name}", unit="B", unit_scale=True, disable=left < BAR_FROM)
+    bar = progress_bar(left, f"reading {span.path.name}", disable=left < BAR_FROM)
     with open_file(span.path) as file, bar:
         file.seek(span.start)
         while left > 0 and (data := file.read(min(BLOCK, left))):

@@ -163,10 +163,9 @@ def prepare(run: Run, corpus: Corpus, config: Config, devices: list, given: dict
 def announce(training: Training) -> None:
     """Say what is going to be trained on what."""
     corpus, config = training.corpus, training.config
-    size = sum(math.prod(parameter.shape) for parameter in training.model.trainables().values())
     print(
         f"{corpus.name}: {len(corpus.train)} training tokens, vocabulary {len(corpus.dictionary)}\n"
-        f"{config.model}: {config.nlayers} layers of {config.nhid} units, {size} parameters, "
+        f"{config.model}: {config.nlayers} layers of {config.nhid} units, {training.parameter_count} parameters, "
         f"on {', '.join(map(str, training.contexts))}\n"
         f"run: {training.run.folder}",
         flush=True,
@@ -202,6 +201,8 @@ def finish(training: Training, finished: bool) -> Result:
                 "test_loss": test_loss,
                 "valid_perplexity": math.exp(progress.best_loss),
                 "best_epoch": result.best_epoch,
+                "parameters": training.parameter_count,
+                "epochs": progress.epoch,
                 "seconds": progress.seconds,
                 "baselines": trivial,
                 "machine": machine_record(),

@@ -143,6 +143,11 @@ class Training:
         everything = math.ceil((len(self.source) - 1) / self.config.bptt)
         return min(everything, self.config.max_batches or everything)
 
+    @property
+    def parameter_count(self) -> int:
+        """Number of trained weights, shared ones once."""
+        return sum(math.prod(parameter.shape) for parameter in self.model.trainables().values())
+
     def fit(self) -> bool:
         """Train to the last epoch; False if stopped before by Ctrl-C or SIGTERM, with all work saved.
 

@@ -93,7 +93,8 @@ def test_sentences(paragraph, sentences):
 
 def test_headings_notes_and_front_matter_are_dropped():
     text = (
-        "EMMA\n\nBy Jane Austen\n\nVOLUME I\n\nCHAPTER I\n\nOne\n[To Mrs. Weston.]\n\nCHAPTER II\n\nTwo.\n\n*Vide a\nFINIS\n"
+        "EMMA\n\nBy Jane Austen\n\nVOLUME I\n\nCHAPTER I\n\nOne\n[To Mrs. Weston.]\n\n"
+        "CHAPTER II\n\nTwo.\n\n*Vide a\nFINIS\n"
         "Persuasion\n\nby\n\nChapter 1\n\nThree.\n\nA NOTE ON THE TEXT\n\nSignet\n"
     )
     novels = {title: build_austen.novel_sentences(prose) for title, prose in build_austen.split_novels(text).items()}

@@ -1,6 +1,8 @@
 """Text to ids: vocabulary, streaming, splits, batches, and a clear sentence for a file that cannot be read."""
 
 import json
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -182,6 +184,32 @@ def test_reading_never_holds_the_text(tmp_path, monkeypatch):
     assert max(sizes) <= 1012
 
 
+PEAK = """
+import re, sys
+from pathlib import Path
+from gluonlm.corpus import index_words
+from gluonlm.textfile import Span
+peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
+before = peak()
+dictionary, ids = index_words(Span(Path(sys.argv[1])))
+print(len(ids), peak() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak memory from Linux's /proc")
+def test_memory_is_that_of_the_ids(tmp_path):
+    """Four million words are 16 MB of ids and a block or two; as a list of strings they would be some 250 MB."""
+    path = tmp_path / "long.txt"
+    random = np.random.default_rng(0)
+    with path.open("w") as file:
+        for _ in range(40):
+            file.write(" ".join(map(str, random.integers(0, 10_000, 100_000).tolist())) + "\n")
+    done = subprocess.run([sys.executable, "-c", PEAK, path], check=True, capture_output=True, text=True)
+    tokens, mebibytes = done.stdout.split()
+    assert int(tokens) == 4_000_040
+    assert float(mebibytes) < 120
+
+
 def test_large_files_show_a_progress_bar(folder, monkeypatch, capsys):
     monkeypatch.setattr(textfile, "BAR_FROM", 4)
     load_corpus(str(folder))
@@ -287,3 +315,17 @@ def test_evaluation_carries_each_column_on():
     ids = np.arange(1, 8, dtype=np.int32)
     columns = np.concatenate([targets for _, targets, _ in evaluation_batches(ids, 0, 2, 3)])
     assert columns.tolist() == [[1, 5], [2, 6], [3, 7], [4, 0]]
+
+
+def test_the_benchmark_compares_like_with_like(tmp_path):
+    script, out = Path(__file__).parents[1] / "benchmarks" / "tokenization.py", tmp_path / "tokenize.json"
+    options = ["--words", "20000", "--naive-share", "0.5", "--seed", "7", "--out", out]
+    subprocess.run([sys.executable, script, *options], check=True, capture_output=True)
+    result = json.loads(out.read_text())
+    naive, share, whole = result["runs"]
+    assert naive["sha256_of_ids"] == share["sha256_of_ids"] != whole["sha256_of_ids"]
+    assert naive["types"] == share["types"] < whole["types"]
+    assert 0.45 < share["tokens"] / whole["tokens"] < 0.55
+    assert result["seed"] == 7
+    assert result["command"].startswith("python benchmarks/tokenization.py --words 20000")
+    assert {"python", "numpy", "mxnet", "cpu", "cores", "date"} <= result["machine"].keys()

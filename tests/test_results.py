@@ -1,0 +1,54 @@
+"""Recorded results: complete, and README shows exactly what is recorded."""
+
+import json
+import math
+
+import pytest
+
+from gluonlm import results
+from gluonlm.config import Config
+from gluonlm.errors import UserError
+
+README = results.FOLDER.parent / "README.md"
+
+
+def test_readme_shows_the_recorded_table():
+    assert results.table() in README.read_text(), "run `python -m gluonlm.results table` and put its output in README.md"
+
+
+def test_every_recorded_run_says_how_it_was_made():
+    for name, (config, result) in results.recorded().items():
+        assert config["command"].startswith("python -m gluonlm.train"), name
+        assert {"mxnet", "cpu", "python", "date"} <= result["machine"].keys(), name
+        known = {key: value for key, value in config.items() if key not in ("command", "best")}
+        Config.from_json(json.dumps(known))
+
+
+def test_recorded_results_follow_from_their_logs():
+    for name, (_, result) in results.recorded().items():
+        epochs = [json.loads(line) for line in (results.FOLDER / name / "log.jsonl").open()]
+        epochs = [record for record in epochs if record["kind"] == "epoch"]
+        assert len(epochs) == result["epochs"], name
+        best = min(record["valid_loss"] for record in epochs)
+        assert result["valid_perplexity"] == pytest.approx(math.exp(best)), name
+        assert result["test_perplexity"] == pytest.approx(math.exp(result["test_loss"])), name
+
+
+def test_only_a_finished_run_is_recorded(tmp_path):
+    with pytest.raises(UserError, match=r"no config\.json"):
+        results.main(["add", str(tmp_path), str(tmp_path / "record")])
+
+
+def test_a_finished_run_is_recorded(tmp_path):
+    for name in results.KEPT:
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "last.safetensors").write_text("large")
+    results.main(["add", str(tmp_path), str(tmp_path / "record" / "one")])
+    assert {path.name for path in (tmp_path / "record" / "one").iterdir()} == set(results.KEPT)
+
+
+def test_the_machine_is_described():
+    machine = results.machine_record()
+    assert machine["mxnet"].startswith("1.9")
+    assert machine["cores"] >= 1
+    assert machine["cpu"]
