@@ -1,7 +1,7 @@
 """Recorded results: where they were measured, how a run becomes one, and the table that README shows.
 
-    python -m gluonlm.results add runs/NAME results/NAME    # keep a finished run's settings, log and result
-    python -m gluonlm.results table                         # all recorded runs as a Markdown table
+python -m gluonlm.results add runs/NAME results/NAME    # keep a finished run's settings, log and result
+python -m gluonlm.results table                         # all recorded runs as a Markdown table
 """
 
 import argparse

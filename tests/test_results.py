@@ -13,7 +13,8 @@ README = results.FOLDER.parent / "README.md"
 
 
 def test_readme_shows_the_recorded_table():
-    assert results.table() in README.read_text(), "run `python -m gluonlm.results table` and put its output in README.md"
+    said = "run `python -m gluonlm.results table` and put its output in README.md"
+    assert results.table() in README.read_text(), said
 
 
 def test_every_recorded_run_says_how_it_was_made():
