@@ -15,6 +15,9 @@ SYNCED := .venv/.synced-$(MXNET)
 
 export UV_PROJECT_ENVIRONMENT := .venv
 unexport VIRTUAL_ENV PYTHONHOME
+ifdef PIP_CERT # where pip is told which certificates to trust, uv is to trust the same
+export SSL_CERT_FILE ?= $(PIP_CERT)
+endif
 
 .PHONY: help env train test lab
 .DELETE_ON_ERROR:

@@ -51,6 +51,7 @@ class Config:
     batch_size: int = setting(20, "text columns read in parallel", low=1)
     eval_batch_size: int = setting(10, "text columns for validation and test", low=1)
     bptt: int = setting(35, "steps of back-propagation through time", "--seq-length", low=1)
+    samples: int = setting(0, "words drawn per segment to estimate the softmax in training (0: all words)", low=0)
     max_batches: int = setting(0, "training batches per epoch (0: all)", low=0)
     seed: int = setting(1111, "seed of everything random", low=0)
 

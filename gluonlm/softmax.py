@@ -1,10 +1,11 @@
-"""The decoder, softmax and cross-entropy of a training step in one function.
+"""The decoder, softmax and cross-entropy of a training step in one function, over all words or a sample of them.
 
 The plain formulation, ``SoftmaxCELoss()(decoder(features), targets)``, walks a dozen times over arrays of
 T*N x V numbers. Here there is one such array: logits, probabilities and gradient take turns in its memory.
 """
 
 import mxnet as mx
+import numpy as np
 from mxnet import autograd, nd
 
 SMALLEST = 1.2e-38  # smallest normal float32: a probability that underflows costs 87.3 nats, not infinity
@@ -54,3 +55,41 @@ def decoder_loss(model: mx.gluon.HybridBlock, features: nd.NDArray, targets: nd.
     """:func:`cross_entropy` with the decoder of ``model`` on the device of ``features``."""
     ctx = features.context
     return cross_entropy(features, model.decoder.weight.data(ctx), model.decoder.bias.data(ctx), targets)
+
+
+class SampledSoftmax:
+    """An estimate of :func:`decoder_loss` from a few words per segment: cheaper training, the same model.
+
+    The candidates are the segment's targets and ``samples`` draws from the words' frequencies to the power 0.75. A
+    candidate that is no target stands for all words that might have been drawn in its place: its logit is raised by
+    -log of its probability to be drawn, which makes the estimated normalizer of every softmax unbiased (Horvitz &
+    Thompson 1952; as importance sampling for language models: Bengio & Senecal 2003). Draws come from NumPy's global
+    generator. Evaluation always uses the full softmax.
+
+    :param counts: (V,) frequencies of the words in the training text.
+    :param samples: number of draws per segment, repetitions count once.
+    """
+
+    def __init__(self, counts: np.ndarray, samples: int):
+        weights = (counts + 1.0) ** 0.75
+        shares = weights / weights.sum()
+        self.samples, self.cumulative = samples, np.cumsum(shares)
+        self.inclusion = -np.expm1(samples * np.log1p(-shares))  # (V,) probability to be drawn at least once
+
+    def candidates(self, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Sorted word ids (K,) for these targets, and what is added to their logits (K,)."""
+        drawn = np.searchsorted(self.cumulative, np.random.random(self.samples) * self.cumulative[-1])
+        needed = np.unique(targets)
+        ids = np.union1d(needed, drawn)
+        return ids, np.where(np.isin(ids, needed), 0, -np.log(self.inclusion[ids]))
+
+    def __call__(self, model: mx.gluon.HybridBlock, features: nd.NDArray, targets: nd.NDArray) -> nd.NDArray:
+        """The estimated losses (T*N,); arguments as those of :func:`decoder_loss`."""
+        ctx = features.context
+        words = targets.asnumpy().astype(np.int64)
+        ids, correction = self.candidates(words)
+        rows = nd.array(ids, ctx)
+        weight, bias = model.decoder.weight.data(ctx).take(rows), model.decoder.bias.data(ctx).take(rows)
+        return cross_entropy(
+            features, weight, bias + nd.array(correction, ctx), nd.array(np.searchsorted(ids, words), ctx)
+        )

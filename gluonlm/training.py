@@ -7,7 +7,7 @@
 import math
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import mxnet as mx
@@ -22,7 +22,7 @@ from gluonlm.errors import UserError
 from gluonlm.model import RNNModel, detach
 from gluonlm.optim import Schedule, Updater
 from gluonlm.runs import Run
-from gluonlm.softmax import decoder_loss
+from gluonlm.softmax import SampledSoftmax, decoder_loss
 
 EVAL_STEPS = 70  # the length of a segment changes nothing in evaluation but speed and memory
 State = list[nd.NDArray]
@@ -36,11 +36,13 @@ def train_step(
     states: list[State],
     lr: float,
     clip: float,
+    loss_of: Callable[[RNNModel, nd.NDArray, nd.NDArray], nd.NDArray] = decoder_loss,
 ) -> tuple[float, list[State]]:
     """One update from one segment, its columns divided over the updater's devices.
 
     :param data: word ids (T, N); :param target: the ids that follow them (T, N).
     :param states: one state per device, carried over from the segment before.
+    :param loss_of: gives the losses (T*n,) of features (T, n, C) and targets (T, n).
     :return: mean loss in nats per token (not finite when training has diverged), and the new states, detached.
     """
     inputs = gluon.utils.split_and_load(data, updater.contexts, batch_axis=1)
@@ -49,12 +51,18 @@ def train_step(
     with autograd.record():
         for x, y, state in zip(inputs, targets, states, strict=True):
             features, state = model.body(x, state)  # (T, n, C)
-            losses.append(decoder_loss(model, features, y).sum() / data.size)
+            losses.append(loss_of(model, features, y).sum() / data.size)
             new_states.append(state)
     autograd.backward(losses)
     norm = updater.step(lr, clip)
     loss = sum(float(loss.asscalar()) for loss in losses)
     return loss if math.isfinite(norm) else math.nan, [detach(state) for state in new_states]
+
+
+def seed_step(seed: int, step: int) -> None:
+    """Make all that is random in a training step a function of the run's seed and the step's number."""
+    mx.random.seed((seed * 1_000_003 + step) % 2**31)
+    np.random.seed((seed * 1_000_003 + step) % 2**32)
 
 
 def evaluate(
@@ -133,6 +141,9 @@ class Training:
         self.source = training_columns(corpus, config, len(self.contexts))  # (L, N)
         self.updater = Updater(model.trainables(), config.optimizer, config.wdecay)
         self.schedule = Schedule(config)
+        self.loss_of = decoder_loss
+        if config.samples:
+            self.loss_of = SampledSoftmax(np.bincount(corpus.train, minlength=len(corpus.dictionary)), config.samples)
         self.progress = Progress()
         self.states = self._zero_states()
         self.display = Display(self.batches_per_epoch, config.epochs, log_interval, self._log)
@@ -169,9 +180,11 @@ class Training:
         self.display.start_epoch(progress.epoch, progress.position // config.bptt)
         while progress.position // config.bptt < self.batches_per_epoch and not stop.asked:
             data, target = get_batch(self.source, progress.position, config.bptt)
-            mx.random.seed((config.seed * 1_000_003 + progress.step) % 2**31)
+            seed_step(config.seed, progress.step)
             lr = self.schedule.lr(progress.epoch, progress.position / config.bptt / self.batches_per_epoch)
-            loss, self.states = train_step(self.model, self.updater, data, target, self.states, lr, config.clip)
+            loss, self.states = train_step(
+                self.model, self.updater, data, target, self.states, lr, config.clip, self.loss_of
+            )
             if not math.isfinite(loss):
                 raise UserError(self._diverged())
             progress.position += config.bptt

@@ -1,10 +1,12 @@
 """The fused decoder loss against Gluon's plain formulation."""
 
+import mxnet as mx
 import numpy as np
 import pytest
 from mxnet import autograd, gluon, nd
 
-from gluonlm.softmax import cross_entropy
+from gluonlm.model import RNNModel
+from gluonlm.softmax import SampledSoftmax, cross_entropy, decoder_loss
 
 T, N, C, V = 5, 3, 7, 11
 
@@ -66,3 +68,44 @@ def test_two_uses_in_one_recording_add_their_gradients(arrays):
         one = cross_entropy(features, weight, bias, targets).sum()
     one.backward()
     np.testing.assert_allclose(twice, 2 * weight.grad.asnumpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_sample_of_all_words_is_the_full_softmax():
+    """With so many draws that every word is a candidate nothing is estimated: losses and gradients are exact."""
+    losses = {}
+    for loss_of in (decoder_loss, SampledSoftmax(np.ones(V), samples=100_000)):
+        model = RNNModel(V, emsize=C, nhid=C, tied=True)
+        model.initialize(mx.init.Zero(), force_reinit=True)
+        generator = np.random.default_rng(4)
+        for parameter in model.trainables().values():
+            parameter.set_data(nd.array(generator.normal(size=parameter.shape)))
+        words = nd.array(generator.integers(V, size=(T, N)))
+        with autograd.record():
+            loss = loss_of(model, model.body(words, model.begin_state(N))[0], words)
+        loss.backward()
+        losses[loss_of] = [loss.asnumpy(), *(p.grad().asnumpy() for p in model.trainables().values())]
+    for one, other in zip(*losses.values(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_the_estimated_normalizer_is_unbiased():
+    """Averaged over many draws, the sum of exp(logit + correction) over the candidates is that over all words."""
+    generator = np.random.default_rng(2)
+    words, logits = 50, generator.normal(size=50)
+    sampled = SampledSoftmax(generator.integers(1, 1000, size=words), samples=10)
+    np.random.seed(0)
+    sums = []
+    for _ in range(20_000):
+        ids, correction = sampled.candidates(np.array([3, 7]))
+        assert {3, 7} <= set(ids)
+        sums.append(np.exp(logits[ids] + correction).sum())
+    error = np.std(sums) / np.sqrt(len(sums))
+    assert abs(np.mean(sums) - np.exp(logits).sum()) < 4 * error
+    assert len(ids) < words / 2
+
+
+def test_a_target_is_a_candidate_as_it_is():
+    sampled = SampledSoftmax(np.ones(V), samples=1)
+    ids, correction = sampled.candidates(np.array([[5, 5], [2, 9]]))
+    assert {2, 5, 9} <= set(ids)
+    assert (correction[np.isin(ids, [2, 5, 9])] == 0).all()

@@ -80,9 +80,11 @@ def test_a_small_corpus_is_learned_by_heart(text, tmp_path):
     assert 1.46 <= result.test_perplexity < 2.5
 
 
-@pytest.mark.parametrize("optimizer", [["--optimizer", "adam", "--lr", "0.01", "--wd", "0.001"], []])
-def test_resumed_from_any_point_the_weights_are_the_same(text, tmp_path, monkeypatch, optimizer):
-    run(text, tmp_path / "whole", "--epochs", "3", *optimizer)
+@pytest.mark.parametrize(
+    "more", [["--optimizer", "adam", "--lr", "0.01", "--wd", "0.001"], [], ["--samples", "9", "--schedule", "linear"]]
+)
+def test_resumed_from_any_point_the_weights_are_the_same(text, tmp_path, monkeypatch, more):
+    run(text, tmp_path / "whole", "--epochs", "3", *more)
     steps = 0
 
     def counted(*arguments):
@@ -93,7 +95,7 @@ def test_resumed_from_any_point_the_weights_are_the_same(text, tmp_path, monkeyp
         return train_step(*arguments)
 
     monkeypatch.setattr("gluonlm.training.train_step", counted)
-    result = run(text, tmp_path / "parts", "--epochs", "3", *optimizer)
+    result = run(text, tmp_path / "parts", "--epochs", "3", *more)
     sessions = 1
     while not result.finished:
         result = run(text, tmp_path / "parts", resume=True)
