@@ -1,0 +1,116 @@
+"""What the notebooks share: how much to compute, library source shown in place, the look of figures.
+
+    GLUONLM_WORKLOAD=full jupyter lab notebooks/01_language_model.ipynb
+
+Import it before mxnet: it keeps the warnings of MXNet 1.9.1, which is older than its NumPy, out of the lessons.
+"""
+
+import inspect
+import os
+import textwrap
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from IPython.display import Markdown
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+
+from gluonlm.cli import contexts
+from gluonlm.config import Config, resolve
+from gluonlm.corpus import Corpus, Dictionary, load_corpus
+from gluonlm.errors import UserError
+
+for category in (DeprecationWarning, SyntaxWarning):
+    warnings.filterwarnings("ignore", category=category, module=r"(.*\W)?(mxnet|gluonnlp)")
+
+COLOURS = ("#4c78a8", "#f58518", "#54a24b", "#b279a2", "#e45756", "#72b7b2", "#9d755d", "#eeca3b")
+EMMA = {"train": 141_710, "valid": 14_456, "test": 12_408}  # tokens: each split of austen begins with this novel
+TINY = {
+    "data": "austen",
+    "emsize": 100,
+    "nhid": 100,
+    "dropout": 0.1,
+    "tied": True,
+    "batch_size": 10,
+    "schedule": "linear",
+    "epochs": 3,
+}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """How much the notebooks compute live.
+
+    ``tiny``: *Emma* with a vocabulary of 2,000 words and a small model, for seconds on two cores. ``full``: all six
+    novels, 10,000 words and the settings of ``make train``, on the first GPU if there is one.
+    """
+
+    name: str
+    config: Config
+    device: Any  # an mx.Context
+
+    def corpus(self) -> Corpus:
+        """The text to learn from."""
+        corpus = load_corpus(self.config.data)
+        return smaller(corpus, 2000, EMMA) if self.name == "tiny" else corpus
+
+
+def workload() -> Workload:
+    """What the environment variable ``GLUONLM_WORKLOAD`` asks for, ``tiny`` if it is not set.
+
+    :raises UserError: when it is neither ``tiny`` nor ``full``.
+    """
+    import mxnet as mx
+
+    name = os.environ.get("GLUONLM_WORKLOAD") or "tiny"
+    if name == "tiny":
+        return Workload(name, Config(**TINY), mx.cpu())
+    if name == "full":
+        return Workload(name, resolve("austen", {}), contexts("0" if mx.context.num_gpus() else None)[0])
+    raise UserError(f"GLUONLM_WORKLOAD={name}: set it to tiny or full")
+
+
+def smaller(corpus: Corpus, vocab_size: int, tokens: dict[str, int]) -> Corpus:
+    """The beginning of each split with the most frequent words only; the other words become ``<unk>``.
+
+    :param vocab_size: words to keep, of a vocabulary ordered by frequency that has ``<unk>`` among them.
+    :param tokens: length of ``train``, ``valid`` and ``test``.
+    """
+    kept = Dictionary(corpus.dictionary.idx2word[:vocab_size], corpus.dictionary.encoding)
+    splits = {split: getattr(corpus, split)[:length] for split, length in tokens.items()}
+    known = {split: np.where(ids < vocab_size, ids, kept.unk_id).astype(np.int32) for split, ids in splits.items()}
+    return replace(corpus, dictionary=kept, **known)
+
+
+def show_source(*objects: Any) -> Markdown:
+    """The source of classes or functions, as it is installed, to be displayed by a notebook."""
+    blocks = (
+        f"`{item.__module__}.{item.__qualname__}`\n\n```python\n{textwrap.dedent(inspect.getsource(item))}```"
+        for item in objects
+    )
+    return Markdown("\n\n".join(blocks))
+
+
+def set_style() -> None:
+    """One look for the figures of all notebooks: readable on a light or dark page, small as files."""
+    plt.rc("figure", figsize=(7, 3.6), dpi=90, facecolor="white", **{"constrained_layout.use": True})
+    plt.rc("axes", titlesize=12, axisbelow=True, grid=True, prop_cycle=plt.cycler(color=COLOURS))
+    plt.rc("axes.spines", top=False, right=False)
+    plt.rc("font", size=11)
+    plt.rc("grid", alpha=0.3)
+    plt.rc("legend", frameon=False)
+    plt.rc("lines", linewidth=1.8)
+
+
+def draw_cells(axes: Axes, words: Sequence[Sequence[str]], colours: Sequence[Sequence[str]], title: str = "") -> None:
+    """Draw rows of words as a table of coloured cells, one unit wide and high; row 0 is at the top."""
+    for row, line in enumerate(words):
+        for column, word in enumerate(line):
+            axes.add_patch(Rectangle((column, row), 1, 1, facecolor=colours[row][column], edgecolor="white"))
+            axes.text(column + 0.5, row + 0.5, word, ha="center", va="center", color="white", fontsize=10)
+    axes.set(xlim=(-0.1, max(map(len, words)) + 0.1), ylim=(len(words) + 0.1, -0.1), aspect="equal", title=title)
+    axes.axis("off")

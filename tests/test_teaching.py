@@ -1,0 +1,97 @@
+"""The notebooks' shared helper: workloads, source in place, figures."""
+
+import os
+import subprocess
+import sys
+
+import matplotlib
+import numpy as np
+import pytest
+
+from gluonlm import teaching
+from gluonlm.config import Config, resolve
+from gluonlm.corpus import Corpus, Dictionary
+from gluonlm.errors import UserError
+
+matplotlib.use("Agg")
+
+
+@pytest.fixture
+def corpus() -> Corpus:
+    dictionary = Dictionary(["<eos>", "the", "<unk>", "rare"])
+    ids = np.array([1, 3, 0, 2, 1, 0], np.int32)
+    return Corpus("toy", "word", dictionary, ids, ids[::-1], ids)
+
+
+def test_smaller_keeps_the_frequent_words_and_the_beginning(corpus):
+    small = teaching.smaller(corpus, 3, {"train": 5, "valid": 2, "test": 6})
+    assert small.dictionary.idx2word == ["<eos>", "the", "<unk>"]
+    assert small.train.tolist() == [1, 2, 0, 2, 1]
+    assert small.valid.tolist() == [0, 1]
+    assert small.test.tolist() == [1, 2, 0, 2, 1, 0]
+    assert small.train.dtype == np.int32
+    assert corpus.train.tolist() == [1, 3, 0, 2, 1, 0]
+
+
+@pytest.mark.parametrize("value", [None, "", "tiny"])
+def test_the_tiny_workload_is_the_default_and_is_one_novel(monkeypatch, value):
+    monkeypatch.delenv("GLUONLM_WORKLOAD", raising=False)
+    if value is not None:
+        monkeypatch.setenv("GLUONLM_WORKLOAD", value)
+    work = teaching.workload()
+    assert (work.name, work.config, str(work.device)) == ("tiny", Config(**teaching.TINY), "cpu(0)")
+
+
+def test_the_tiny_corpus_is_emma_and_nothing_else():
+    corpus = teaching.Workload("tiny", Config(**teaching.TINY), None).corpus()
+    assert [len(corpus.train), len(corpus.valid), len(corpus.test)] == list(teaching.EMMA.values())
+    assert sum(teaching.EMMA.values()) == 168_574  # what data/README.md says of the novel
+    assert corpus.dictionary.decode(corpus.train[:2]) == ["emma", "woodhouse"]
+    assert all(ids[-1] == corpus.dictionary.eos_id for ids in (corpus.train, corpus.valid, corpus.test))
+    assert len(corpus.dictionary) == 2000
+    assert max(corpus.train.max(), corpus.test.max()) < 2000
+
+
+def test_the_full_workload_is_that_of_make_train(monkeypatch):
+    monkeypatch.setenv("GLUONLM_WORKLOAD", "full")
+    work = teaching.workload()
+    assert work.config == resolve("austen", {})
+    assert len(work.corpus().dictionary) == 10_000
+
+
+def test_another_workload_is_refused(monkeypatch):
+    monkeypatch.setenv("GLUONLM_WORKLOAD", "huge")
+    with pytest.raises(UserError, match="tiny or full"):
+        teaching.workload()
+
+
+def test_show_source_shows_what_is_installed():
+    shown = teaching.show_source(Corpus, Dictionary.add_word).data
+    assert "`gluonlm.corpus.Corpus`\n\n```python\n@dataclass(frozen=True)\nclass Corpus:" in shown
+    assert "```python\ndef add_word(self, word: str) -> int:\n    " in shown  # a method is moved to the left margin
+    assert shown.count("```") == 4
+
+
+def test_draw_cells_draws_every_word_in_its_colour():
+    axes = matplotlib.figure.Figure().subplots()
+    teaching.draw_cells(axes, [["a", "b"], ["c", "d"]], [["red", "blue"], ["red", "lime"]], "letters")
+    assert [text.get_text() for text in axes.texts] == ["a", "b", "c", "d"]
+    assert [patch.get_facecolor()[:3] for patch in axes.patches] == [(1, 0, 0), (0, 0, 1), (1, 0, 0), (0, 1, 0)]
+    assert axes.patches[2].get_xy() == (0, 1)
+    assert axes.get_ylim()[0] > axes.get_ylim()[1]  # row 0 is at the top
+    assert axes.get_title() == "letters"
+
+
+def test_style_is_set():
+    with matplotlib.rc_context():
+        teaching.set_style()
+        assert matplotlib.rcParams["axes.prop_cycle"].by_key()["color"] == list(teaching.COLOURS)
+        assert not matplotlib.rcParams["axes.spines.top"]
+
+
+def test_importing_mxnet_after_it_warns_of_nothing():
+    code = "import gluonlm; from gluonlm import teaching; import mxnet"
+    result = subprocess.run(
+        [sys.executable, "-W", "default", "-c", code], capture_output=True, text=True, env=os.environ, check=True
+    )
+    assert "mxnet" not in result.stderr
