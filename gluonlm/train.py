@@ -23,8 +23,11 @@ from gluonlm.checkpoint import build_model, load_model
 from gluonlm.cli import contexts, dashes, run
 from gluonlm.config import PRESETS, Config, add_options, resolve
 from gluonlm.corpus import Corpus, load_corpus
+from gluonlm.detokenize import to_text
 from gluonlm.errors import UserError
-from gluonlm.generation import sample, to_text
+from gluonlm.generation import Strategy, generate
+from gluonlm.model import RNNModel
+from gluonlm.predictor import Predictor
 from gluonlm.results import machine_record
 from gluonlm.runs import Run
 from gluonlm.training import Training, evaluate
@@ -192,8 +195,7 @@ def finish(training: Training, finished: bool) -> Result:
     trivial = baselines(corpus.train, corpus.test, len(corpus.dictionary))
     print(f"test loss {test_loss:.4f} | test perplexity {result.test_perplexity:.2f}")
     print("for comparison: " + ", ".join(f"{name} {value:.1f}" for name, value in trivial.items()))
-    ids = sample(model, corpus.dictionary, [], 60 if corpus.level == "word" else 300, 0.8, training.config.seed, ctx)
-    print(f"--- a sample\n{to_text(corpus.dictionary, ids, corpus.level)}\n---")
+    print(f"--- a sample\n{sample(model, corpus, training.config.seed, ctx).strip()}\n---")
     if finished:
         run.write_result(
             {
@@ -209,6 +211,15 @@ def finish(training: Training, finished: bool) -> Result:
             }
         )
     return result
+
+
+def sample(model: RNNModel, corpus: Corpus, seed: int, ctx: mx.Context) -> str:
+    """A few lines of what the model writes, without ``<unk>``."""
+    unknown = corpus.dictionary.unk_id
+    strategy = Strategy(temperature=0.8, forbidden=() if unknown is None else (unknown,))
+    length = 60 if corpus.level == "word" else 300
+    (ids,) = generate(Predictor(model, ctx), corpus.dictionary, (), length, strategy, seed)
+    return to_text(corpus.dictionary.decode(ids), corpus.level)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,150 @@
+"""Write text with a trained model.
+
+python -m gluonlm.generate runs/ptb                                    # 1000 words as they come
+python -m gluonlm.generate runs/ptb --seed-text "she was" --sentences 3 --temperature 0.7
+python -m gluonlm.generate runs/ptb --top-p 0.9 --samples 8 --words 50 --capitals
+python -m gluonlm.generate runs/ptb --beam 10 --samples 3 --words 20   # the 3 most probable that it finds
+python -m gluonlm.generate --checkpoint model.pt --outf generated.txt --cuda
+"""
+
+import argparse
+import itertools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from gluonlm.checkpoint import Trained, load_model, writing
+from gluonlm.cli import contexts, dashes, run
+from gluonlm.corpus import UNK
+from gluonlm.detokenize import Detokenizer, tokens_of
+from gluonlm.errors import UserError
+from gluonlm.generation import FINISHED, Strategy, beam_search, end_id, stream
+from gluonlm.predictor import Predictor
+
+DEFAULT_MODEL = Path("model.pt")  # where the word-level example has it
+SAMPLING = ("temperature", "top_k", "top_p", "greedy")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m gluonlm.generate", description="Write text with a trained model.", allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("run", nargs="?", help="folder of a run, or model file (default: model.pt)")
+    add("--checkpoint", help="the same by option")
+    add("--seed-text", default="", metavar="TEXT", help="go on from this phrase instead of from nothing")
+    add("--words", type=int, default=1000, help="words to write, or characters; <eos> counts as one (default: 1000)")
+    add("--sentences", type=int, help="stop after so many sentences, or lines (and after --words at the latest)")
+    add("--samples", type=int, default=1, help="number of texts, written side by side (default: 1)")
+    add("--seed", type=int, default=1111, help="seed of what is random (default: 1111)")
+    add("--temperature", type=float, help="below 1 safer, above 1 more adventurous (default: 1)")
+    add("--top-k", type=int, help="draw among the k most probable words")
+    add("--top-p", type=float, help="draw among the most probable words that have probability p together")
+    add("--greedy", action="store_true", help="always the most probable word")
+    add("--beam", type=int, metavar="WIDTH", help="look for the most probable text, keeping WIDTH candidates")
+    add("--unk", choices=("forbid", "keep"), default="forbid", help="whether <unk> may be written (default: forbid)")
+    add("--eos", choices=("forbid", "keep"), default="keep", help="whether a sentence may end (default: keep)")
+    add("--capitals", action="store_true", help="begin sentences with a capital letter")
+    add("--raw", action="store_true", help="print the tokens as they are, <eos> too")
+    add("--outf", type=Path, metavar="FILE", help="write to this file and show progress instead")
+    add("--log-interval", type=int, default=100, help="with --outf: words between two progress lines (default: 100)")
+    add("--gpu", help="number of the GPU to use")
+    add("--cuda", action="store_true", help="the same as --gpu 0")
+    add("--data", help="accepted and not needed: the vocabulary is in the model's file")
+    return parser
+
+
+def model_path(options: argparse.Namespace) -> Path:
+    """The model that the user means."""
+    if options.run and options.checkpoint:
+        raise UserError("give the model once: as the first argument or with --checkpoint")
+    path = options.run or options.checkpoint
+    if path is None and not DEFAULT_MODEL.exists():
+        raise UserError("say which model is to write: a run's folder or a model file")
+    return Path(path or DEFAULT_MODEL)
+
+
+def strategy(options: argparse.Namespace, trained: Trained) -> Strategy:
+    """How words are chosen, of the options that were given."""
+    given = {name: value for name in SAMPLING if (value := getattr(options, name)) not in (None, False)}
+    if options.beam is not None and given:
+        option = min(given).replace("_", "-")
+        raise UserError(f"--beam looks for the most probable text and draws nothing: leave out --{option}")
+    if options.beam is not None and options.beam < options.samples:
+        raise UserError(f"--beam {options.beam} finds {options.beam} texts: lower --samples or raise --beam")
+    dictionary = trained.dictionary
+    ids = (
+        dictionary.unk_id if options.unk == "forbid" else None,
+        end_id(dictionary) if options.eos == "forbid" else None,
+    )
+    return Strategy(**given, forbidden=tuple(index for index in ids if index is not None))
+
+
+def texts(
+    options: argparse.Namespace, trained: Trained, predictor: Predictor, show: Callable[[str], None]
+) -> list[str]:
+    """The texts the user wants; a single one is shown piece by piece as it is written, the others when all are done."""
+    dictionary, chosen = trained.dictionary, strategy(options, trained)
+    opening, unknown = tokens_of(options.seed_text, dictionary, trained.level)
+    prompt = dictionary.encode(opening)
+    if unknown:
+        print(f"not in the vocabulary, read as {UNK}: {' '.join(unknown)}", file=sys.stderr)
+    writers = [Detokenizer(trained.level, options.capitals, options.raw) for _ in range(options.samples)]
+    written = ["".join(map(writer, opening)) for writer in writers]
+
+    def add(sample: int, token: int) -> None:
+        piece = writers[sample](dictionary.idx2word[token])
+        written[sample] += piece
+        if options.samples == 1:
+            show(piece)
+
+    if options.samples == 1:
+        show(written[0])
+    if options.beam is not None:
+        found = beam_search(
+            predictor, dictionary, prompt, options.words, options.beam, chosen.forbidden, options.sentences
+        )
+        steps = itertools.zip_longest(*(text.ids for text in found[: options.samples]), fillvalue=FINISHED)
+    else:
+        lengths = (options.words, chosen, options.seed, options.samples, options.sentences)
+        steps = stream(predictor, dictionary, prompt, *lengths)
+    for number, tokens in enumerate(steps, 1):
+        for sample, token in enumerate(tokens):
+            if token != FINISHED:
+                add(sample, token)
+        if options.outf and number % options.log_interval == 0:
+            print(f"| generated {number}/{options.words} words", flush=True)
+    return written
+
+
+def joined(written: list[str]) -> str:
+    """All texts as one, numbered if there are several."""
+    if len(written) == 1:
+        return written[0].rstrip("\n") + "\n"
+    return "".join(f"--- {number} ---\n{text.rstrip()}\n" for number, text in enumerate(written, 1))
+
+
+def main(argv: list[str]) -> list[str]:
+    """Write as the command line says and return the texts, each with the seed phrase that it goes on from."""
+    options = parser().parse_args(dashes(argv))
+    ctx = contexts(options.gpu or ("0" if options.cuda else None))[:1]
+    if options.seed < 0 or options.log_interval < 1:
+        raise UserError("--seed must be at least 0 and --log-interval at least 1")
+    trained = load_model(model_path(options), ctx)
+    predictor = Predictor(trained.model, ctx[0])
+    if options.outf:
+        with writing(options.outf), open(options.outf, "w", encoding="utf-8") as file:
+            written = texts(options, trained, predictor, lambda piece: None)
+            file.write(joined(written))
+    elif options.samples == 1:
+        written = texts(options, trained, predictor, lambda piece: print(piece, end="", flush=True))
+        print("" if written[0].endswith("\n") else "\n", end="")
+    else:
+        written = texts(options, trained, predictor, lambda piece: None)
+        print(joined(written), end="")
+    return written
+
+
+if __name__ == "__main__":
+    run(main)
