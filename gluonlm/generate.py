@@ -74,11 +74,9 @@ def strategy(options: argparse.Namespace, trained: Trained) -> Strategy:
     if options.beam is not None and options.beam < options.samples:
         raise UserError(f"--beam {options.beam} finds {options.beam} texts: lower --samples or raise --beam")
     dictionary = trained.dictionary
-    ids = (
-        dictionary.unk_id if options.unk == "forbid" else None,
-        end_id(dictionary) if options.eos == "forbid" else None,
-    )
-    return Strategy(**given, forbidden=tuple(index for index in ids if index is not None))
+    forbidden = [dictionary.unk_id] if options.unk == "forbid" else []
+    forbidden += [end_id(dictionary)] if options.eos == "forbid" else []
+    return Strategy(**given, forbidden=tuple(index for index in forbidden if index is not None))
 
 
 def texts(

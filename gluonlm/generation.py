@@ -5,13 +5,14 @@
     >>> beam_search(predictor, dictionary, width=5, length=20)
     >>> surprise(predictor, ids, dictionary.start_id)       # nats per token
 
-A predictor is anything with ``begin_state(N) -> state`` and ``predict(ids (T, N), state) -> (logits (T, N, V), state)``,
-logits a NumPy array and state a list of arrays (layers, N, H). Everything here is NumPy.
+A predictor is anything with ``begin_state(N) -> state`` and ``predict(ids (T, N), state) -> (logits (T, N, V),
+state)``, logits a NumPy array and state a list of arrays (layers, N, H). Everything here is NumPy.
 
 gluonnlp 0.10 has a SequenceSampler and a BeamSearchSampler. The first takes its ``top_k`` from ``argsort``, which gives
-the places of the best words where it needs the ranks of all, and so keeps k arbitrary words; it knows neither top-p nor
-a random stream per sample, and cannot write past an ``<eos>``. The second is right (a test compares ours with it), but
-it holds indices of width x V as float32, exact only up to 2^24, needs an ``<eos>``, and does not let words be forbidden.
+the places of the best words where it needs the ranks of all, and so keeps k arbitrary words (a test shows it); it knows
+neither top-p nor a random stream per sample, and cannot write past an ``<eos>``. The second is right (a test compares
+ours with it), but holds places among width x V as float32, exact only up to 2^24, needs an ``<eos>``, and has no way
+to forbid words.
 """
 
 from collections.abc import Iterator, Sequence
