@@ -67,7 +67,8 @@ def model_path(options: argparse.Namespace) -> Path:
 
 def strategy(options: argparse.Namespace, trained: Trained) -> Strategy:
     """How words are chosen, of the options that were given."""
-    given = {name: value for name in SAMPLING if (value := getattr(options, name)) not in (None, False)}
+    given = {name: getattr(options, name) for name in SAMPLING}
+    given = {name: value for name, value in given.items() if value is not None and value is not False}
     if options.beam is not None and given:
         option = min(given).replace("_", "-")
         raise UserError(f"--beam looks for the most probable text and draws nothing: leave out --{option}")
