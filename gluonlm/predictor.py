@@ -3,10 +3,10 @@
     >>> predictor = Predictor(model)
     >>> logits, state = predictor.predict(np.array([[4], [7]]), predictor.begin_state(1))  # (2, 1, V)
 
-Measured for one word at 200 units and V = 10,000: a plain call of the model spends nearly all of its time around the
-arithmetic. Planning the graph once for the shapes at hand (``static_shape``) takes the layers from 1.2 to 0.3 ms of
-processor time, and NumPy's matrix-vector product with the decoder needs 0.15 ms where MXNet's FullyConnected, which is
-made for many rows, needs 1 ms.
+Measured for one word at 200 units and V = 10,000, on two cores that were not idle: a plain call of the model spends
+nearly all of its time around the arithmetic. Planning the graph once for the shapes at hand (``static_shape``) takes
+the layers from 1.2 to 0.3 ms of processor time, and NumPy's matrix-vector product with the decoder needs 0.2 ms where
+MXNet's FullyConnected, which is made for many rows, needs more than 1 ms. See ``benchmarks/generate.py``.
 """
 
 import mxnet as mx
