@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 
 from gluonlm.errors import UserError
+from gluonlm.gpu import list_gpus
 
 
 def run(main: Callable[[list[str]], object]) -> None:
@@ -34,7 +35,7 @@ def contexts(gpu: str | None) -> list:
     """The MXNet contexts to compute on.
 
     :param gpu: comma-separated GPU numbers such as ``"0"`` or ``"0,1"``; None for the CPU.
-    :raises UserError: when a number is malformed or there is no such GPU.
+    :raises UserError: when a number is malformed, or there is no such GPU, or MXNet cannot run on it.
     """
     import mxnet as mx
 
@@ -49,8 +50,10 @@ def contexts(gpu: str | None) -> list:
             f"--gpu {gpu}: the installed mxnet is built for the CPU; install the GPU build with "
             "`uv sync --no-group cpu --group cu112`, or leave the option out to use the CPU"
         )
-    present = mx.context.num_gpus()
-    missing = [number for number in numbers if not 0 <= number < present]
-    if missing:
-        raise UserError(f"--gpu {gpu}: there is no GPU {missing[0]}, MXNet sees {present}")
+    present = list_gpus()
+    for number in numbers:
+        if not 0 <= number < len(present):
+            raise UserError(f"--gpu {gpu}: there is no GPU {number}, the driver sees {len(present)}")
+        if problem := present[number].problem:
+            raise UserError(f"--gpu {gpu}: {problem}")
     return [mx.gpu(number) for number in numbers]
