@@ -1,5 +1,6 @@
 #: make train   train on the bundled novels, then evaluate (ARGS="--epochs 3" adds options)
 #: make test    lint, format check, all tests with coverage
+#: make bench   speed against stock MXNet and PyTorch (ARGS="--torch-python PYTHON" for the latter)
 #: make lab     open the first notebook in JupyterLab
 #: make env     only build the environment in .venv
 #:
@@ -19,7 +20,7 @@ ifdef PIP_CERT # where pip is told which certificates to trust, uv is to trust t
 export SSL_CERT_FILE ?= $(PIP_CERT)
 endif
 
-.PHONY: help env train test lab
+.PHONY: help env train test bench lab
 .DELETE_ON_ERROR:
 
 help:
@@ -34,6 +35,9 @@ test: env
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m pytest --cov --cov-report=term-missing:skip-covered --cov-fail-under=90 $(ARGS)
+
+bench: env
+	$(PYTHON) benchmarks/step.py $(ARGS)
 
 lab: env
 	$(PYTHON) -m jupyterlab notebooks/01_language_model.ipynb $(ARGS)

@@ -53,7 +53,9 @@ def test_a_malformed_number_of_threads_is_told_and_ignored(value):
 
 
 def test_waiting_threads_soon_sleep_unless_the_user_has_a_say():
-    assert shown("threads", "KMP_BLOCKTIME").endswith(" 1")
+    assert shown("threads", "KMP_BLOCKTIME").endswith(" 100us")
+    assert shown("threads", "KMP_USE_YIELD").endswith(" 0")
+    assert shown("threads", "KMP_USE_YIELD", KMP_BLOCKTIME="200").endswith(" None")
     assert shown("threads", "KMP_BLOCKTIME", KMP_BLOCKTIME="200").endswith(" 200")
     assert shown("threads", "KMP_BLOCKTIME", OMP_WAIT_POLICY="ACTIVE").endswith(" None")
 

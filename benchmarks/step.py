@@ -1,0 +1,187 @@
+"""Speed and peak memory of training and evaluation: gluonlm, MXNet as it comes, and PyTorch's word-level example.
+
+    python benchmarks/step.py --torch-python torch-env/bin/python     # or make bench, in about twenty minutes
+    python benchmarks/step.py --quick                                 # tiny sizes, to see that it works
+
+All do the same work: two LSTM layers, tied, batch 20 x 35, on random words. Each competitor is a process that stays
+and sleeps while others run; they take turns, so that whatever else the machine does meets all of them. The figure is
+the median over rounds of the ratio of two neighbours in time. Recorded in results/step.json.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from step_worker import Work
+
+from gluonlm.cli import run
+from gluonlm.errors import UserError
+from gluonlm.results import FOLDER, machine_record
+
+HERE = Path(__file__).resolve().parent
+CLEARED = ("OMP_", "KMP_", "GOMP_", "MXNET_", "OPENBLAS_", "MKL_", "MALLOC_", "LD_PRELOAD")
+NO_TORCH = (
+    "PyTorch is missing, so its column is too. Give it an environment of its own (any Python, any folder):\n"
+    "    uv venv torch-env && uv pip install --python torch-env torch\n"
+    "and name it: --torch-python torch-env/bin/python, or GLUONLM_TORCH_PYTHON=torch-env/bin/python"
+)
+
+
+class Competitor:
+    """A process that does portions of work when told to."""
+
+    def __init__(self, name: str, python: str, work: Work):
+        environment = {key: value for key, value in os.environ.items() if not key.startswith(CLEARED)}
+        environment["PYTHONPATH"] = str(HERE.parent) if name == "ours" else ""
+        command = [python, str(HERE / f"step_{name}.py"), json.dumps(asdict(work))]
+        self.name = name
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+        self.facts = self._answer()
+
+    def measure(self, seconds: float) -> dict:
+        """Work for so long; returns tokens, seconds, peak_bytes and loss."""
+        self.process.stdin.write(f"{seconds}\n")
+        self.process.stdin.flush()
+        answer = self._answer()
+        if answer["loss"] is None:
+            raise UserError(f"{self.name}: the loss is not a finite number, the figures mean nothing")
+        return answer
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.stdin.close()
+        self.process.wait()
+        self.process.stdout.close()
+
+    def _answer(self) -> dict:
+        line = self.process.stdout.readline()
+        if not line:
+            raise UserError(f"the competitor {self.name} ended with code {self.process.wait()}: see its message above")
+        return json.loads(line)
+
+
+def compare(work: Work, pythons: dict[str, str], rounds: int, seconds: float) -> dict:
+    """Measure one setting with all competitors."""
+    competitors: list[Competitor] = []
+    try:
+        for name, python in pythons.items():
+            competitors.append(Competitor(name, python, work))
+        answers = {one.name: [] for one in competitors}
+        for turn in range(rounds):
+            for one in competitors if turn % 2 else competitors[::-1]:
+                answers[one.name].append(one.measure(seconds))
+    finally:
+        for one in competitors:
+            one.close()
+    speeds = {name: [a["tokens"] / a["seconds"] for a in measured] for name, measured in answers.items()}
+    ratios = {
+        name: spread([ours / theirs for ours, theirs in zip(speeds["ours"], speeds[name], strict=True)])
+        for name in speeds
+        if name != "ours"
+    }
+    return {
+        **asdict(work),
+        "tokens_per_second": {name: round(statistics.median(values), 1) for name, values in speeds.items()},
+        "rounds_tokens_per_second": {name: [round(value, 1) for value in values] for name, values in speeds.items()},
+        "ours_faster_than": ratios,
+        "peak_mib": {name: round(measured[-1]["peak_bytes"] / 2**20) for name, measured in answers.items()},
+        "facts": {one.name: one.facts for one in competitors},
+    }
+
+
+def spread(ratios: list[float]) -> dict[str, float]:
+    """Median and quartiles."""
+    low, _, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    return {"median": round(statistics.median(ratios), 3), "low": round(low, 3), "high": round(high, 3)}
+
+
+def table(settings: list[dict]) -> str:
+    """The results as Markdown."""
+    names = sorted(settings[0]["tokens_per_second"], key=("ours", "stock", "torch").index)
+    others = [name for name in names if name != "ours"]
+    heads = ["", "units", "V", *(f"{name}, tokens/s" for name in names)]
+    heads += [f"ours / {name} (quartiles)" for name in others] + [f"{name}, MiB" for name in names]
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    for one in settings:
+        cells = [one["mode"], f"{one['units']}", f"{one['vocab']:,}"]
+        cells += [f"{one['tokens_per_second'][name]:,.0f}" for name in names]
+        for name in others:
+            ratio = one["ours_faster_than"][name]
+            cells.append(f"**{ratio['median']:.2f}** ({ratio['low']:.2f} - {ratio['high']:.2f})")
+        cells += [f"{one['peak_mib'][name]:,}" for name in names]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def find_torch(given: str | None) -> str | None:
+    """The Python that has PyTorch, None if none was named.
+
+    :raises UserError: when the named one has no PyTorch.
+    """
+    if not given:
+        return None
+    python = shutil.which(given)
+    if python is None or subprocess.run([python, "-c", "import torch"], capture_output=True).returncode:
+        raise UserError(f"--torch-python {given}: this Python has no torch or is not there: name one that has")
+    return python
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The command line's settings."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--torch-python", default=os.environ.get("GLUONLM_TORCH_PYTHON"), metavar="PYTHON")
+    parser.add_argument("--units", type=int, nargs="+", default=[200, 650])
+    parser.add_argument("--vocab", type=int, nargs="+", default=[10_000, 33_278], help="Penn Treebank, WikiText-2")
+    parser.add_argument("--modes", nargs="+", choices=("train", "evaluate"), default=["train", "evaluate"])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=4.0, help="per competitor and round")
+    parser.add_argument("--out", type=Path, default=FOLDER / "step.json", help="file to record the figures in")
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny sizes, to see that it works; records with --out only"
+    )
+    options = parser.parse_args(argv)
+    if options.rounds < 2 or options.seconds <= 0:
+        raise UserError("--rounds must be at least 2 and --seconds more than 0, for a spread to be seen")
+    return options
+
+
+def main(argv: list[str]) -> dict:
+    """Measure all settings, print the table, and record."""
+    options = parse(argv)
+    if options.quick:
+        options.units, options.vocab, options.rounds, options.seconds = [16], [50], 2, 0.05
+    batch, bptt = (4, 5) if options.quick else (20, 35)
+    torch = find_torch(options.torch_python)
+    # in this order and its reverse by turns, ours always runs right before or after each of the others
+    pythons = {"stock": sys.executable, "ours": sys.executable} | ({"torch": torch} if torch else {})
+    if torch is None:
+        print(NO_TORCH, file=sys.stderr)
+    settings = []
+    for mode in options.modes:
+        for units in options.units:
+            for vocab in options.vocab:
+                work = Work(mode, vocab, units, layers=2, batch=batch, bptt=bptt)
+                settings.append(compare(work, pythons, options.rounds, options.seconds))
+                ratios = {name: ratio["median"] for name, ratio in settings[-1]["ours_faster_than"].items()}
+                print(f"{mode} {units} units, V = {vocab}: ours is faster by {ratios}", file=sys.stderr, flush=True)
+    command = " ".join(["python benchmarks/step.py", *argv])
+    result = {"command": command, "torch": torch is not None, "machine": machine_record(), "settings": settings}
+    print(table(settings))
+    if torch is None:
+        print("\nNo column for PyTorch: see the message above.")
+    if not options.quick or options.out != FOLDER / "step.json":
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return result
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,47 @@
+"""Competitor of benchmarks/step.py: gluonlm's own training step and evaluation."""
+
+import gluonlm  # isort: skip
+import mxnet as mx
+import numpy as np
+from step_worker import Work, serve
+
+from gluonlm.checkpoint import build_model
+from gluonlm.config import Config
+from gluonlm.corpus import Dictionary
+from gluonlm.optim import Updater
+from gluonlm.training import evaluate, train_step
+
+
+def set_up(work: Work):
+    """One training step, or the evaluation of a short text."""
+    mx.random.seed(1)
+    config = Config(
+        emsize=work.units,
+        nhid=work.units,
+        nlayers=work.layers,
+        dropout=work.dropout,
+        tied=True,
+        batch_size=work.batch,
+        bptt=work.bptt,
+    )
+    model = build_model(config, work.vocab)
+    random = np.random.default_rng(1)
+    facts = {"mxnet": mx.__version__, "threads": gluonlm.RUNTIME.threads}
+    if work.mode == "evaluate":
+        dictionary = Dictionary(str(word) for word in range(work.vocab))
+        ids = random.integers(0, work.vocab, work.batch * work.bptt * work.eval_segments).astype(np.int32)
+        return lambda: (len(ids), evaluate(model, ids, dictionary, work.batch)), facts
+    updater = Updater(model.trainables(), config.optimizer, config.wdecay)
+    ids = random.integers(0, work.vocab, (work.bptt + 1, work.batch)).astype(np.int32)
+    states = [model.begin_state(work.batch)]
+
+    def step():
+        nonlocal states
+        loss, states = train_step(model, updater, ids[:-1], ids[1:], states, work.lr, work.clip)
+        return ids[1:].size, loss
+
+    return step, facts
+
+
+if __name__ == "__main__":
+    serve(set_up)
