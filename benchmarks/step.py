@@ -177,9 +177,9 @@ def main(argv: list[str]) -> dict:
     print(table(settings))
     if torch is None:
         print("\nNo column for PyTorch: see the message above.")
-    if not options.quick or options.out != FOLDER / "step.json":
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    out = options.out or (None if options.quick else FOLDER / "step.json")
+    if out:
+        out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return result
 
 

@@ -12,9 +12,9 @@ ROOT = Path(__file__).parents[1]
 BENCH = ROOT / "benchmarks" / "step.py"
 
 
-def bench(*arguments, **variables):
+def bench(*arguments, script=BENCH, **variables):
     environment = {name: value for name, value in os.environ.items() if name != "GLUONLM_TORCH_PYTHON"}
-    command = [sys.executable, str(BENCH), "--quick", *map(str, arguments)]
+    command = [sys.executable, str(script), "--quick", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=environment | variables)
 
 
@@ -74,3 +74,13 @@ def test_a_competitor_that_fails_is_named(tmp_path):
 
 def test_the_stock_competitor_knows_nothing_of_gluonlm():
     assert "gluonlm" not in (BENCH.parent / "step_stock.py").read_text().split('"""', 2)[2]
+
+
+def test_beside_a_busy_core(tmp_path):
+    ended = bench("--out", tmp_path / "busy.json", script=BENCH.with_name("busy.py"))
+    assert ended.returncode == 0, ended.stderr
+    slower = json.loads((tmp_path / "busy.json").read_text())["times_slower"]
+    assert set(slower) == {"ours", "stock"}
+    assert all(0 < one["low"] <= one["median"] <= one["high"] for one in slower.values())
+    assert ended.stdout.count("times slower") == 2
+    assert "PyTorch is missing" in ended.stderr
