@@ -9,6 +9,7 @@ sides obey, and look at the processor time. Records results/generate.json.
 """
 
 import argparse
+import functools
 import io
 import json
 import os
@@ -29,7 +30,7 @@ from gluonlm.predictor import Predictor
 from gluonlm.results import machine_record
 
 V, CONFIG = 10_000, Config(model="LSTM", emsize=200, nhid=200, nlayers=2)
-BATCHES = (1, 8, 64)
+BATCHES, LEAST_STEPS = (1, 8, 64), 16
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "generate.json"
 
 
@@ -69,14 +70,16 @@ def seconds(predictor: Predictor, dictionary: Dictionary, words: int, samples: i
 def measure(torch: Torch, rounds: int, words: int) -> dict[str, np.ndarray]:
     """Words per second of each side, (rounds, 2): by the clock and by processor time."""
     dictionary = Dictionary([EOS, *(f"w{index}" for index in range(1, V))])
-    predictor = Predictor(build_model(CONFIG, V))
-    sides = {"torch": (1, lambda seed: torch.seconds(words))}
-    for n in BATCHES:
-        sides[f"gluonlm, {n} at once"] = n, lambda seed, n=n: seconds(predictor, dictionary, words // n, n, seed)
+    model = build_model(CONFIG, V)
+    sides = {"torch": (words, lambda seed: torch.seconds(words))}
+    for n in BATCHES:  # a predictor for each: its plan is for one number of columns
+        steps, predictor = max(words // n, LEAST_STEPS), Predictor(model)
+        run = functools.partial(seconds, predictor, dictionary, steps, n)
+        sides[f"gluonlm, {n} at once"] = steps * n, run
     speeds: dict[str, list] = {side: [] for side in sides}
-    for number in range(rounds + 1):
-        for side, (n, run) in sides.items():
-            speeds[side].append(words // n * n / np.array(run(number)))
+    for seed in range(rounds + 1):
+        for side, (written, run) in sides.items():
+            speeds[side].append(written / np.array(run(seed)))
     return {side: np.array(values[1:]) for side, values in speeds.items()}  # the first round has warmed up
 
 
@@ -85,13 +88,14 @@ def main(argv: list[str]) -> dict:
     parser = argparse.ArgumentParser(description="Words per second of generation, against PyTorch's example.")
     parser.add_argument("--torch-python", default=sys.executable, help="a python that has torch")
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--words", type=int, default=256, help="words of a round (at least 64)")
+    parser.add_argument("--words", type=int, default=256, help="words of a round")
     options = parser.parse_args(argv)
     torch = Torch(options.torch_python)
     speeds = measure(torch, options.rounds, options.words)
     wall, cpu = (speeds["gluonlm, 1 at once"] / speeds["torch"]).T  # (rounds,) each
     result = {
-        "command": f"python benchmarks/generate.py --rounds {options.rounds} --words {options.words}",
+        "command": f"OMP_NUM_THREADS={gluonlm.RUNTIME.threads} python benchmarks/generate.py "
+        f"--rounds {options.rounds} --words {options.words}",
         "model": f"LSTM, 2 layers of 200 units, V = {V}",
         "words_per_second": {side: round(float(np.median(values[:, 0]))) for side, values in speeds.items()},
         "times_torch_by_the_clock": spread(wall),
