@@ -44,7 +44,7 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         what_to_do = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose another place"
-        raise UserError(f"cannot write {path} ({error.strerror}): {what_to_do} and resume the run") from error
+        raise UserError(f"cannot write {path} ({error.strerror}): {what_to_do}, then repeat the command or resume the run") from error
 
 
 def write_atomically(path: Path, content: bytes) -> None:

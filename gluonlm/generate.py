@@ -15,7 +15,7 @@ from pathlib import Path
 
 from gluonlm.checkpoint import Trained, load_model, writing
 from gluonlm.cli import contexts, dashes, run
-from gluonlm.corpus import UNK
+from gluonlm.dictionary import UNK
 from gluonlm.detokenize import Detokenizer, tokens_of
 from gluonlm.errors import UserError
 from gluonlm.generation import FINISHED, Strategy, beam_search, end_id, stream

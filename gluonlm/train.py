@@ -32,7 +32,7 @@ from gluonlm.results import machine_record
 from gluonlm.runs import Run
 from gluonlm.training import Training, evaluate
 
-RUN_OPTIONS = ("preset", "gpu", "cuda", "tiny", "save", "resume", "log_interval", "checkpoint_seconds")
+RUN_OPTIONS = ("preset", "gpu", "cuda", "tiny", "save", "resume", "log_interval", "checkpoint_seconds", "onnx_export")
 SWITCHES = ("dry_run", "use_optimizer")
 
 # options of the toolkits we follow that this version does not have, with the value that turns each off
@@ -46,7 +46,6 @@ NOT_YET: dict[str, tuple[type, Any]] = {
     "--nonmono": (int, None),
     "--finetune": (str, None),
     "--compress": (str, None),
-    "--onnx-export": (str, ""),
 }
 NOT_YET_VALUES = {"--preset": ("awd", "qrnn"), "--model": ("QRNN",)}
 
@@ -83,6 +82,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with the run in this folder (to --epochs)")
     parser.add_argument("--log-interval", type=int, help="batches between two log records (default: 200)")
     parser.add_argument("--checkpoint-seconds", type=float, help="work at risk in a crash (default: 60)")
+    parser.add_argument("--onnx-export", metavar="PATH", help="write the best model as an ONNX file in the end")
     parser.add_argument("--dry-run", action="store_true", help="one batch and one epoch, to see that all works")
     parser.add_argument("--use-optimizer", action="store_true", help="the same as --optimizer adamw")
     add_options(parser)
