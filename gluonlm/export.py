@@ -21,13 +21,15 @@ from pathlib import Path
 import mxnet as mx
 import numpy as np
 
-from gluonlm.checkpoint import Trained, load_model, write_atomically, writing
+from gluonlm.checkpoint import Trained, load_model
 from gluonlm.cli import dashes, run
 from gluonlm.corpus import batchify, encode_span
 from gluonlm.datasets import is_here, resolve
 from gluonlm.errors import UserError
-from gluonlm.generation import sample
-from gluonlm.onnx_model import FORMAT, OnnxModel
+from gluonlm.files import write_atomically, writing
+from gluonlm.generation import generate
+from gluonlm.onnx_model import FORMAT, OnnxModel, require
+from gluonlm.predictor import Predictor
 
 TOLERANCE = 1e-4  # of a logit, absolute, and relative where it is larger than 1
 TEXT_TOKENS, OWN_TOKENS = 2000, 200  # of real text to compare on: of the validation text, or by the model itself
@@ -69,6 +71,7 @@ def export_onnx(trained: Trained, path: Path) -> Exported:
     :raises UserError: when onnx or onnxruntime is not installed, the format cannot express the model, the two
         disagree, or the file cannot be written.
     """
+    require("onnx", "onnxruntime")
     from gluonlm.onnx_graph import build  # here, because everything else works without the package onnx
 
     content = build(trained.model, describe(trained)).SerializeToString()
@@ -81,7 +84,7 @@ def export_onnx(trained: Trained, path: Path) -> Exported:
         )
     write(path, content)
     print(
-        f"{path}: {len(content) / 2**20:.1f} MiB; on random tokens and {len(text)} tokens of {source} ONNX Runtime "
+        f"{path}: {len(content) / 1e6:.3g} MB; on random tokens and {len(text)} tokens of {source} ONNX Runtime "
         f"and MXNet agree to {difference:.1e}"
     )
     return Exported(path, difference)
@@ -104,7 +107,8 @@ def real_text(trained: Trained) -> tuple[np.ndarray, str]:
         if is_here(data):
             span = replace(resolve(data).valid, encoding=dictionary.encoding)
             return encode_span(span, dictionary, trained.level)[:TEXT_TOKENS], "the validation text"
-    return np.array(sample(trained.model, dictionary, [], OWN_TOKENS)), "text by the model itself"
+    (text,) = generate(Predictor(trained.model), dictionary, length=OWN_TOKENS)
+    return text, "text by the model itself"
 
 
 def compare(trained: Trained, exported: OnnxModel, text: np.ndarray) -> float:
@@ -140,8 +144,17 @@ def export_gluon(trained: Trained, prefix: Path) -> Exported:
     :raises UserError: when a file cannot be written.
     """
     trained.model(mx.nd.zeros((1, 1)), trained.model.begin_state(1))  # Gluon exports what has been traced
-    with tempfile.TemporaryDirectory() as folder:
-        trained.model.export(f"{folder}/model")
+    with writing(prefix):
+        prefix.parent.mkdir(parents=True, exist_ok=True)
+        temporary = tempfile.TemporaryDirectory(dir=prefix.parent)
+    with temporary as folder:
+        try:
+            trained.model.export(f"{folder}/model")
+        except mx.MXNetError as error:
+            reason = str(error).splitlines()[-1]
+            raise UserError(
+                f"MXNet cannot write {prefix} ({reason}): free some space or choose another place"
+            ) from None
         for path in Path(folder).iterdir():
             write(Path(f"{prefix}{path.name.removeprefix('model')}"), path.read_bytes())
     write(Path(f"{prefix}-settings.json"), json.dumps(describe(trained)).encode())

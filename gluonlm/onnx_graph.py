@@ -10,16 +10,12 @@ with a state in and out for each layer. T and N are free. https://onnx.ai/onnx/o
 
 import mxnet as mx
 import numpy as np
+import onnx
 from mxnet.gluon import nn
+from onnx import TensorProto, helper, numpy_helper
 
 from gluonlm.errors import UserError
 from gluonlm.model import Body, RecurrentLayer, RNNModel
-
-try:
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
-except ImportError:
-    raise UserError("exporting to ONNX needs the package onnx: install it with `uv sync --group onnx`") from None
 
 OPSET, IR_VERSION = 17, 8  # of 2022, which every runtime since then reads
 LARGEST = 2**31 - 1  # bytes of a protobuf message, which is what an ONNX file is

@@ -2,11 +2,13 @@
 
     >>> model = OnnxModel("runs/ptb/model.onnx")
     >>> logits, state = model.predict([[4], [7]], model.begin_state(1))  # (2, 1, V)
-    >>> losses = model.losses("the company said".split())               # nats for each word
+    >>> (ids,) = generate(model, model.dictionary, length=50)            # gluonlm.generation
+    >>> surprise(model, ids, model.dictionary.start_id)                  # nats per token
 
-:func:`gluonlm.generation.sample` takes such a model like one of MXNet.
+It is a predictor, see :mod:`gluonlm.generation`: what writes and scores with a model of MXNet does so with this one.
 """
 
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,8 +44,8 @@ class OnnxModel:
         self.states = {state.name: state.shape[-1] for state in states}  # name: H
         self.outputs = ["logits", *(f"{name}_out" for name in self.states)]
 
-    def begin_state(self, batch_size: int, ctx: None = None) -> list[np.ndarray]:
-        """A state of zeros, arrays (1, N, H); ``ctx`` stands where a model of MXNet has its device."""
+    def begin_state(self, batch_size: int) -> list[np.ndarray]:
+        """A state of zeros, arrays (1, N, H)."""
         return [np.zeros((1, batch_size, size), np.float32) for size in self.states.values()]
 
     def predict(self, ids: np.ndarray, state: Sequence[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -51,13 +53,6 @@ class OnnxModel:
         feed = dict(zip(self.states, state, strict=True))
         logits, *state = self.session.run(self.outputs, {"ids": np.asarray(ids, np.int64), **feed})
         return logits, state
-
-    def losses(self, tokens: Sequence[str]) -> np.ndarray:
-        """Negative log-likelihood in nats of each token of a text that stands alone, float32 (len(tokens),)."""
-        ids = self.dictionary.encode(tokens)
-        inputs = np.concatenate([[self.dictionary.start_id], ids[:-1]])[: len(ids)]
-        logits, _ = self.predict(inputs[:, None], self.begin_state(1))
-        return cross_entropy(logits[:, 0], ids)
 
 
 def cross_entropy(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -67,17 +62,21 @@ def cross_entropy(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return np.log(np.exp(logits, out=logits).sum(-1)) - chosen
 
 
+def require(*packages: str) -> None:
+    """Raise a UserError unless these packages are installed; they are optional."""
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"ONNX needs the package {package}: install it with `uv sync --group onnx` or with pip")
+
+
 def open_session(source: str | Path | bytes, threads: int):
     """The model in ONNX Runtime, on the CPU.
 
     :raises UserError: when onnxruntime is not installed, or it cannot read the file.
     """
-    try:
-        import onnxruntime
-    except ImportError:
-        raise UserError(
-            "an ONNX model needs the package onnxruntime: install it with `uv sync --group onnx` or pip"
-        ) from None
+    require("onnxruntime")
+    import onnxruntime
+
     if isinstance(source, bytes):
         name = "the model"
     elif Path(source).is_file():

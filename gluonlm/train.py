@@ -25,8 +25,10 @@ from gluonlm.config import PRESETS, Config, add_options, resolve
 from gluonlm.corpus import Corpus, load_corpus
 from gluonlm.detokenize import to_text
 from gluonlm.errors import UserError
+from gluonlm.export import export_onnx
 from gluonlm.generation import Strategy, generate
 from gluonlm.model import RNNModel
+from gluonlm.onnx_model import require
 from gluonlm.predictor import Predictor
 from gluonlm.results import machine_record
 from gluonlm.runs import Run
@@ -128,7 +130,7 @@ def open_run(given: dict[str, Any]) -> tuple[Run, Config]:
         config = settings(given)
         return Run.new(given.get("save") or default_folder(config)), config
     run, config = Run.open(given["resume"])
-    extra = set(given) - {"resume", "epochs", "gpu", "cuda", "log_interval", "checkpoint_seconds"}
+    extra = set(given) - {"resume", "epochs", "gpu", "cuda", "log_interval", "checkpoint_seconds", "onnx_export"}
     if extra:
         raise UserError(f"--resume goes on with the run's own settings: leave out --{min(extra).replace('_', '-')}")
     return run, replace(config, epochs=given.get("epochs", config.epochs))
@@ -138,6 +140,8 @@ def main(argv: list[str]) -> Result:
     """Train as the command line says, then evaluate the best model and show what it writes."""
     given = vars(parser().parse_args(dashes(argv)))
     refuse_not_yet(given)
+    if given.get("onnx_export"):
+        require("onnx", "onnxruntime")  # told before hours of training, not after
     devices = contexts(given.get("gpu") or ("0" if given.get("cuda") else None))
     run, config = open_run(given)
     training = prepare(run, load_corpus(config.data, config.level), config, devices, given)
@@ -148,6 +152,8 @@ def main(argv: list[str]) -> Result:
     result = finish(training, finished)
     if not finished:
         print(f"stopped; go on with: python -m gluonlm.train --resume {shlex.quote(str(run.folder))}")
+    if given.get("onnx_export") and result.best_epoch:
+        export_onnx(load_model(run.best), Path(given["onnx_export"]))
     return result
 
 
