@@ -163,7 +163,13 @@ def export_gluon(trained: Trained, prefix: Path) -> Exported:
 
 
 def load_gluon(prefix: str | Path, ctx: mx.Context | None = None) -> mx.gluon.SymbolBlock:
-    """What :func:`export_gluon` wrote, as a block: ``logits, *state = block(inputs, *state)``."""
+    """What :func:`export_gluon` wrote, as a block: ``logits, *state = block(inputs, *state)``.
+
+    :raises UserError: when there is no such file.
+    """
+    for name in (f"{prefix}-symbol.json", f"{prefix}-0000.params"):
+        if not Path(name).is_file():
+            raise UserError(f"there is no file {name}: give the prefix that was exported to")
     symbol = mx.sym.load(f"{prefix}-symbol.json")
     inputs = sorted((name for name in symbol.list_inputs() if re.fullmatch(r"data\d+", name)), key=lambda n: int(n[4:]))
     with warnings.catch_warnings():

@@ -1,7 +1,7 @@
 """The language model as an ONNX graph, one node per layer, written from the weights.
 
-MXNet's own exporter takes a stack of layers only where input and hidden size are equal, names nothing and stores a
-tied matrix twice; ONNX has the same recurrent operators, so the graph is written here by hand:
+MXNet 1.9.1 has an exporter of its own, but it imports parts of onnx that have gone since. ONNX has the same recurrent
+operators with their gates in another order, so that the graph is soon written by hand:
 
     ids -> Gather -> [LSTM | GRU | RNN -> Squeeze] per layer -> Gemm (projection) -> Gemm (decoder) -> logits
 

@@ -186,6 +186,11 @@ def test_gluons_own_format_loads_as_a_symbol_block(tmp_path, model, nlayers, tie
     assert Dictionary.from_json(settings["dictionary"]).idx2word == WORDS
 
 
+def test_gluon_files_that_are_not_there(tmp_path):
+    with pytest.raises(UserError, match="there is no file .*lm-symbol.json"):
+        export.load_gluon(tmp_path / "lm")
+
+
 def test_gluon_command(trained, tmp_path):
     export.main([str(trained), str(tmp_path / "lm"), "--format", "gluon"])
     assert {path.name for path in tmp_path.iterdir()} == {"lm-symbol.json", "lm-0000.params", "lm-settings.json"}
