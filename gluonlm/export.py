@@ -40,7 +40,8 @@ class Exported:
     """What was written, and how far it is from MXNet."""
 
     path: Path
-    difference: float | None  # largest of a logit or state, see :func:`compare`; None where nothing is compared
+    report: str  # for the user
+    difference: float | None = None  # largest of a logit or state, see :func:`compare`; None where nothing is compared
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -61,8 +62,11 @@ def main(argv: list[str]) -> Exported:
     options = parse(argv)
     trained = load_model(options.checkpoint)
     if options.format == "gluon":
-        return export_gluon(trained, options.path or trained.path.with_name("model"))
-    return export_onnx(trained, options.path or trained.path.with_name("model.onnx"))
+        exported = export_gluon(trained, options.path or trained.path.with_name("model"))
+    else:
+        exported = export_onnx(trained, options.path or trained.path.with_name("model.onnx"))
+    print(exported.report)
+    return exported
 
 
 def export_onnx(trained: Trained, path: Path) -> Exported:
@@ -83,11 +87,11 @@ def export_onnx(trained: Trained, path: Path) -> Exported:
             "not written: export with --format gluon, and report this"
         )
     write(path, content)
-    print(
+    report = (
         f"{path}: {len(content) / 1e6:.3g} MB; on random tokens and {len(text)} tokens of {source} ONNX Runtime "
         f"and MXNet agree to {difference:.1e}"
     )
-    return Exported(path, difference)
+    return Exported(path, report, difference)
 
 
 def describe(trained: Trained) -> dict[str, str]:
@@ -158,8 +162,7 @@ def export_gluon(trained: Trained, prefix: Path) -> Exported:
         for path in Path(folder).iterdir():
             write(Path(f"{prefix}{path.name.removeprefix('model')}"), path.read_bytes())
     write(Path(f"{prefix}-settings.json"), json.dumps(describe(trained)).encode())
-    print(f"{prefix}-symbol.json, {prefix}-0000.params, {prefix}-settings.json")
-    return Exported(prefix, None)
+    return Exported(prefix, f"{prefix}-symbol.json, {prefix}-0000.params, {prefix}-settings.json")
 
 
 def load_gluon(prefix: str | Path, ctx: mx.Context | None = None) -> mx.gluon.SymbolBlock:

@@ -153,7 +153,7 @@ def main(argv: list[str]) -> Result:
     if not finished:
         print(f"stopped; go on with: python -m gluonlm.train --resume {shlex.quote(str(run.folder))}")
     if given.get("onnx_export") and result.best_epoch:
-        export_onnx(load_model(run.best), Path(given["onnx_export"]))
+        print(export_onnx(load_model(run.best), Path(given["onnx_export"])).report)
     return result
 
 
