@@ -118,7 +118,7 @@ def make(*arguments: str, cwd: Path = ROOT, **variables: str) -> subprocess.Comp
         (["test"], "--cov-fail-under=90"),
         (["lab"], "-m jupyterlab notebooks/01_language_model.ipynb"),
         (["-B", "env"], "sync --locked $managed --no-default-groups --group dev --group onnx --group cpu"),
-        (["-B", "env", "MXNET=cu112"], "sync --locked $managed --no-default-groups --group dev --group onnx --group cu112"),
+        (["-B", "env", "MXNET=cu112"], "--no-default-groups --group dev --group onnx --group cu112"),
     ],
 )
 def test_targets_run_what_they_say(arguments, command, tmp_path):
