@@ -49,7 +49,7 @@ $(SYNCED): pyproject.toml uv.lock .python-version | $(filter .uv/bin/uv,$(UV))
 	  || { echo "error: no C compiler found: install one (Debian, Ubuntu: apt install gcc)" >&2; exit 1; }
 	@headers='import os, sysconfig; exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))'; \
 	python=$$($(UV) python find 2>/dev/null) && "$$python" -c "$$headers" || managed=--managed-python; \
-	$(UV) sync --locked $$managed --no-default-groups --group dev --group $(MXNET)
+	$(UV) sync --locked $$managed --no-default-groups --group dev --group onnx --group $(MXNET)
 	@rm -f .venv/.synced-* && touch $@
 
 # The first python3 on PATH that has either venv with ensurepip (which Debian splits off) or pip installs uv.

@@ -4,11 +4,7 @@ A safetensors file is a JSON header and raw arrays: it runs no code when it is r
 and the vocabulary, so a model file is all that evaluation and generation need.
 """
 
-import errno
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +16,7 @@ from safetensors.numpy import save
 from gluonlm.config import Config
 from gluonlm.corpus import Dictionary
 from gluonlm.errors import UserError
+from gluonlm.files import write_atomically
 from gluonlm.model import RNNModel
 
 BEST, LAST = "best.safetensors", "last.safetensors"
@@ -35,33 +32,6 @@ class Trained:
     config: Config
     level: str  # "word" or "char"
     path: Path
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn a failure to write ``path`` (disk full, no permission) into a sentence for the user."""
-    try:
-        yield
-    except OSError as error:
-        what_to_do = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose another place"
-        raise UserError(f"cannot write {path} ({error.strerror}): {what_to_do} and resume the run") from error
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace ``path`` by ``content`` such that a reader, or a crash at any moment, sees the old or the new whole file.
-
-    :raises UserError: when the disk is full or the place cannot be written; the old file is then untouched.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    with writing(path):
-        try:
-            with open(temporary, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 def write_arrays(path: Path, kind: str, arrays: dict[str, mx.nd.NDArray], metadata: dict[str, str]) -> None:

@@ -151,8 +151,7 @@ def resolve(data: str) -> DatasetFiles:
     :raises UserError: when there is nothing of that name or it cannot be had.
     """
     path = Path(data).expanduser()
-    key = path.name.lower()
-    name = key if key in DATASETS else ALIASES.get(key)
+    name = known_name(path)
     if path.is_dir() and (name is None or all(find_split(path, split) for split in SPLITS)):
         return folder_files(path)
     if path.is_file():
@@ -166,6 +165,19 @@ def resolve(data: str) -> DatasetFiles:
     if len(path.parts) > 1:  # a path from another toolkit, or a mistyped one
         print(f"{data} is not here: using the data set {name}", file=sys.stderr)
     return dataset_files(DATASETS[name])
+
+
+def known_name(path: Path) -> str | None:
+    """The data set that the last part of a path names; None if it names none."""
+    key = path.name.lower()
+    return key if key in DATASETS else ALIASES.get(key)
+
+
+def is_here(data: str) -> bool:
+    """Whether :func:`resolve` would find ``data`` without a download."""
+    path = Path(data).expanduser()
+    name = known_name(path)
+    return path.exists() or (name is not None and presence(DATASETS[name]) in ("bundled", "here"))
 
 
 def find_split(folder: Path, split: str) -> Path | None:

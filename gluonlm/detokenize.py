@@ -12,7 +12,7 @@ The corpora part punctuation and endings from words, each in its way: Penn Treeb
 import re
 from collections.abc import Iterable
 
-from gluonlm.corpus import EOS, Dictionary
+from gluonlm.dictionary import EOS, Dictionary
 
 TO_THE_LEFT = {*",.;:!?)]%…", "''", "'", "n't", "'s", "'re", "'ve", "'ll", "'d", "'m"}  # no blank before these
 TO_THE_RIGHT = {*"([$£€#", "``"}  # no blank after these

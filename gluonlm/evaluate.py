@@ -3,20 +3,30 @@
     python -m gluonlm.evaluate runs/ptb                     # the test split of the data set it was trained on
     python -m gluonlm.evaluate model.pt --data wikitext-2 --split valid
     python -m gluonlm.evaluate runs/ptb --data my_text.txt  # any text file, whole
+    python -m gluonlm.evaluate --onnx model.onnx            # an exported model; MXNet need not be installed
 
 Words that the model does not know count as ``<unk>``; their share is printed.
 """
 
 import argparse
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from gluonlm.checkpoint import Trained, load_model
+import numpy as np
+
 from gluonlm.cli import contexts, dashes, run
-from gluonlm.corpus import encode_file, load_corpus
+from gluonlm.corpus import encode_file, evaluation_batches, load_corpus
 from gluonlm.errors import UserError
-from gluonlm.training import evaluate
+from gluonlm.onnx_model import OnnxModel, cross_entropy
+
+if TYPE_CHECKING:
+    from gluonlm.checkpoint import Trained
+
+ONNX_STEPS = 16  # ONNX Runtime holds the (T, N, V) logits of a segment: short ones save memory and cost nothing
+Evaluate = Callable[[np.ndarray, int], float]  # ids (tokens,), batch size -> mean loss in nats per token
 
 
 @dataclass(frozen=True)
@@ -45,7 +55,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
         description="Perplexity of a trained model on a text.",
         allow_abbrev=False,
     )
-    parser.add_argument("checkpoint", help="folder of a run, or model file")
+    parser.add_argument("checkpoint", nargs="?", help="folder of a run, or model file")
+    parser.add_argument("--onnx", metavar="FILE", help="an exported model instead, on the CPU")
     parser.add_argument("--data", help="data set, folder or text file (default: what the model was trained on)")
     parser.add_argument("--split", choices=("train", "valid", "test"), default="test")
     parser.add_argument("--batch-size", type=int, default=10, help="text columns side by side (default: 10)")
@@ -54,12 +65,40 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(dashes(argv))
 
 
-def read_ids(trained: Trained, data: str | None, split: str):
+def read_ids(model: "Trained | OnnxModel", data: str | None, split: str) -> np.ndarray:
     """The ids of a whole text file that was named, or of a data set's split."""
     if data and Path(data).is_file():
-        return encode_file(Path(data), trained.dictionary, trained.level)
-    corpus = load_corpus(data or trained.config.data, trained.level, trained.dictionary)
+        return encode_file(Path(data), model.dictionary, model.level)
+    corpus = load_corpus(data or model.config.data, model.level, model.dictionary)
     return getattr(corpus, split)
+
+
+def open_checkpoint(options: argparse.Namespace) -> tuple["Trained", Evaluate]:
+    """A trained model and what computes its loss."""
+    from gluonlm.checkpoint import load_model  # here, because a model in ONNX is evaluated without MXNet
+    from gluonlm.training import evaluate
+
+    ctx = contexts(options.gpu or ("0" if options.cuda else None))[:1]
+    trained = load_model(options.checkpoint, ctx)
+    return trained, lambda ids, batch_size: evaluate(trained.model, ids, trained.dictionary, batch_size, ctx[0])
+
+
+def open_onnx(options: argparse.Namespace) -> tuple[OnnxModel, Evaluate]:
+    """An exported model and what computes its loss."""
+    if options.gpu or options.cuda:
+        raise UserError("--onnx computes on the CPU: leave out --gpu and --cuda")
+    model = OnnxModel(options.onnx)
+    return model, lambda ids, batch_size: evaluate_onnx(model, ids, batch_size)
+
+
+def evaluate_onnx(model: OnnxModel, ids: np.ndarray, batch_size: int) -> float:
+    """Mean loss in nats per token, as :func:`gluonlm.training.evaluate` defines it."""
+    batch_size = min(batch_size, len(ids))
+    state, total = model.begin_state(batch_size), 0.0
+    for inputs, targets, mask in evaluation_batches(ids, model.dictionary.start_id, batch_size, ONNX_STEPS):
+        logits, state = model.predict(inputs, state)
+        total += float((cross_entropy(logits, targets) * mask).sum())
+    return total / len(ids)
 
 
 def main(argv: list[str]) -> Score:
@@ -67,14 +106,16 @@ def main(argv: list[str]) -> Score:
     options = parse(argv)
     if options.batch_size < 1:
         raise UserError(f"--batch-size {options.batch_size}: must be at least 1")
-    ctx = contexts(options.gpu or ("0" if options.cuda else None))[:1]
-    trained = load_model(options.checkpoint, ctx)
-    ids = read_ids(trained, options.data, options.split)
-    loss = evaluate(trained.model, ids, trained.dictionary, options.batch_size, ctx[0])
-    unknown = int((ids == trained.dictionary.unk_id).sum()) if trained.dictionary.unk_id is not None else 0
-    score = Score(len(ids), unknown, loss)
+    if (options.checkpoint is None) == (options.onnx is None):
+        raise UserError("say what to evaluate: a run's folder, a model file, or --onnx FILE")
+    model, evaluate = open_onnx(options) if options.onnx else open_checkpoint(options)
+    ids = read_ids(model, options.data, options.split)
+    if len(ids) == 0:
+        raise UserError("there is no text to evaluate: the file is empty")
+    unknown = int((ids == model.dictionary.unk_id).sum()) if model.dictionary.unk_id is not None else 0
+    score = Score(len(ids), unknown, evaluate(ids, options.batch_size))
     per_token = (
-        f"bits per character {score.bits:.4f}" if trained.level == "char" else f"perplexity {score.perplexity:.2f}"
+        f"bits per character {score.bits:.4f}" if model.level == "char" else f"perplexity {score.perplexity:.2f}"
     )
     print(f"{score.tokens} tokens, {score.unknown / score.tokens:.2%} unknown | loss {score.loss:.4f} | {per_token}")
     return score

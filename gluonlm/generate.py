@@ -5,6 +5,7 @@ python -m gluonlm.generate runs/ptb --seed-text "she was" --sentences 3 --temper
 python -m gluonlm.generate runs/ptb --top-p 0.9 --samples 8 --words 50 --capitals
 python -m gluonlm.generate runs/ptb --beam 10 --samples 3 --words 20   # the 3 most probable that it finds
 python -m gluonlm.generate --checkpoint model.pt --outf generated.txt --cuda
+python -m gluonlm.generate --onnx model.onnx --words 100               # exported; MXNet need not be installed
 """
 
 import argparse
@@ -12,14 +13,19 @@ import itertools
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from gluonlm.checkpoint import Trained, load_model, writing
 from gluonlm.cli import contexts, dashes, run
-from gluonlm.corpus import UNK
 from gluonlm.detokenize import Detokenizer, tokens_of
+from gluonlm.dictionary import UNK
 from gluonlm.errors import UserError
+from gluonlm.files import writing
 from gluonlm.generation import FINISHED, Strategy, beam_search, end_id, stream
-from gluonlm.predictor import Predictor
+from gluonlm.onnx_model import OnnxModel
+
+if TYPE_CHECKING:
+    from gluonlm.checkpoint import Trained
+    from gluonlm.predictor import Predictor
 
 DEFAULT_MODEL = Path("model.pt")  # where the word-level example has it
 SAMPLING = ("temperature", "top_k", "top_p", "greedy")
@@ -33,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("run", nargs="?", help="folder of a run, or model file (default: model.pt)")
     add("--checkpoint", help="the same by option")
+    add("--onnx", metavar="FILE", help="an exported model instead, on the CPU")
     add("--seed-text", default="", metavar="TEXT", help="go on from this phrase instead of from nothing")
     add("--words", type=int, default=1000, help="words to write, or characters; <eos> counts as one (default: 1000)")
     add("--sentences", type=int, help="stop after so many sentences, or lines (and after --words at the latest)")
@@ -65,7 +72,22 @@ def model_path(options: argparse.Namespace) -> Path:
     return Path(path or DEFAULT_MODEL)
 
 
-def strategy(options: argparse.Namespace, trained: Trained) -> Strategy:
+def open_model(options: argparse.Namespace) -> tuple["Trained | OnnxModel", "Predictor | OnnxModel"]:
+    """What has the vocabulary, and what predicts."""
+    if options.onnx:
+        if options.run or options.checkpoint or options.gpu or options.cuda:
+            raise UserError("--onnx FILE is the model, and is computed on the CPU: leave out other models and --gpu")
+        model = OnnxModel(options.onnx)
+        return model, model
+    from gluonlm.checkpoint import load_model  # here, because a model in ONNX writes without MXNet
+    from gluonlm.predictor import Predictor
+
+    ctx = contexts(options.gpu or ("0" if options.cuda else None))[:1]
+    trained = load_model(model_path(options), ctx)
+    return trained, Predictor(trained.model, ctx[0])
+
+
+def strategy(options: argparse.Namespace, trained: "Trained | OnnxModel") -> Strategy:
     """How words are chosen, of the options that were given."""
     given = {name: getattr(options, name) for name in SAMPLING}
     given = {name: value for name, value in given.items() if value is not None and value is not False}
@@ -81,7 +103,10 @@ def strategy(options: argparse.Namespace, trained: Trained) -> Strategy:
 
 
 def texts(
-    options: argparse.Namespace, trained: Trained, predictor: Predictor, show: Callable[[str], None]
+    options: argparse.Namespace,
+    trained: "Trained | OnnxModel",
+    predictor: "Predictor | OnnxModel",
+    show: Callable[[str], None],
 ) -> list[str]:
     """The texts the user wants; a single one is shown piece by piece as it is written, the others when all are done."""
     dictionary, chosen = trained.dictionary, strategy(options, trained)
@@ -127,11 +152,9 @@ def joined(written: list[str]) -> str:
 def main(argv: list[str]) -> list[str]:
     """Write as the command line says and return the texts, each with the seed phrase that it goes on from."""
     options = parser().parse_args(dashes(argv))
-    ctx = contexts(options.gpu or ("0" if options.cuda else None))[:1]
     if options.seed < 0 or options.log_interval < 1:
         raise UserError("--seed must be at least 0 and --log-interval at least 1")
-    trained = load_model(model_path(options), ctx)
-    predictor = Predictor(trained.model, ctx[0])
+    trained, predictor = open_model(options)
     if options.outf:
         with writing(options.outf), open(options.outf, "w", encoding="utf-8") as file:
             written = texts(options, trained, predictor, lambda piece: None)

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gluonlm.corpus import Dictionary
+from gluonlm.dictionary import Dictionary
 from gluonlm.errors import UserError
 
 LOWEST_TEMPERATURE = 0.001

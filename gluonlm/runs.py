@@ -16,11 +16,10 @@ from gluonlm.checkpoint import (
     read_json,
     set_parameters,
     write_arrays,
-    write_atomically,
-    writing,
 )
 from gluonlm.config import Config
 from gluonlm.errors import UserError
+from gluonlm.files import write_atomically, writing
 from gluonlm.model import RNNModel
 
 

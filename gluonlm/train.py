@@ -25,14 +25,16 @@ from gluonlm.config import PRESETS, Config, add_options, resolve
 from gluonlm.corpus import Corpus, load_corpus
 from gluonlm.detokenize import to_text
 from gluonlm.errors import UserError
+from gluonlm.export import export_onnx
 from gluonlm.generation import Strategy, generate
 from gluonlm.model import RNNModel
+from gluonlm.onnx_model import require
 from gluonlm.predictor import Predictor
 from gluonlm.results import machine_record
 from gluonlm.runs import Run
 from gluonlm.training import Training, evaluate
 
-RUN_OPTIONS = ("preset", "gpu", "cuda", "tiny", "save", "resume", "log_interval", "checkpoint_seconds")
+RUN_OPTIONS = ("preset", "gpu", "cuda", "tiny", "save", "resume", "log_interval", "checkpoint_seconds", "onnx_export")
 SWITCHES = ("dry_run", "use_optimizer")
 
 # options of the toolkits we follow that this version does not have, with the value that turns each off
@@ -46,7 +48,6 @@ NOT_YET: dict[str, tuple[type, Any]] = {
     "--nonmono": (int, None),
     "--finetune": (str, None),
     "--compress": (str, None),
-    "--onnx-export": (str, ""),
 }
 NOT_YET_VALUES = {"--preset": ("awd", "qrnn"), "--model": ("QRNN",)}
 
@@ -83,6 +84,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with the run in this folder (to --epochs)")
     parser.add_argument("--log-interval", type=int, help="batches between two log records (default: 200)")
     parser.add_argument("--checkpoint-seconds", type=float, help="work at risk in a crash (default: 60)")
+    parser.add_argument("--onnx-export", metavar="PATH", help="write the best model as an ONNX file in the end")
     parser.add_argument("--dry-run", action="store_true", help="one batch and one epoch, to see that all works")
     parser.add_argument("--use-optimizer", action="store_true", help="the same as --optimizer adamw")
     add_options(parser)
@@ -128,7 +130,7 @@ def open_run(given: dict[str, Any]) -> tuple[Run, Config]:
         config = settings(given)
         return Run.new(given.get("save") or default_folder(config)), config
     run, config = Run.open(given["resume"])
-    extra = set(given) - {"resume", "epochs", "gpu", "cuda", "log_interval", "checkpoint_seconds"}
+    extra = set(given) - {"resume", "epochs", "gpu", "cuda", "log_interval", "checkpoint_seconds", "onnx_export"}
     if extra:
         raise UserError(f"--resume goes on with the run's own settings: leave out --{min(extra).replace('_', '-')}")
     return run, replace(config, epochs=given.get("epochs", config.epochs))
@@ -138,6 +140,8 @@ def main(argv: list[str]) -> Result:
     """Train as the command line says, then evaluate the best model and show what it writes."""
     given = vars(parser().parse_args(dashes(argv)))
     refuse_not_yet(given)
+    if given.get("onnx_export"):
+        require("onnx", "onnxruntime")  # told before hours of training, not after
     devices = contexts(given.get("gpu") or ("0" if given.get("cuda") else None))
     run, config = open_run(given)
     training = prepare(run, load_corpus(config.data, config.level), config, devices, given)
@@ -148,6 +152,8 @@ def main(argv: list[str]) -> Result:
     result = finish(training, finished)
     if not finished:
         print(f"stopped; go on with: python -m gluonlm.train --resume {shlex.quote(str(run.folder))}")
+    if given.get("onnx_export") and result.best_epoch:
+        print(export_onnx(load_model(run.best), Path(given["onnx_export"])).report)
     return result
 
 

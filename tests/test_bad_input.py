@@ -153,7 +153,7 @@ def test_a_full_disk_is_said_and_the_run_can_go_on(text, tmp_path, monkeypatch):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoint.os, "fsync", full)
+        patched.setattr(os, "fsync", full)
         with pytest.raises(UserError, match="No space left on device.*free some space"):
             train.main(["--data", str(text), "--save", str(tmp_path / "run"), *SMALL, "--epochs", "3"])
     assert not list((tmp_path / "run").glob(".*.tmp"))

@@ -47,6 +47,7 @@ SAME = {
     },
     "--model RNN_RELU": {"model": "RNN_RELU"},
     "--model GRU --onnx-export ''": {"model": "GRU"},
+    "--onnx-export model.onnx": {},
     "--dry-run": {"epochs": 1, "max_batches": 1},
     "--use-optimizer --lr 0.001": {"optimizer": "adamw", "lr": 0.001},
     # the pruning example's spellings
@@ -108,7 +109,6 @@ NOT_YET = [
     "--seed 4002 --model QRNN --wdrop 0.1 --batch_size 40 --save WT2.pt",
     "--finetune PTB.pt",
     "--cuda --emsize 1500 --nhid 1500 --dropout 0.65 --tied --wd 1e-6 --compress schedule.yaml",
-    "--onnx-export model.onnx",
 ]
 
 

@@ -57,7 +57,7 @@ def test_every_direct_dependency_is_pinned_to_the_locked_version(project, locked
 def test_the_conda_environment_has_the_gpu_pins_of_the_lock(project, locked, conda_pins):
     assert {name: {version} for name, version in conda_pins.items()} == {n: locked[n] for n in conda_pins}
     groups = project["dependency-groups"]
-    wanted = pins(project["project"]["dependencies"] + groups["cu112"] + groups["dev"])
+    wanted = pins(project["project"]["dependencies"] + groups["cu112"] + groups["dev"] + groups["onnx"])
     assert conda_pins == wanted
 
 
@@ -117,8 +117,8 @@ def make(*arguments: str, cwd: Path = ROOT, **variables: str) -> subprocess.Comp
         (["test"], "-m ruff format --check ."),
         (["test"], "--cov-fail-under=90"),
         (["lab"], "-m jupyterlab notebooks/01_language_model.ipynb"),
-        (["-B", "env"], "sync --locked $managed --no-default-groups --group dev --group cpu"),
-        (["-B", "env", "MXNET=cu112"], "sync --locked $managed --no-default-groups --group dev --group cu112"),
+        (["-B", "env"], "sync --locked $managed --no-default-groups --group dev --group onnx --group cpu"),
+        (["-B", "env", "MXNET=cu112"], "--no-default-groups --group dev --group onnx --group cu112"),
     ],
 )
 def test_targets_run_what_they_say(arguments, command, tmp_path):
