@@ -82,7 +82,8 @@ def load_model(path: str | Path, contexts: list[mx.Context] | None = None) -> Tr
 
 def build_model(config: Config, vocab_size: int, contexts: list[mx.Context] | None = None) -> RNNModel:
     """A model as the settings say, initialized on the given devices (the CPU if None) and hybridized."""
-    model = RNNModel(vocab_size, config.model, config.emsize, config.nhid, config.nlayers, config.dropout, config.tied)
+    names = "emsize nhid nlayers tied narrow locked dropout dropouti dropouth dropoute wdrop".split()
+    model = RNNModel(vocab_size, config.model, **{name: getattr(config, name) for name in names})
     model.initialize(ctx=contexts or mx.cpu())
     model.hybridize(static_alloc=True)
     return model

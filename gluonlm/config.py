@@ -30,10 +30,19 @@ class Config:
     emsize: int = setting(200, "size of word embeddings", "--embed-size", low=1)
     nhid: int = setting(200, "hidden units per layer", "--hidden-size", low=1)
     nlayers: int = setting(2, "number of recurrent layers", "--num-layers", low=1)
-    dropout: float = setting(
-        0.2, "dropout after the embedding, between layers and before the decoder", low=0, high=0.99
-    )
     tied: bool = setting(False, "share the embedding and the decoder weight (projected when emsize != nhid)")
+    narrow: bool = setting(False, "tied, emsize != nhid: the last layer has emsize units instead of a projection")
+
+    dropout: float = setting(
+        0.2, "dropout before the decoder; also after the embedding and between layers", low=0, high=0.99
+    )
+    dropouti: float | None = setting(None, "dropout after the embedding (default: dropout)", low=0, high=0.99)
+    dropouth: float | None = setting(None, "dropout between layers (default: dropout)", low=0, high=0.99)
+    locked: bool = setting(False, "locked dropout: one mask per segment instead of one per step")
+    dropoute: float = setting(0.0, "embedding dropout: whole words, for a segment", low=0, high=0.99)
+    wdrop: float = setting(0.0, "weight drop: hidden-to-hidden weights, for a segment", low=0, high=0.99)
+    alpha: float = setting(0.0, "penalty on the mean square of the last layer's outputs", low=0)
+    beta: float = setting(0.0, "penalty on the mean square of their change from step to step", low=0)
 
     optimizer: str = setting("sgd", "optimizer", choices=OPTIMIZERS)
     lr: float | None = setting(None, "initial learning rate (default: 20 for sgd, 0.001 for adam and adamw)", low=0)

@@ -17,6 +17,8 @@ from collections.abc import Sequence
 import mxnet as mx
 from mxnet.gluon import HybridBlock, nn
 
+from gluonlm.regularize import LockedDropout, WordDropEmbedding, drop_rows
+
 GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
 INIT_RANGE = 0.1
 
@@ -28,11 +30,13 @@ class RecurrentLayer(HybridBlock):
     input-to-hidden (G*H, I), hidden-to-hidden (G*H, H), then the two biases (G*H,) each, for G gates in the order
     input, forget, cell, output (LSTM) or reset, update, new (GRU). :meth:`parts` shows them as matrices.
     All are drawn from U(-1/sqrt(H), 1/sqrt(H)).
+
+    :param wdrop: probability of dropping each hidden-to-hidden weight in training, for a whole segment.
     """
 
-    def __init__(self, mode: str, input_size: int, hidden_size: int, **kwargs):
+    def __init__(self, mode: str, input_size: int, hidden_size: int, wdrop: float = 0.0, **kwargs):
         super().__init__(**kwargs)
-        self.mode, self.input_size, self.hidden_size = mode, input_size, hidden_size
+        self.mode, self.input_size, self.hidden_size, self.wdrop = mode, input_size, hidden_size, wdrop
         rows = GATES[mode] * hidden_size
         self.shapes = {
             "i2h_weight": (rows, input_size),
@@ -46,6 +50,11 @@ class RecurrentLayer(HybridBlock):
 
     def hybrid_forward(self, F, inputs, state, weights):
         """Inputs (T, N, I) and a state of one (1, N, H) array, two for an LSTM -> outputs (T, N, H), new state."""
+        if self.wdrop:
+            gates, columns = GATES[self.mode], self.hidden_size
+            rows = weights.reshape((-1, columns))  # in matrix form copies are faster than as one vector
+            begin = gates * self.input_size  # here the elements of the hidden-to-hidden weight fill whole rows
+            weights = drop_rows(F, rows, self.wdrop, begin, begin + gates * columns).reshape((-1,))
         outputs, *state = F.RNN(
             inputs,
             weights,
@@ -74,26 +83,47 @@ class RecurrentLayer(HybridBlock):
 class Body(HybridBlock):
     """Everything below the decoder: word ids (T, N) and state -> features (T, N, C) and new state."""
 
-    def __init__(self, vocab_size, mode, emsize, nhid, nlayers, dropout, projection, **kwargs):
+    def __init__(self, vocab_size, mode, emsize, sizes, rates, dropoute, wdrop, locked, projection, **kwargs):
         super().__init__(**kwargs)
+        make_dropout = LockedDropout if locked else nn.Dropout
         with self.name_scope():
-            self.encoder = nn.Embedding(vocab_size, emsize, weight_initializer=mx.init.Uniform(INIT_RANGE))
+            self.encoder = WordDropEmbedding(
+                vocab_size, emsize, dropoute, weight_initializer=mx.init.Uniform(INIT_RANGE)
+            )
             self.layers = nn.HybridSequential()
-            for layer in range(nlayers):
-                self.layers.add(RecurrentLayer(mode, emsize if layer == 0 else nhid, nhid))
+            for input_size, size in zip([emsize, *sizes], sizes, strict=False):
+                self.layers.add(RecurrentLayer(mode, input_size, size, wdrop))
             # between layers by hand: the fused operator's own dropout does nothing on CPU
-            self.dropout = nn.Dropout(dropout)
-            self.projection = nn.Dense(emsize, in_units=nhid, flatten=False) if projection else None
+            self.dropouts = [make_dropout(rate) for rate in rates]  # after the embedding and after each layer
+            self.projection = nn.Dense(emsize, in_units=sizes[-1], flatten=False) if projection else None
+        for dropout in self.dropouts:
+            self.register_child(dropout)
 
-    def hybrid_forward(self, F, inputs, state):
-        hidden = self.dropout(self.encoder(inputs))  # (T, N, E)
+    def run(self, F, inputs, state):
+        """Features, new state, and the last layer's outputs (T, N, H) before and after their dropout."""
+        first, *others = self.dropouts
+        dropped = first(self.encoder(inputs))  # (T, N, E)
         per_layer = len(state) // len(self.layers)
         new_state = []
-        for index, layer in enumerate(self.layers):
-            hidden, layer_state = layer(hidden, state[index * per_layer : (index + 1) * per_layer])  # (T, N, H)
-            hidden = self.dropout(hidden)
+        for index, (layer, dropout) in enumerate(zip(self.layers, others, strict=True)):
+            raw, layer_state = layer(dropped, state[index * per_layer : (index + 1) * per_layer])  # (T, N, H)
+            dropped = dropout(raw)
             new_state += layer_state
-        return (self.projection(hidden) if self.projection else hidden), new_state
+        return (self.projection(dropped) if self.projection else dropped), new_state, raw, dropped
+
+    def hybrid_forward(self, F, inputs, state):
+        return self.run(F, inputs, state)[:2]
+
+
+class OpenBody(HybridBlock):
+    """A body that shows what activation penalties need: ids, state -> features, new state, raw and dropped outputs."""
+
+    def __init__(self, body: Body, **kwargs):
+        super().__init__(**kwargs)
+        self.body = body
+
+    def hybrid_forward(self, F, inputs, state):
+        return self.body.run(F, inputs, state)
 
 
 class RNNModel(HybridBlock):
@@ -101,13 +131,18 @@ class RNNModel(HybridBlock):
 
     :param vocab_size: number V of words.
     :param mode: ``"LSTM"``, ``"GRU"``, ``"RNN_TANH"`` or ``"RNN_RELU"``.
-    :param dropout: probability of dropping a unit after the embedding, between layers and before the decoder.
+    :param dropout: probability of dropping a unit before the decoder, and elsewhere unless told otherwise by
+        ``dropouti`` (after the embedding) and ``dropouth`` (between layers).
     :param tied: let decoder and embedding share one (V, E) matrix (Press & Wolf 2017, arXiv:1608.05859); with E != H
-        a linear projection H -> E stands before the decoder.
+        a linear projection H -> E stands before the decoder, or the last layer has E units if ``narrow``.
+    :param locked: one dropout mask per segment instead of one per step (:class:`gluonlm.regularize.LockedDropout`).
+    :param dropoute: probability of dropping a word's embedding for a segment.
+    :param wdrop: probability of dropping a hidden-to-hidden weight for a segment.
 
     ``inputs`` are word ids (T, N) of any dtype, ``state`` a list of float32 arrays as :meth:`begin_state` makes it;
     ``logits`` are (T, N, V). Training asks :attr:`body` for the features (T, N, C) and leaves the decoder to
-    :func:`gluonlm.softmax.cross_entropy`, which never keeps more than one (T*N, V) array.
+    :func:`gluonlm.softmax.cross_entropy`, which never keeps more than one (T*N, V) array. :attr:`open_body` is the
+    same body with the last layer's outputs beside the features.
     """
 
     def __init__(
@@ -119,12 +154,22 @@ class RNNModel(HybridBlock):
         nlayers: int = 2,
         dropout: float = 0.0,
         tied: bool = False,
+        locked: bool = False,
+        narrow: bool = False,
+        dropouti: float | None = None,
+        dropouth: float | None = None,
+        dropoute: float = 0.0,
+        wdrop: float = 0.0,
         **kwargs,
     ):
         super().__init__(**kwargs)
-        projection = tied and emsize != nhid
+        sizes = [nhid] * (nlayers - 1) + [emsize if tied and narrow else nhid]
+        inside, between = (dropout if rate is None else rate for rate in (dropouti, dropouth))
+        rates = [inside, *[between] * (nlayers - 1), dropout]
+        projection = tied and emsize != sizes[-1]
         with self.name_scope():
-            self.body = Body(vocab_size, mode, emsize, nhid, nlayers, dropout, projection)
+            self.body = Body(vocab_size, mode, emsize, sizes, rates, dropoute, wdrop, locked, projection)
+            self.open_body = OpenBody(self.body)
             self.decoder = nn.Dense(
                 vocab_size,
                 in_units=emsize if tied else nhid,

@@ -39,12 +39,6 @@ SWITCHES = ("dry_run", "use_optimizer")
 
 # options of the toolkits we follow that this version does not have, with the value that turns each off
 NOT_YET: dict[str, tuple[type, Any]] = {
-    "--dropouti": (float, 0),
-    "--dropouth": (float, 0),
-    "--dropoute": (float, 0),
-    "--wdrop": (float, 0),
-    "--alpha": (float, 0),
-    "--beta": (float, 0),
     "--nonmono": (int, None),
     "--finetune": (str, None),
     "--compress": (str, None),

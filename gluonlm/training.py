@@ -21,6 +21,7 @@ from gluonlm.display import Display
 from gluonlm.errors import UserError
 from gluonlm.model import RNNModel, detach
 from gluonlm.optim import Schedule, Updater
+from gluonlm.regularize import activation_penalty
 from gluonlm.runs import Run
 from gluonlm.softmax import SampledSoftmax, decoder_loss
 
@@ -37,23 +38,31 @@ def train_step(
     lr: float,
     clip: float,
     loss_of: Callable[[RNNModel, nd.NDArray, nd.NDArray], nd.NDArray] = decoder_loss,
+    alpha: float = 0.0,
+    beta: float = 0.0,
 ) -> tuple[float, list[State]]:
     """One update from one segment, its columns divided over the updater's devices.
 
     :param data: word ids (T, N); :param target: the ids that follow them (T, N).
     :param states: one state per device, carried over from the segment before.
     :param loss_of: gives the losses (T*n,) of features (T, n, C) and targets (T, n).
-    :return: mean loss in nats per token (not finite when training has diverged), and the new states, detached.
+    :param alpha, beta: weights of :func:`gluonlm.regularize.activation_penalty`.
+    :return: mean loss in nats per token, without penalties (not finite when training has diverged), and the new
+        states, detached.
     """
     inputs = gluon.utils.split_and_load(data, updater.contexts, batch_axis=1)
     targets = gluon.utils.split_and_load(target, updater.contexts, batch_axis=1)
-    losses, new_states = [], []
+    losses, penalties, new_states = [], [], []
     with autograd.record():
         for x, y, state in zip(inputs, targets, states, strict=True):
-            features, state = model.body(x, state)  # (T, n, C)
+            if alpha or beta:
+                features, state, raw, dropped = model.open_body(x, state)
+                penalties.append(activation_penalty(raw, dropped, alpha, beta) * (x.size / data.size))
+            else:
+                features, state = model.body(x, state)  # (T, n, C)
             losses.append(loss_of(model, features, y).sum() / data.size)
             new_states.append(state)
-    autograd.backward(losses)
+    autograd.backward(losses + penalties)
     norm = updater.step(lr, clip)
     loss = sum(float(loss.asscalar()) for loss in losses)
     return loss if math.isfinite(norm) else math.nan, [detach(state) for state in new_states]
@@ -176,6 +185,7 @@ class Training:
 
     def _train_epoch(self, stop: StopRequest) -> None:
         progress, config = self.progress, self.config
+        penalties = config.alpha, config.beta
         saved_at = started = time.monotonic()
         self.display.start_epoch(progress.epoch, progress.position // config.bptt)
         while progress.position // config.bptt < self.batches_per_epoch and not stop.asked:
@@ -183,7 +193,7 @@ class Training:
             seed_step(config.seed, progress.step)
             lr = self.schedule.lr(progress.epoch, progress.position / config.bptt / self.batches_per_epoch)
             loss, self.states = train_step(
-                self.model, self.updater, data, target, self.states, lr, config.clip, self.loss_of
+                self.model, self.updater, data, target, self.states, lr, config.clip, self.loss_of, *penalties
             )
             if not math.isfinite(loss):
                 raise UserError(self._diverged())

@@ -123,7 +123,7 @@ def test_dropout_changes_training_only_and_scales_what_it_keeps(hybrid):
         trained = [model(words(), model.begin_state(N))[0].asnumpy() for _ in range(2)]
     assert not np.allclose(*trained)
     with autograd.train_mode():
-        kept = model.body.dropout(nd.ones((100, 100))).asnumpy()
+        kept = model.body.dropouts[0](nd.ones((100, 100))).asnumpy()
     assert set(np.unique(kept.round(4))) == {0, np.float32(1 / 0.7).round(4)}
 
 
