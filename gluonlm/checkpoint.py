@@ -82,8 +82,9 @@ def load_model(path: str | Path, contexts: list[mx.Context] | None = None) -> Tr
 
 def build_model(config: Config, vocab_size: int, contexts: list[mx.Context] | None = None) -> RNNModel:
     """A model as the settings say, initialized on the given devices (the CPU if None) and hybridized."""
-    names = "emsize nhid nlayers tied narrow locked dropout dropouti dropouth dropoute wdrop".split()
-    model = RNNModel(vocab_size, config.model, **{name: getattr(config, name) for name in names})
+    sizes = ("emsize", "nhid", "nlayers", "tied", "narrow")
+    rates = ("dropout", "dropouti", "dropouth", "locked", "dropoute", "wdrop")
+    model = RNNModel(vocab_size, config.model, **{name: getattr(config, name) for name in sizes + rates})
     model.initialize(ctx=contexts or mx.cpu())
     model.hybridize(static_alloc=True)
     return model

@@ -54,17 +54,24 @@ class Config:
     when: tuple[int, ...] = setting((), "epochs after which the learning rate is divided by 10", low=1)
     decay: float = setting(1.0, "learning-rate factor per epoch", low=0)
     wdecay: float = setting(0.0, "weight decay", "--wd", "--weight-decay", low=0)
+    nonmono: int | None = setting(
+        None, "sgd: average the weights once validation is worse than the best of so many epochs ago", low=0
+    )
     clip: float = setting(0.25, "largest norm of the gradient of the mean loss (0: no clipping)", low=0)
 
     epochs: int = setting(40, "passes over the training text", "--epoch", low=1)
     batch_size: int = setting(20, "text columns read in parallel", low=1)
     eval_batch_size: int = setting(10, "text columns for validation and test", low=1)
+    test_batch_size: int | None = setting(None, "text columns for the test (default: eval-batch-size)", low=1)
     bptt: int = setting(35, "steps of back-propagation through time", "--seq-length", low=1)
+    random_bptt: bool = setting(False, "draw the length of each segment around bptt, and scale the learning rate by it")
     samples: int = setting(0, "words drawn per segment to estimate the softmax in training (0: all words)", low=0)
     max_batches: int = setting(0, "training batches per epoch (0: all)", low=0)
     seed: int = setting(1111, "seed of everything random", low=0)
+    finetune: str | None = setting(None, "run whose best model to start from, averaging its weights from the start")
 
     def __post_init__(self):
+        object.__setattr__(self, "when", tuple(self.when))  # a list where it comes from JSON or a command line
         for field in dataclasses.fields(self):
             check(field, getattr(self, field.name))
 
@@ -89,7 +96,7 @@ class Config:
         unknown = set(values) - {field.name for field in dataclasses.fields(cls)}
         if unknown:
             raise UserError(f"unknown setting {min(unknown)}: the run was made by another version of gluonlm")
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        return cls(**values)
 
 
 FAST_CPU = {"tied": True, "schedule": "linear", "samples": 1000, "epochs": 6}
@@ -120,6 +127,31 @@ PRESETS: dict[str, dict[str, Any]] = {
         "lr_factor": 0.5,
         "lr_patience": 2,
         "lr_threshold": 1e-4,
+    },
+    # AWD-LSTM with the defaults of its toolkit; sizes and rates are those for WikiText-2
+    "awd": {
+        "emsize": 400,
+        "nhid": 1150,
+        "nlayers": 3,
+        "tied": True,
+        "narrow": True,
+        "dropout": 0.4,
+        "dropouti": 0.65,
+        "dropouth": 0.3,
+        "locked": True,
+        "dropoute": 0.1,
+        "wdrop": 0.5,
+        "alpha": 2.0,
+        "beta": 1.0,
+        "lr": 30.0,
+        "schedule": "constant",
+        "wdecay": 1.2e-6,
+        "nonmono": 5,
+        "epochs": 750,
+        "batch_size": 80,
+        "test_batch_size": 1,
+        "bptt": 70,
+        "random_bptt": True,
     },
     # the word-level example's quality in less time: a sampled softmax, and a learning rate that falls to 0
     "fast-cpu": FAST_CPU,
@@ -169,5 +201,7 @@ def resolve(preset: str, given: dict[str, Any]) -> Config:
     """
     if preset not in PRESETS:
         raise UserError(f"--preset {preset}: choose one of {', '.join(PRESETS)}")
-    values = {**PRESETS[preset], **given}
-    return Config(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    defaults = dict(PRESETS[preset])
+    if given.get("optimizer", "") != defaults.get("optimizer", "sgd") and "optimizer" in given:
+        defaults.pop("lr", None)  # a rate for SGD is thousands of times one for Adam
+    return Config(**{**defaults, **given})

@@ -14,17 +14,17 @@ class Display:
     :param log: called with a record each ``log_interval`` steps.
     """
 
-    def __init__(self, batches: int, epochs: int, log_interval: int, log: Callable[[dict], None]):
-        self.batches, self.epochs, self.log_interval, self.log = batches, epochs, log_interval, log
+    def __init__(self, epochs: int, log_interval: int, log: Callable[[dict], None]):
+        self.epochs, self.log_interval, self.log = epochs, log_interval, log
         self.bar: tqdm | None = None
         self._reset()
 
     def _reset(self) -> None:
         self.loss, self.tokens, self.started = 0.0, 0, time.monotonic()
 
-    def start_epoch(self, epoch: int, batch: int) -> None:
-        """Begin to show epoch ``epoch`` (from 0), of which ``batch`` batches are done."""
-        self.epoch, self.batch = epoch, batch
+    def start_epoch(self, epoch: int, batch: int, batches: int) -> None:
+        """Begin to show epoch ``epoch`` (from 0), of which ``batch`` of ``batches`` batches are done."""
+        self.epoch, self.batch, self.batches = epoch, batch, batches
         title = f"epoch {epoch + 1}/{self.epochs}"
         self.bar = tqdm(
             total=self.batches,

@@ -1,7 +1,8 @@
 """What turns gradients into new weights: clipping, optimizers on one or several devices, learning-rate schedules."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 import mxnet as mx
@@ -84,6 +85,49 @@ class Updater:
             for name, state in states.items():
                 for index, array in enumerate(state or ()):
                     array[:] = arrays[f"{name}.{index}"]
+
+
+class Average:
+    """The mean of all weights after each step since it was made: averaged SGD (Polyak & Juditsky 1992).
+
+    With torch's ``ASGD(t0=0, lambd=0)`` the iterates are those of SGD and this is its ``ax``.
+    """
+
+    def __init__(self, parameters: dict[str, Parameter], steps: int = 0):
+        self.parameters, self.steps = parameters, steps
+        self.arrays = self._copy()
+
+    def _copy(self) -> dict[str, nd.NDArray]:
+        return {name: p.data(p.list_ctx()[0]).copy() for name, p in self.parameters.items()}
+
+    def update(self) -> None:
+        """Take the weights as they are into the mean."""
+        self.steps += 1
+        for name, mean in self.arrays.items():
+            mean += (self.parameters[name].data(mean.context) - mean) / self.steps
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """A with-block in which the parameters are the mean; afterwards they are what they were."""
+        raw = self._copy()
+        try:
+            self._set(self.arrays)
+            yield
+        finally:
+            self._set(raw)
+
+    def _set(self, arrays: dict[str, nd.NDArray]) -> None:
+        for name, parameter in self.parameters.items():
+            parameter.set_data(arrays[name])
+
+
+def stalled(losses: Sequence[float], newest: float, patience: int) -> bool:
+    """Whether ``newest`` is above the least of ``losses`` (the epochs before it) without the last ``patience``.
+
+    The trigger of NT-ASGD, algorithm 1 of Merity et al. 2018: false until more than ``patience`` epochs have passed.
+    """
+    earlier = losses[: max(0, len(losses) - patience)]  # losses[:-patience] would be empty for a patience of 0
+    return bool(earlier) and newest > min(earlier)
 
 
 @dataclass

@@ -4,6 +4,8 @@ python -m gluonlm.train --tiny                       # the tutorial in seconds
 python -m gluonlm.train --gpu 0                      # the tutorial at full size
 python -m gluonlm.train --preset austen              # the bundled corpus on a CPU
 python -m gluonlm.train --data ptb --tied --epochs 6
+python -m gluonlm.train --preset awd --data ptb --batch-size 20 --dropouti 0.4 --dropouth 0.25 --epochs 500
+python -m gluonlm.train --finetune runs/NAME         # a second run of AWD-LSTM, from the best model of the first
 python -m gluonlm.train --resume runs/NAME           # go on after Ctrl-C, a crash or a power cut
 """
 
@@ -19,7 +21,7 @@ import mxnet as mx
 import numpy as np
 
 from gluonlm.baselines import baselines
-from gluonlm.checkpoint import build_model, load_model
+from gluonlm.checkpoint import Trained, build_model, load_model
 from gluonlm.cli import contexts, dashes, run
 from gluonlm.config import PRESETS, Config, add_options, resolve
 from gluonlm.corpus import Corpus, load_corpus
@@ -39,11 +41,11 @@ SWITCHES = ("dry_run", "use_optimizer")
 
 # options of the toolkits we follow that this version does not have, with the value that turns each off
 NOT_YET: dict[str, tuple[type, Any]] = {
-    "--nonmono": (int, None),
-    "--finetune": (str, None),
     "--compress": (str, None),
 }
-NOT_YET_VALUES = {"--preset": ("awd", "qrnn"), "--model": ("QRNN",)}
+NOT_YET_VALUES = {"--preset": ("qrnn",), "--model": ("QRNN",)}
+
+STRUCTURE = ("preset", "tiny", "level", "model", "emsize", "nhid", "nlayers", "tied", "narrow")
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,19 @@ def settings(given: dict[str, Any]) -> Config:
         values.setdefault("optimizer", "adamw")
     if given.get("dry_run"):
         values |= {"epochs": 1, "max_batches": 1}
+    if "finetune" in given:
+        fixed = [name for name in STRUCTURE if name in given]
+        if fixed:
+            raise UserError(f"--finetune takes the model as it is: leave out --{fixed[0].replace('_', '-')}")
+        return finetune_settings(values)
     default = "tiny" if given.get("tiny") else "tutorial" if given.get("gpu") else "word-lm"
     return resolve(given.get("preset", default), values)
+
+
+def finetune_settings(values: dict[str, Any]) -> Config:
+    """The settings of the run that is finetuned with the given ones on top."""
+    origin = Path(values["finetune"]).resolve()
+    return replace(load_model(origin).config, **{**values, "finetune": str(origin)})
 
 
 def default_folder(config: Config) -> Path:
@@ -138,10 +151,16 @@ def main(argv: list[str]) -> Result:
         require("onnx", "onnxruntime")  # told before hours of training, not after
     devices = contexts(given.get("gpu") or ("0" if given.get("cuda") else None))
     run, config = open_run(given)
-    training = prepare(run, load_corpus(config.data, config.level), config, devices, given)
+    origin = None
+    if config.finetune:  # a run that has begun has the model it began with, or a better one
+        origin = load_model(run.best if run.best.exists() else config.finetune)
+    corpus = load_corpus(config.data, config.level, origin.dictionary if origin else None)
+    training = prepare(run, corpus, config, devices, given, origin)
     if "resume" not in given:
         run.begin(config, shlex.join(["python", "-m", "gluonlm.train", *argv]))
     announce(training)
+    if origin and not run.last.exists():
+        training.validate()  # the best so far is what the run starts from
     finished = training.fit()
     result = finish(training, finished)
     if not finished:
@@ -151,11 +170,19 @@ def main(argv: list[str]) -> Result:
     return result
 
 
-def prepare(run: Run, corpus: Corpus, config: Config, devices: list, given: dict[str, Any]) -> Training:
-    """Everything that must be there before the first step."""
+def prepare(
+    run: Run, corpus: Corpus, config: Config, devices: list, given: dict[str, Any], origin: Trained | None = None
+) -> Training:
+    """Everything that must be there before the first step.
+
+    :param origin: the model to finetune.
+    """
     np.random.seed(config.seed)
     mx.random.seed(config.seed)
     model = build_model(config, len(corpus.dictionary), devices)
+    if origin:
+        for name, parameter in origin.model.trainables().items():
+            model.trainables()[name].set_data(parameter.data())
     options = {name: given[name] for name in ("log_interval", "checkpoint_seconds") if name in given}
     training = Training(model, corpus, config, run, devices, **options)
     if "resume" in given and run.last.exists():
@@ -179,16 +206,18 @@ def finish(training: Training, finished: bool) -> Result:
     """Evaluate the best model on the test split, print it beside the baselines with a sample, write result.json."""
     run, corpus, progress = training.run, training.corpus, training.progress
     ctx = training.contexts[0]
-    if progress.best_epoch >= 0:
+    validated = math.isfinite(progress.best_loss)
+    if validated:
         model = load_model(run.best, [ctx]).model
     else:
         model = training.model
         print("no epoch was finished: this is the model as it stands")
-    test_loss = evaluate(model, corpus.test, corpus.dictionary, training.config.eval_batch_size, ctx)
+    columns = training.config.test_batch_size or training.config.eval_batch_size
+    test_loss = evaluate(model, corpus.test, corpus.dictionary, columns, ctx)
     result = Result(
         finished,
         progress.best_epoch + 1,
-        progress.best_loss if progress.best_epoch >= 0 else None,
+        progress.best_loss if validated else None,
         test_loss,
         run.folder,
     )

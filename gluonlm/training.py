@@ -8,7 +8,8 @@ import math
 import signal
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
 
 import mxnet as mx
 import numpy as np
@@ -16,11 +17,11 @@ from mxnet import autograd, gluon, nd
 
 from gluonlm.checkpoint import save_model, set_parameters
 from gluonlm.config import Config
-from gluonlm.corpus import Corpus, Dictionary, batchify, evaluation_batches, get_batch
+from gluonlm.corpus import Corpus, Dictionary, batchify, evaluation_batches, get_batch, random_length, segments
 from gluonlm.display import Display
 from gluonlm.errors import UserError
 from gluonlm.model import RNNModel, detach
-from gluonlm.optim import Schedule, Updater
+from gluonlm.optim import Average, Schedule, Updater, stalled
 from gluonlm.regularize import activation_penalty
 from gluonlm.runs import Run
 from gluonlm.softmax import SampledSoftmax, decoder_loss
@@ -99,7 +100,7 @@ class Progress:
     """Where a run stands: with the weights and the states, all that exact resumption needs."""
 
     epoch: int = 0
-    position: int = 0  # row of the batchified text where the next segment begins
+    batch: int = 0  # of the epoch, the next one
     step: int = 0
     loss_sum: float = 0.0  # over the epoch's tokens so far
     tokens: int = 0
@@ -107,6 +108,9 @@ class Progress:
     best_loss: float = math.inf
     best_epoch: int = -1
     log_bytes: int = 0
+    valid_losses: list[float] = field(default_factory=list)  # of all epochs
+    averaged_steps: int = 0
+    done: bool = False  # finetuning is over before the last epoch when it no longer helps
 
 
 class StopRequest:
@@ -149,19 +153,25 @@ class Training:
         self.contexts, self.checkpoint_seconds = list(contexts), checkpoint_seconds
         self.source = training_columns(corpus, config, len(self.contexts))  # (L, N)
         self.updater = Updater(model.trainables(), config.optimizer, config.wdecay)
+        self.average = Average(model.trainables()) if config.finetune else None
         self.schedule = Schedule(config)
         self.loss_of = decoder_loss
         if config.samples:
             self.loss_of = SampledSoftmax(np.bincount(corpus.train, minlength=len(corpus.dictionary)), config.samples)
         self.progress = Progress()
         self.states = self._zero_states()
-        self.display = Display(self.batches_per_epoch, config.epochs, log_interval, self._log)
+        self.display = Display(config.epochs, log_interval, self._log)
 
-    @property
-    def batches_per_epoch(self) -> int:
-        """Number of training steps in an epoch."""
-        everything = math.ceil((len(self.source) - 1) / self.config.bptt)
-        return min(everything, self.config.max_batches or everything)
+    def plan_epoch(self) -> list[tuple[int, int]]:
+        """Beginning and steps of each segment of the epoch that the run stands in."""
+        config, first_step = self.config, self.progress.step - self.progress.batch
+        length = None
+        if config.random_bptt:
+
+            def length(batch):
+                return random_length(config.bptt, config.seed, first_step + batch)
+
+        return segments(len(self.source), config.bptt, length)[: config.max_batches or None]
 
     @property
     def parameter_count(self) -> int:
@@ -174,7 +184,7 @@ class Training:
         :raises UserError: when training diverges or a checkpoint cannot be written.
         """
         with StopRequest() as stop:
-            while self.progress.epoch < self.config.epochs:
+            while self.progress.epoch < self.config.epochs and not self.progress.done:
                 self._train_epoch(stop)
                 if stop.asked:
                     self.save()
@@ -187,17 +197,24 @@ class Training:
         progress, config = self.progress, self.config
         penalties = config.alpha, config.beta
         saved_at = started = time.monotonic()
-        self.display.start_epoch(progress.epoch, progress.position // config.bptt)
-        while progress.position // config.bptt < self.batches_per_epoch and not stop.asked:
-            data, target = get_batch(self.source, progress.position, config.bptt)
+        plan = self.plan_epoch()
+        self.display.start_epoch(progress.epoch, progress.batch, len(plan))
+        for start, steps in plan[progress.batch :]:
+            if stop.asked:
+                break
+            data, target = get_batch(self.source, start, steps)
             seed_step(config.seed, progress.step)
-            lr = self.schedule.lr(progress.epoch, progress.position / config.bptt / self.batches_per_epoch)
+            lr = self.schedule.lr(progress.epoch, progress.batch / len(plan))
+            if config.random_bptt:  # a longer segment has a better gradient
+                lr *= steps / config.bptt
             loss, self.states = train_step(
                 self.model, self.updater, data, target, self.states, lr, config.clip, self.loss_of, *penalties
             )
             if not math.isfinite(loss):
                 raise UserError(self._diverged())
-            progress.position += config.bptt
+            if self.average:
+                self.average.update()
+            progress.batch += 1
             progress.step += 1
             progress.loss_sum += loss * data.size
             progress.tokens += data.size
@@ -211,22 +228,11 @@ class Training:
 
     def _end_epoch(self) -> None:
         progress, started = self.progress, time.monotonic()
-        valid_loss = evaluate(
-            self.model,
-            self.corpus.valid,
-            self.corpus.dictionary,
-            self.config.eval_batch_size,
-            self.contexts[0],
-        )
-        if not math.isfinite(valid_loss):
-            raise UserError(self._diverged())
-        improved = valid_loss < progress.best_loss
+        valid_loss, improved = self.validate()
         if improved:
-            progress.best_loss, progress.best_epoch = valid_loss, progress.epoch
-            save_model(self.run.best, self.model, self.corpus.dictionary, self.config, self.corpus.level)
+            progress.best_epoch = progress.epoch
         lr = self.schedule.lr(progress.epoch, 1.0)
-        if self.schedule.end_epoch(valid_loss) and self.config.restore_best:
-            self.run.restore(self.model)
+        self._react(valid_loss)
         progress.seconds += time.monotonic() - started
         train_loss = progress.loss_sum / progress.tokens
         record = {"epoch": progress.epoch + 1, "step": progress.step, "train_loss": train_loss}
@@ -234,9 +240,38 @@ class Training:
         self._log({"kind": "epoch", **record})
         self.display.end_epoch(record, len(self.corpus.dictionary))
         self.run.plot()
-        progress.epoch, progress.position, progress.loss_sum, progress.tokens = progress.epoch + 1, 0, 0.0, 0
+        progress.epoch, progress.batch, progress.loss_sum, progress.tokens = progress.epoch + 1, 0, 0.0, 0
         self.states = self._zero_states()
         self.save()
+
+    def validate(self) -> tuple[float, bool]:
+        """Loss on the validation text, and whether it is the best so far: then the model is saved.
+
+        While weights are averaged it is the average that is evaluated and saved.
+        """
+        corpus, progress = self.corpus, self.progress
+        with self.average.in_place() if self.average else nullcontext():
+            loss = evaluate(self.model, corpus.valid, corpus.dictionary, self.config.eval_batch_size, self.contexts[0])
+            if not math.isfinite(loss):
+                raise UserError(self._diverged())
+            improved = loss < progress.best_loss
+            if improved:
+                progress.best_loss = loss
+                save_model(self.run.best, self.model, corpus.dictionary, self.config, corpus.level)
+        return loss, improved
+
+    def _react(self, valid_loss: float) -> None:
+        """What an epoch's validation loss leads to: averaging, an early end, or a lower learning rate."""
+        config, progress = self.config, self.progress
+        no_better = config.nonmono is not None and stalled(progress.valid_losses, valid_loss, config.nonmono)
+        progress.valid_losses.append(valid_loss)
+        if self.average:  # at a constant learning rate
+            progress.done = no_better and config.finetune is not None
+        elif no_better and config.optimizer == "sgd":
+            self.average = Average(self.model.trainables())
+            print("validation has stalled: from now on the average of the weights is validated and saved", flush=True)
+        elif self.schedule.end_epoch(valid_loss) and config.restore_best:
+            self.run.restore(self.model)
 
     def _zero_states(self) -> list[State]:
         columns = self.config.batch_size // len(self.contexts)
@@ -261,7 +296,12 @@ class Training:
             for device, state in enumerate(self.states)
             for index, array in enumerate(state)
         }
-        self.run.save_state({**weights, **memory, **hidden}, asdict(self.progress), self.schedule.state())
+        average = {}
+        if self.average:
+            average = {f"average.{name}": array for name, array in self.average.arrays.items()}
+            self.progress.averaged_steps = self.average.steps
+        arrays = {**weights, **memory, **hidden, **average}
+        self.run.save_state(arrays, asdict(self.progress), self.schedule.state())
 
     def load(self) -> None:
         """Continue where the run's last checkpoint stands.
@@ -269,13 +309,18 @@ class Training:
         :raises UserError: when there is none, or it does not fit this run's settings and devices.
         """
         arrays, progress, schedule = self.run.load_state()
+        if "position" in progress:  # a checkpoint of the first version
+            progress["batch"] = progress.pop("position") // self.config.bptt
         self.progress, self.schedule = Progress(**progress), Schedule(self.config, **schedule)
-        group = {kind: {} for kind in ("weight", "optimizer", "hidden")}
+        group = {kind: {} for kind in ("weight", "optimizer", "hidden", "average")}
         for name, array in arrays.items():
             kind, _, rest = name.partition(".")
             group[kind][rest] = array
         set_parameters(self.model, group["weight"], self.run.last)
         self.updater.load_state(group["optimizer"], self.progress.step)
+        if group["average"]:
+            self.average = Average(self.model.trainables(), self.progress.averaged_steps)
+            self.average.arrays = {name: nd.array(array, self.contexts[0]) for name, array in group["average"].items()}
         if len(group["hidden"]) != sum(len(state) for state in self.states):
             raise UserError(f"{self.run.folder} was trained on another number of devices: resume it on as many")
         for name, array in group["hidden"].items():

@@ -30,6 +30,32 @@ ADAM = {
     "bptt": 30,
 }
 
+AWD = {
+    "emsize": 400,
+    "nhid": 1150,
+    "nlayers": 3,
+    "lr": 30.0,
+    "clip": 0.25,
+    "batch_size": 80,
+    "bptt": 70,
+    "dropout": 0.4,
+    "dropouth": 0.3,
+    "dropouti": 0.65,
+    "dropoute": 0.1,
+    "wdrop": 0.5,
+    "alpha": 2.0,
+    "beta": 1.0,
+    "wdecay": 1.2e-6,
+    "nonmono": 5,
+    "tied": True,
+    # what its code does without an option
+    "narrow": True,
+    "locked": True,
+    "random_bptt": True,
+    "schedule": "constant",
+    "test_batch_size": 1,
+}
+
 SAME = {
     # the word-level example
     "--cuda --epochs 6": {"epochs": 6},
@@ -81,33 +107,81 @@ SAME = {
         "max_batches": 20,
         "epochs": 1,
     },
-    # what the AWD-LSTM toolkit shares
-    "--epoch 500 --batch_size 128 --optimizer adam --lr 1e-3 --when 25 35 --alpha 0 --wdrop 0": {
+    # the AWD-LSTM toolkit
+    "--preset awd --batch_size 20 --data data/penn --dropouti 0.4 --dropouth 0.25 --seed 141 --epoch 500 "
+    "--save PTB.pt": {
+        **AWD,
+        "batch_size": 20,
+        "data": "data/penn",
+        "dropouti": 0.4,
+        "dropouth": 0.25,
+        "seed": 141,
         "epochs": 500,
+    },
+    "--preset awd --epochs 750 --data data/wikitext-2 --save WT2.pt --dropouth 0.2 --seed 1882": {
+        **AWD,
+        "epochs": 750,
+        "data": "data/wikitext-2",
+        "dropouth": 0.2,
+        "seed": 1882,
+    },
+    "--preset awd --epochs 50 --nlayers 3 --emsize 400 --nhid 1840 --alpha 0 --beta 0 --dropoute 0 --dropouth 0.1 "
+    "--dropouti 0.1 --dropout 0.4 --wdrop 0.2 --wdecay 1.2e-6 --bptt 200 --batch_size 128 --optimizer adam --lr 1e-3 "
+    "--data data/enwik8 --save ENWIK8.pt --when 25 35": {
+        **AWD,
+        "epochs": 50,
+        "nhid": 1840,
+        "alpha": 0,
+        "beta": 0,
+        "dropoute": 0,
+        "dropouth": 0.1,
+        "dropouti": 0.1,
+        "wdrop": 0.2,
+        "bptt": 200,
         "batch_size": 128,
         "optimizer": "adam",
         "lr": 1e-3,
         "when": (25, 35),
+        "data": "data/enwik8",
+    },
+    "--preset awd --epochs 500 --nlayers 3 --emsize 200 --nhid 1000 --alpha 0 --beta 0 --dropoute 0 --dropouth 0.25 "
+    "--dropouti 0.1 --dropout 0.1 --wdrop 0.5 --wdecay 1.2e-6 --bptt 150 --batch_size 128 --optimizer adam --lr 2e-3 "
+    "--data data/pennchar --save PTBC.pt --when 300 400": {
+        **AWD,
+        "epochs": 500,
+        "emsize": 200,
+        "nhid": 1000,
+        "alpha": 0,
+        "beta": 0,
+        "dropoute": 0,
+        "dropouth": 0.25,
+        "dropouti": 0.1,
+        "dropout": 0.1,
+        "bptt": 150,
+        "batch_size": 128,
+        "optimizer": "adam",
+        "lr": 2e-3,
+        "when": (300, 400),
+        "data": "data/pennchar",
+    },
+    "--preset awd --epochs 10 --optimizer adam": {**AWD, "epochs": 10, "optimizer": "adam", "lr": None},
+    # without the preset its options work on the plain model's defaults
+    "--epochs 50 --alpha 0 --wdrop 0.2 --dropouth 0.1 --nonmono 5": {
+        "epochs": 50,
+        "wdrop": 0.2,
+        "dropouth": 0.1,
+        "nonmono": 5,
     },
 }
 
 NOT_YET = [
-    "--epochs 50 --nlayers 3 --emsize 400 --nhid 1840 --alpha 0 --beta 0 --dropoute 0 --dropouth 0.1 --dropouti 0.1 "
-    "--dropout 0.4 --wdrop 0.2 --wdecay 1.2e-6 --bptt 200 --batch_size 128 --optimizer adam --lr 1e-3 "
-    "--data data/enwik8 --save ENWIK8.pt --when 25 35",
-    "--epochs 500 --nlayers 3 --emsize 200 --nhid 1000 --alpha 0 --beta 0 --dropoute 0 --dropouth 0.25 --dropouti 0.1 "
-    "--dropout 0.1 --wdrop 0.5 --wdecay 1.2e-6 --bptt 150 --batch_size 128 --optimizer adam --lr 2e-3 "
-    "--data data/pennchar --save PTBC.pt --when 300 400",
     "--preset qrnn --epochs 14 --nlayers 4 --emsize 400 --nhid 2500 --alpha 0 --beta 0 --dropoute 0 --dropouth 0.1 "
     "--dropouti 0.1 --dropout 0.1 --wdrop 0.5 --wdecay 0 --bptt 140 --batch_size 60 --optimizer adam --lr 1e-3 "
     "--data data/wikitext-103 --save WT103.12hr.QRNN.pt --when 12",
-    "--preset awd --batch_size 20 --data data/penn --dropouti 0.4 --dropouth 0.25 --seed 141 --epoch 500 --save PTB.pt",
     "--model QRNN --batch_size 20 --clip 0.2 --wdrop 0.1 --nhid 1550 --nlayers 4 --emsize 400 --dropouth 0.3 "
     "--seed 9001 --dropouti 0.4 --epochs 550 --save PTB.pt",
-    "--preset awd --epochs 750 --data data/wikitext-2 --save WT2.pt --dropouth 0.2 --seed 1882",
     "--epochs 500 --data data/wikitext-2 --clip 0.25 --dropouti 0.4 --dropouth 0.2 --nhid 1550 --nlayers 4 "
     "--seed 4002 --model QRNN --wdrop 0.1 --batch_size 40 --save WT2.pt",
-    "--finetune PTB.pt",
     "--cuda --emsize 1500 --nhid 1500 --dropout 0.65 --tied --wd 1e-6 --compress schedule.yaml",
 ]
 
