@@ -3,12 +3,15 @@
     python -m gluonlm.evaluate runs/ptb                     # the test split of the data set it was trained on
     python -m gluonlm.evaluate model.pt --data wikitext-2 --split valid
     python -m gluonlm.evaluate runs/ptb --data my_text.txt  # any text file, whole
+    python -m gluonlm.evaluate runs/ptb --cache             # with a continuous cache (gluonlm.cache)
+    python -m gluonlm.evaluate runs/ptb --tune-cache        # the same, its parameters searched on the validation text
     python -m gluonlm.evaluate --onnx model.onnx            # an exported model; MXNet need not be installed
 
 Words that the model does not know count as ``<unk>``; their share is printed.
 """
 
 import argparse
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +22,8 @@ import numpy as np
 
 from gluonlm.cli import contexts, dashes, run
 from gluonlm.corpus import encode_file, evaluation_batches, load_corpus
+from gluonlm.datasets import resolve
+from gluonlm.display import bits, shown
 from gluonlm.errors import UserError
 from gluonlm.onnx_model import OnnxModel, cross_entropy
 
@@ -45,7 +50,7 @@ class Score:
     @property
     def bits(self) -> float:
         """Mean loss in bits per token."""
-        return self.loss / math.log(2)
+        return bits(self.loss)
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -59,7 +64,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--onnx", metavar="FILE", help="an exported model instead, on the CPU")
     parser.add_argument("--data", help="data set, folder or text file (default: what the model was trained on)")
     parser.add_argument("--split", choices=("train", "valid", "test"), default="test")
-    parser.add_argument("--batch-size", type=int, default=10, help="text columns side by side (default: 10)")
+    parser.add_argument("--batch-size", type=int, help="text columns side by side (default: 10; with a cache 1)")
+    parser.add_argument("--cache", action="store_true", help="look up what followed similar states before")
+    parser.add_argument("--tune-cache", action="store_true", help="search the cache's parameters on the valid split")
+    parser.add_argument("--theta", type=float, help="how sharply the cache looks (default: what suits the data set)")
+    parser.add_argument("--lambdasm", type=float, help="share of the cache in the mixture")
+    parser.add_argument("--window", type=int, help="tokens that the cache reaches back")
     parser.add_argument("--gpu", help="number of the GPU to use")
     parser.add_argument("--cuda", action="store_true", help="the same as --gpu 0")
     return parser.parse_args(dashes(argv))
@@ -80,7 +90,33 @@ def open_checkpoint(options: argparse.Namespace) -> tuple["Trained", Evaluate]:
 
     ctx = contexts(options.gpu or ("0" if options.cuda else None))[:1]
     trained = load_model(options.checkpoint, ctx)
+    if options.cache:
+        return trained, with_cache(options, trained, ctx[0])
     return trained, lambda ids, batch_size: evaluate(trained.model, ids, trained.dictionary, batch_size, ctx[0])
+
+
+def with_cache(options: argparse.Namespace, trained: "Trained", ctx) -> Evaluate:
+    """What computes the loss with a cache; its parameters are given, searched, or known for the data set."""
+    from gluonlm.cache import TUNED, CacheSettings, evaluate_with_cache, tune
+
+    data, given = options.data or trained.config.data, cache_options(options)
+    is_file = Path(data).is_file()
+    known = CacheSettings() if is_file else TUNED.get(resolve(data).name, CacheSettings())
+    settings = dataclasses.replace(known, **given)
+    if options.tune_cache:
+        if is_file and options.data:
+            raise UserError("--tune-cache needs a data set with a validation text, and --data names a single file")
+        ids = read_ids(trained, options.data, "valid")
+        settings, loss = tune(trained.model, ids, trained.dictionary, given, options.batch_size, ctx)
+        print(f"on the validation text: loss {loss:.4f} | {shown(loss, trained.level)}")
+    print(f"cache: --theta {settings.theta:g} --lambdasm {settings.lambdasm:g} --window {settings.window}", flush=True)
+    return lambda ids, columns: evaluate_with_cache(trained.model, ids, trained.dictionary, settings, columns, ctx)
+
+
+def cache_options(options: argparse.Namespace) -> dict[str, float]:
+    """Those parameters of the cache that were given."""
+    given = {name: getattr(options, name) for name in ("theta", "lambdasm", "window")}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def open_onnx(options: argparse.Namespace) -> tuple[OnnxModel, Evaluate]:
@@ -104,10 +140,17 @@ def evaluate_onnx(model: OnnxModel, ids: np.ndarray, batch_size: int) -> float:
 def main(argv: list[str]) -> Score:
     """Evaluate as the command line says and print the score."""
     options = parse(argv)
+    options.cache |= options.tune_cache
+    if options.batch_size is None:
+        options.batch_size = 1 if options.cache else 10
     if options.batch_size < 1:
         raise UserError(f"--batch-size {options.batch_size}: must be at least 1")
     if (options.checkpoint is None) == (options.onnx is None):
         raise UserError("say what to evaluate: a run's folder, a model file, or --onnx FILE")
+    if cache_options(options) and not options.cache:
+        raise UserError(f"--{min(cache_options(options))} is a parameter of the cache: add --cache")
+    if options.cache and options.onnx:
+        raise UserError("--cache needs the model's hidden states, which an exported model does not give: name its run")
     model, evaluate = open_onnx(options) if options.onnx else open_checkpoint(options)
     ids = read_ids(model, options.data, options.split)
     if len(ids) == 0:
