@@ -28,7 +28,7 @@ from gluonlm.model import RNNModel
 from gluonlm.softmax import decoder_loss
 
 STEPS = 256  # of the model at once
-SCORES = 1 << 18  # of queries by pairs at once: as many as a processor's own memory holds
+SCORES = 1 << 20  # of queries by pairs at once, at most: 4 MiB
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,9 @@ class Column:
         """
         past = len(self.keys)
         self.keys, self.words = np.concatenate([self.keys, features]), np.concatenate([self.words, targets])
-        size = int(np.clip(SCORES // (self.window + 1), 16, STEPS))
+        reach = min(self.window, past + len(features))
+        # queries at once: many make a fast product, but with n of them n / 2 pairs in each row are out of sight
+        size = min(max(64, reach // 4), max(1, SCORES // (reach + 1)))
         for begin in range(0, len(features), size):
             end = min(begin + size, len(features))
             pairs = slice(max(0, past + begin - self.window), past + end - 1 if self.window else 0)
@@ -91,13 +93,28 @@ def target_share(scores: np.ndarray, found: np.ndarray, theta: float, window: in
     scores, found = scores[:, scores.shape[1] - reach :], found[:, found.shape[1] - reach :]
     if not reach:
         return np.full(rows, np.nan, np.float32)
-    age = np.arange(reach, 0, -1) - np.arange(rows - 1, -1, -1)[:, None]  # 1: the pair of the step before
-    seen = (age >= 1) & (age <= window)
-    weights = np.where(seen, np.float32(theta) * scores, -np.inf)
+    weights = np.float32(theta) * scores
+    out_of_sight(weights, window)
     with np.errstate(invalid="ignore"):  # the first step of a text sees nothing: -inf - -inf is the NaN we promise
         weights -= weights.max(axis=1, keepdims=True)
     np.exp(weights, out=weights)
-    return np.einsum("nk,nk->n", weights, found) / weights.sum(axis=1)
+    places = np.flatnonzero(found)
+    on_target = np.bincount(places // reach, weights.ravel()[places], minlength=rows)
+    return (on_target / weights.sum(axis=1)).astype(np.float32)
+
+
+def out_of_sight(scores: np.ndarray, window: int) -> None:
+    """Set to -inf the scores (n, K) of pairs that are too old for a step, or its own or later ones.
+
+    These are two triangles at the left and the right end, so that most of the scores need not be looked at.
+    """
+    rows, reach = scores.shape
+    steps = np.arange(rows)[:, None]
+    newest = reach - rows + steps  # the pair of the step before
+    right = np.arange(max(0, reach - rows), reach)
+    scores[:, right[0] :][right > newest] = -np.inf
+    left = np.arange(min(rows, reach))
+    scores[:, : len(left)][left <= newest - window] = -np.inf
 
 
 def cache_losses(

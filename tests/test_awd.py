@@ -245,7 +245,9 @@ def test_a_checkpoint_of_the_first_version_resumes(text, tmp_path):
     """It said where the run stood by row, and its settings knew none of AWD-LSTM's."""
     run_folder = tmp_path / "run"
     config = Config(data=str(text), emsize=8, nhid=8, batch_size=4, bptt=8, epochs=1)
-    whole = Training(build_model(config, 32), load_corpus(str(text)), config, Run.create(run_folder, config, ""))
+    run_of_then = Run.new(run_folder)
+    run_of_then.begin(config, "")
+    whole = Training(build_model(config, 32), load_corpus(str(text)), config, run_of_then)
     whole.progress.batch = whole.progress.step = 3
     whole.save()
     arrays, metadata = read_arrays(run_folder / LAST, STATE_FORMAT)

@@ -120,7 +120,7 @@ def test_a_grid_is_its_single_points_and_tuning_takes_the_least(model):
     assert loss < evaluate(model, ids, DICTIONARY, 1)  # words come in bursts: a cache must help
     held, worse = tune(model, ids, DICTIONARY, {"theta": 2.0, "window": 100})
     assert (held.theta, held.window) == (2.0, 100)
-    assert worse >= loss
+    assert worse >= loss - 1e-6
 
 
 def test_large_scores_do_not_overflow(model):
