@@ -13,6 +13,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from gluonlm.adaptive import usual_splits
 from gluonlm.config import Config
 from gluonlm.corpus import Dictionary
 from gluonlm.errors import UserError
@@ -82,9 +83,10 @@ def load_model(path: str | Path, contexts: list[mx.Context] | None = None) -> Tr
 
 def build_model(config: Config, vocab_size: int, contexts: list[mx.Context] | None = None) -> RNNModel:
     """A model as the settings say, initialized on the given devices (the CPU if None) and hybridized."""
+    splits = config.splits or (usual_splits(vocab_size) if config.adaptive else ())
     sizes = ("emsize", "nhid", "nlayers", "tied", "narrow")
     rates = ("dropout", "dropouti", "dropouth", "locked", "dropoute", "wdrop")
-    model = RNNModel(vocab_size, config.model, **{name: getattr(config, name) for name in sizes + rates})
+    model = RNNModel(vocab_size, config.model, **{name: getattr(config, name) for name in sizes + rates}, splits=splits)
     model.initialize(ctx=contexts or mx.cpu())
     model.hybridize(static_alloc=True)
     return model

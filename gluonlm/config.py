@@ -30,6 +30,8 @@ class Config:
     emsize: int = setting(200, "size of word embeddings", "--embed-size", low=1)
     nhid: int = setting(200, "hidden units per layer", "--hidden-size", low=1)
     nlayers: int = setting(2, "number of recurrent layers", "--num-layers", low=1)
+    splits: tuple[int, ...] = setting((), "adaptive softmax: word numbers at which its clusters begin", low=1)
+    adaptive: bool = setting(False, "adaptive softmax with the usual splits (none up to 75000 words)")
     tied: bool = setting(False, "share the embedding and the decoder weight (projected when emsize != nhid)")
     narrow: bool = setting(False, "tied, emsize != nhid: the last layer has emsize units instead of a projection")
 
@@ -71,7 +73,10 @@ class Config:
     finetune: str | None = setting(None, "run whose best model to start from, averaging its weights from the start")
 
     def __post_init__(self):
-        object.__setattr__(self, "when", tuple(self.when))  # a list where it comes from JSON or a command line
+        for name in ("when", "splits"):  # lists where they come from JSON or a command line
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.samples and (self.splits or self.adaptive):
+            raise UserError("--samples estimates the full softmax: leave it out, or --splits and --adaptive")
         for field in dataclasses.fields(self):
             check(field, getattr(self, field.name))
 
@@ -135,6 +140,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "nlayers": 3,
         "tied": True,
         "narrow": True,
+        "adaptive": True,
         "dropout": 0.4,
         "dropouti": 0.65,
         "dropouth": 0.3,

@@ -12,10 +12,11 @@ class Display:
     """Progress of a run on stderr, and its interval records for the log.
 
     :param log: called with a record each ``log_interval`` steps.
+    :param level: "word" or "char": losses are shown as perplexity or as bits per character.
     """
 
-    def __init__(self, epochs: int, log_interval: int, log: Callable[[dict], None]):
-        self.epochs, self.log_interval, self.log = epochs, log_interval, log
+    def __init__(self, epochs: int, log_interval: int, log: Callable[[dict], None], level: str = "word"):
+        self.epochs, self.log_interval, self.log, self.level = epochs, log_interval, log, level
         self.bar: tqdm | None = None
         self._reset()
 
@@ -45,14 +46,14 @@ class Display:
         if self.bar.disable and self.batch % self.log_interval and self.batch < self.batches:
             return
         mean, speed = self.loss / self.tokens, self.tokens / (time.monotonic() - self.started)
-        self.bar.set_postfix_str(f"loss {mean:.3f}, ppl {perplexity(mean):.1f}, {speed:.0f} tokens/s", refresh=False)
+        self.bar.set_postfix_str(f"loss {mean:.3f}, {shown(mean, self.level)}, {speed:.0f} tokens/s", refresh=False)
         if self.batch % self.log_interval == 0 or self.batch == self.batches:
             self.log({"kind": "interval", "step": step, "loss": mean, "lr": lr, "tokens_per_second": speed})
             if self.bar.disable:
                 left = (self.batches - self.batch) * tokens / speed
                 print(
                     f"epoch {self.epoch + 1:3d} | batch {self.batch:5d}/{self.batches} | lr {lr:.4g} | "
-                    f"loss {mean:5.3f} | ppl {perplexity(mean):8.2f} | {speed:6.0f} tokens/s | {left:4.0f} s left",
+                    f"loss {mean:5.3f} | {shown(mean, self.level)} | {speed:6.0f} tokens/s | {left:4.0f} s left",
                     file=sys.stderr,
                 )
             self._reset()
@@ -62,8 +63,8 @@ class Display:
         self.close()
         print(
             f"epoch {record['epoch']:3d} | {record['seconds']:6.0f} s | lr {record['lr']:.4g} | "
-            f"train ppl {perplexity(record['train_loss']):8.2f} | valid loss {record['valid_loss']:.4f} | "
-            f"valid ppl {perplexity(record['valid_loss']):8.2f}{' | best model saved' if record['improved'] else ''}",
+            f"train {shown(record['train_loss'], self.level)} | valid loss {record['valid_loss']:.4f} | "
+            f"valid {shown(record['valid_loss'], self.level)}{' | best model saved' if record['improved'] else ''}",
             flush=True,
         )
         if record["train_loss"] > math.log(vocab_size):
@@ -76,6 +77,16 @@ class Display:
         """Remove the progress bar."""
         if self.bar is not None:
             self.bar.close()
+
+
+def shown(loss: float, level: str) -> str:
+    """A mean loss in nats as users of the level know it: perplexity of words, bits per character of characters."""
+    return f"bpc {bits(loss):7.4f}" if level == "char" else f"ppl {perplexity(loss):8.2f}"
+
+
+def bits(loss: float) -> float:
+    """A loss in nats as bits."""
+    return loss / math.log(2)
 
 
 def perplexity(loss: float) -> float:

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import mxnet as mx
 from mxnet.gluon import HybridBlock, nn
 
+from gluonlm.adaptive import SplitDecoder
 from gluonlm.regularize import LockedDropout, WordDropEmbedding, drop_rows
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
@@ -138,6 +139,8 @@ class RNNModel(HybridBlock):
     :param locked: one dropout mask per segment instead of one per step (:class:`gluonlm.regularize.LockedDropout`).
     :param dropoute: probability of dropping a word's embedding for a segment.
     :param wdrop: probability of dropping a hidden-to-hidden weight for a segment.
+    :param splits: words at which an adaptive softmax begins its clusters (:mod:`gluonlm.adaptive`); its logits are
+        log-probabilities.
 
     ``inputs`` are word ids (T, N) of any dtype, ``state`` a list of float32 arrays as :meth:`begin_state` makes it;
     ``logits`` are (T, N, V). Training asks :attr:`body` for the features (T, N, C) and leaves the decoder to
@@ -160,6 +163,7 @@ class RNNModel(HybridBlock):
         dropouth: float | None = None,
         dropoute: float = 0.0,
         wdrop: float = 0.0,
+        splits: tuple[int, ...] = (),
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -170,13 +174,15 @@ class RNNModel(HybridBlock):
         with self.name_scope():
             self.body = Body(vocab_size, mode, emsize, sizes, rates, dropoute, wdrop, locked, projection)
             self.open_body = OpenBody(self.body)
-            self.decoder = nn.Dense(
-                vocab_size,
-                in_units=emsize if tied else nhid,
-                flatten=False,
-                weight_initializer=mx.init.Uniform(INIT_RANGE),
-                params=self.body.encoder.params if tied else None,
-            )
+            options = {
+                "in_units": emsize if tied else nhid,
+                "weight_initializer": mx.init.Uniform(INIT_RANGE),
+                "params": self.body.encoder.params if tied else None,
+            }
+            if splits:
+                self.decoder = SplitDecoder(vocab_size, splits, **options)
+            else:
+                self.decoder = nn.Dense(vocab_size, flatten=False, **options)
 
     def hybrid_forward(self, F, inputs, state):
         features, state = self.body(inputs, state)

@@ -11,8 +11,28 @@ from mxnet import autograd, nd
 SMALLEST = 1.2e-38  # smallest normal float32: a probability that underflows costs 87.3 nats, not infinity
 
 
+def losses_of(features: nd.NDArray, weight: nd.NDArray, bias: nd.NDArray, targets: nd.NDArray) -> tuple:
+    """With p = softmax(x W' + b): loss_i = -log p[i, target_i] (B,), and what :func:`gradients_of` needs."""
+    scores = nd.FullyConnected(features, weight, bias, num_hidden=weight.shape[0])  # (B, V)
+    nd.softmax(scores, out=scores)
+    chosen = nd.pick(scores, targets)  # (B,)
+    return -nd.log(nd.maximum(chosen, SMALLEST)), (features, weight, scores, chosen, targets)
+
+
+def gradients_of(saved: tuple, head: nd.NDArray, out: nd.NDArray | None = None) -> tuple:
+    """d loss_i / d logits_i = p_i - onehot(target_i), from there to features, weight (into ``out``) and bias."""
+    features, weight, scores, chosen, targets = saved
+    scores[nd.arange(len(chosen), ctx=scores.context), targets] = chosen - 1  # now p - onehot, (B, V)
+    column = head.expand_dims(1)  # (B, 1)
+    return (
+        nd.dot(scores, weight) * column,
+        nd.dot(scores, features * column, transpose_a=True, out=out),
+        nd.dot(scores, column, transpose_a=True).reshape(-1),
+    )
+
+
 class _CrossEntropy(autograd.Function):
-    """With p = softmax(x W' + b): loss_i = -log p[i, target_i]; d loss_i / d logits_i = p_i - onehot(target_i)."""
+    """:func:`losses_of` and :func:`gradients_of` as one differentiable step."""
 
     def __init__(self, targets: nd.NDArray):
         super().__init__()
@@ -20,22 +40,12 @@ class _CrossEntropy(autograd.Function):
         self.saved = None
 
     def forward(self, features, weight, bias):
-        scores = nd.FullyConnected(features, weight, bias, num_hidden=weight.shape[0])  # (B, V)
-        nd.softmax(scores, out=scores)
-        chosen = nd.pick(scores, self.targets)  # (B,)
-        self.saved = (features, weight, scores, chosen)
-        return -nd.log(nd.maximum(chosen, SMALLEST))
+        losses, self.saved = losses_of(features, weight, bias, self.targets)
+        return losses
 
     def backward(self, head):
-        features, weight, scores, chosen = self.saved
-        self.saved = None
-        scores[nd.arange(len(chosen), ctx=scores.context), self.targets] = chosen - 1  # now p - onehot, (B, V)
-        column = head.expand_dims(1)  # (B, 1)
-        return (
-            nd.dot(scores, weight) * column,
-            nd.dot(scores, features * column, transpose_a=True),
-            nd.dot(scores, column, transpose_a=True).reshape(-1),
-        )
+        saved, self.saved = self.saved, None
+        return gradients_of(saved, head)
 
 
 def cross_entropy(features: nd.NDArray, weight: nd.NDArray, bias: nd.NDArray, targets: nd.NDArray) -> nd.NDArray:
@@ -52,8 +62,10 @@ def cross_entropy(features: nd.NDArray, weight: nd.NDArray, bias: nd.NDArray, ta
 
 
 def decoder_loss(model: mx.gluon.HybridBlock, features: nd.NDArray, targets: nd.NDArray) -> nd.NDArray:
-    """:func:`cross_entropy` with the decoder of ``model`` on the device of ``features``."""
+    """:func:`cross_entropy`, or the loss of a split decoder, with the decoder of ``model`` on the features' device."""
     ctx = features.context
+    if hasattr(model.decoder, "loss"):  # gluonlm.adaptive.SplitDecoder
+        return model.decoder.loss(features, targets)
     return cross_entropy(features, model.decoder.weight.data(ctx), model.decoder.bias.data(ctx), targets)
 
 

@@ -26,6 +26,7 @@ from gluonlm.cli import contexts, dashes, run
 from gluonlm.config import PRESETS, Config, add_options, resolve
 from gluonlm.corpus import Corpus, load_corpus
 from gluonlm.detokenize import to_text
+from gluonlm.display import bits
 from gluonlm.errors import UserError
 from gluonlm.export import export_onnx
 from gluonlm.generation import Strategy, generate
@@ -45,7 +46,7 @@ NOT_YET: dict[str, tuple[type, Any]] = {
 }
 NOT_YET_VALUES = {"--preset": ("qrnn",), "--model": ("QRNN",)}
 
-STRUCTURE = ("preset", "tiny", "level", "model", "emsize", "nhid", "nlayers", "tied", "narrow")
+STRUCTURE = ("preset", "tiny", "level", "model", "emsize", "nhid", "nlayers", "tied", "narrow", "splits", "adaptive")
 
 
 @dataclass(frozen=True)
@@ -222,12 +223,23 @@ def finish(training: Training, finished: bool) -> Result:
         run.folder,
     )
     trivial = baselines(corpus.train, corpus.test, len(corpus.dictionary))
-    print(f"test loss {test_loss:.4f} | test perplexity {result.test_perplexity:.2f}")
-    print("for comparison: " + ", ".join(f"{name} {value:.1f}" for name, value in trivial.items()))
+    if corpus.level == "char":
+        print(f"test loss {test_loss:.4f} | test bits per character {bits(test_loss):.4f}")
+        print("for comparison: " + ", ".join(f"{name} {math.log2(value):.4f}" for name, value in trivial.items()))
+    else:
+        print(f"test loss {test_loss:.4f} | test perplexity {result.test_perplexity:.2f}")
+        print("for comparison: " + ", ".join(f"{name} {value:.1f}" for name, value in trivial.items()))
     print(f"--- a sample\n{sample(model, corpus, training.config.seed, ctx).strip()}\n---")
     if finished:
+        characters = {}
+        if corpus.level == "char":
+            characters = {
+                "test_bits_per_character": bits(test_loss),
+                "valid_bits_per_character": bits(progress.best_loss),
+            }
         run.write_result(
             {
+                **characters,
                 "test_perplexity": result.test_perplexity,
                 "test_loss": test_loss,
                 "valid_perplexity": math.exp(progress.best_loss),

@@ -160,7 +160,7 @@ class Training:
             self.loss_of = SampledSoftmax(np.bincount(corpus.train, minlength=len(corpus.dictionary)), config.samples)
         self.progress = Progress()
         self.states = self._zero_states()
-        self.display = Display(config.epochs, log_interval, self._log)
+        self.display = Display(config.epochs, log_interval, self._log, corpus.level)
 
     def plan_epoch(self) -> list[tuple[int, int]]:
         """Beginning and steps of each segment of the epoch that the run stands in."""

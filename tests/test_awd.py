@@ -1,6 +1,7 @@
 """What AWD-LSTM does to training: segments of random length, averaged weights (NT-ASGD), finetuning."""
 
 import json
+import math
 import os
 import random
 import signal
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from mxnet import gluon, nd
 
+from gluonlm import evaluate as evaluate_command
 from gluonlm import train
 from gluonlm.checkpoint import LAST, STATE_FORMAT, build_model, load_model, read_arrays, write_arrays
 from gluonlm.config import Config, resolve
@@ -270,3 +272,21 @@ def test_presets_rate_is_for_its_optimizer_only():
     assert resolve("awd", {"optimizer": "sgd"}).learning_rate == 30
     assert resolve("awd", {"optimizer": "adam"}).learning_rate == 1e-3
     assert resolve("awd", {"optimizer": "adam", "lr": 0.5}).learning_rate == 0.5
+
+
+def test_characters_are_trained_and_evaluated_in_bits(text, tmp_path, capsys):
+    line = f"--preset awd --data {text} --level char --save {tmp_path / 'run'} {SMALL} --epochs 2"
+    result = train.main(
+        [*line.split(), *["--optimizer", "adam", "--lr", "0.01", "--when", "1", "--alpha", "0", "--beta", "0"]]
+    )
+    captured = capsys.readouterr()
+    bits = result.test_loss / math.log(2)
+    assert f"test bits per character {bits:.4f}" in captured.out
+    assert "perplexity" not in captured.out
+    assert "valid bpc" in captured.out
+    recorded = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert recorded["test_bits_per_character"] == pytest.approx(bits)
+    assert math.log2(recorded["baselines"]["uniform"]) > recorded["test_bits_per_character"]
+    score = evaluate_command.main([str(tmp_path / "run"), "--batch-size", "1"])
+    assert score.bits == pytest.approx(bits, rel=1e-6)
+    assert f"bits per character {bits:.4f}" in capsys.readouterr().out

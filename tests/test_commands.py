@@ -50,6 +50,7 @@ AWD = {
     "tied": True,
     # what its code does without an option
     "narrow": True,
+    "adaptive": True,
     "locked": True,
     "random_bptt": True,
     "schedule": "constant",
