@@ -76,6 +76,27 @@ class SplitDecoder(nn.Dense):
         return _SplitCrossEntropy(words, self.edges)(features.reshape((-1, features.shape[-1])), *arrays)
 
 
+def log_probabilities(scores: np.ndarray, splits: tuple[int, ...]) -> np.ndarray:
+    """What :class:`SplitDecoder` gives, in NumPy.
+
+    :param scores: (..., V + K): the scores of all words, then those of the K clusters' entries.
+    :return: (..., V) log-probabilities.
+    """
+    first, edges = splits[0], (*splits, scores.shape[-1] - len(splits))
+    entries = scores[..., edges[-1] :]
+
+    def total(part):
+        highest = part.max(axis=-1, keepdims=True)
+        return highest + np.log(np.exp(part - highest).sum(axis=-1, keepdims=True))
+
+    whole = total(np.concatenate([scores[..., :first], entries], axis=-1))
+    parts = [scores[..., :first] - whole]
+    for k, (begin, end) in enumerate(zip(edges, edges[1:], strict=False)):
+        own = scores[..., begin:end]
+        parts.append(own - total(own) + entries[..., k : k + 1] - whole)
+    return np.concatenate(parts, axis=-1)
+
+
 def log_softmax(F, x, weight, bias, size: int):
     """log softmax(x W' + b) over the last axis."""
     return F.log_softmax(F.FullyConnected(x, weight, bias, num_hidden=size, flatten=False), axis=-1)

@@ -76,6 +76,8 @@ def export_onnx(trained: Trained, path: Path) -> Exported:
         disagree, or the file cannot be written.
     """
     require("onnx", "onnxruntime")
+    if hasattr(trained.model.decoder, "splits"):
+        raise UserError("the ONNX export does not know the adaptive softmax yet: use --format gluon")
     from gluonlm.onnx_graph import build  # here, because everything else works without the package onnx
 
     content = build(trained.model, describe(trained)).SerializeToString()

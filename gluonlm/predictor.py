@@ -12,6 +12,7 @@ MXNet's FullyConnected, which is made for many rows, needs more than 1 ms. See `
 import mxnet as mx
 import numpy as np
 
+from gluonlm.adaptive import log_probabilities
 from gluonlm.model import RNNModel
 
 MATRIX_ROWS = 12  # up to so many rows, products with vectors are faster than one with a matrix (V = 10,000, C = 200)
@@ -46,6 +47,13 @@ class Predictor:
         self.ctx = ctx or model.decoder.weight.list_ctx()[0]
         self.weight = model.decoder.weight.data(self.ctx).asnumpy()  # (V, C)
         self.bias = model.decoder.bias.data(self.ctx).asnumpy()  # (V,)
+        self.splits = getattr(model.decoder, "splits", ())
+        if self.splits:
+            clusters = model.decoder.cluster_weight.data(self.ctx), model.decoder.cluster_bias.data(self.ctx)
+            self.weight, self.bias = (
+                np.concatenate([words, entries.asnumpy()])
+                for words, entries in zip((self.weight, self.bias), clusters, strict=True)
+            )
 
     def begin_state(self, batch_size: int) -> list[mx.nd.NDArray]:
         """A state of zeros for so many columns."""
@@ -61,4 +69,4 @@ class Predictor:
         else:
             logits = (features.reshape(-1, features.shape[-1]) @ self.weight.T).reshape(*features.shape[:2], -1)
         logits += self.bias
-        return logits, state
+        return (log_probabilities(logits, self.splits) if self.splits else logits), state

@@ -11,7 +11,9 @@ from gluonlm.checkpoint import build_model, load_model
 from gluonlm.config import Config
 from gluonlm.corpus import Dictionary
 from gluonlm.errors import UserError
-from gluonlm.generation import sample
+from gluonlm.export import export_onnx
+from gluonlm.generation import Strategy, generate
+from gluonlm.predictor import Predictor
 from gluonlm.softmax import decoder_loss
 from gluonlm.training import evaluate
 
@@ -90,6 +92,14 @@ def test_gradients_are_those_of_the_log_probabilities(tied, high):
         np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-4, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.parametrize("rows", [1, N])
+def test_the_predictor_of_generation_gives_the_same(rows):
+    model = make()
+    inputs = ids(0)[:, :rows]
+    logits, _ = Predictor(model).predict(inputs.asnumpy(), model.begin_state(rows))
+    np.testing.assert_allclose(logits, model(inputs, model.begin_state(rows))[0].asnumpy(), rtol=1e-4, atol=1e-5)
+
+
 def test_tied_rows_are_the_embeddings():
     model = make(tied=True)
     assert model.decoder.weight is model.body.encoder.weight
@@ -136,8 +146,10 @@ def test_training_evaluation_and_generation(tmp_path):
     test = trained.dictionary.encode(["w1", "w8", "w15", "w22", "w29", "w6", "w13", "w20", "<eos>"])
     assert evaluate(trained.model, test, trained.dictionary, 1) < 1.5
     prompt = trained.dictionary.encode(["<eos>", "w3"]).tolist()
-    written = sample(trained.model, trained.dictionary, prompt, 5, temperature=0.05)
+    (written,) = generate(Predictor(trained.model), trained.dictionary, prompt, 5, Strategy(greedy=True))
     assert trained.dictionary.decode(written) == ["w10", "w17", "w24", "w1", "w8"]
+    with pytest.raises(UserError, match="adaptive softmax"):
+        export_onnx(trained, tmp_path / "model.onnx")
     with pytest.raises(UserError, match="from 1 to 31"):
         train.main([*line.replace("run", "other").split(), "--splits", "99"])
 

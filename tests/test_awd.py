@@ -16,7 +16,9 @@ from gluonlm.checkpoint import LAST, STATE_FORMAT, build_model, load_model, read
 from gluonlm.config import Config, resolve
 from gluonlm.corpus import get_batch, load_corpus, random_length, segments
 from gluonlm.errors import UserError
+from gluonlm.export import export_onnx
 from gluonlm.optim import Average, Updater, stalled
+from gluonlm.predictor import Predictor
 from gluonlm.runs import Run
 from gluonlm.training import Training, evaluate, train_step
 
@@ -290,3 +292,14 @@ def test_characters_are_trained_and_evaluated_in_bits(text, tmp_path, capsys):
     score = evaluate_command.main([str(tmp_path / "run"), "--batch-size", "1"])
     assert score.bits == pytest.approx(bits, rel=1e-6)
     assert f"bits per character {bits:.4f}" in capsys.readouterr().out
+
+
+def test_an_awd_model_is_exported_and_generates(text, tmp_path):
+    pytest.importorskip("onnxruntime")
+    run(text, tmp_path / "run", "--epochs 1 --nlayers 3")
+    trained = load_model(tmp_path / "run")
+    assert export_onnx(trained, tmp_path / "model.onnx").difference < 1e-4
+    predictor, inputs = Predictor(trained.model), np.arange(6).reshape(3, 2)
+    logits, _ = predictor.predict(inputs, predictor.begin_state(2))
+    expected = trained.model(nd.array(inputs), trained.model.begin_state(2))[0].asnumpy()
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
