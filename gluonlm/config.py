@@ -67,7 +67,9 @@ class Config:
     test_batch_size: int | None = setting(None, "text columns for the test (default: eval-batch-size)", low=1)
     bptt: int = setting(35, "steps of back-propagation through time", "--seq-length", low=1)
     random_bptt: bool = setting(False, "draw the length of each segment around bptt, and scale the learning rate by it")
-    samples: int = setting(0, "words drawn per segment to estimate the softmax in training (0: all words)", low=0)
+    softmax_samples: int = setting(
+        0, "words drawn per segment to estimate the softmax in training (0: all words)", low=0
+    )
     max_batches: int = setting(0, "training batches per epoch (0: all)", low=0)
     seed: int = setting(1111, "seed of everything random", low=0)
     finetune: str | None = setting(None, "run whose best model to start from, averaging its weights from the start")
@@ -75,8 +77,8 @@ class Config:
     def __post_init__(self):
         for name in ("when", "splits"):  # lists where they come from JSON or a command line
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        if self.samples and (self.splits or self.adaptive):
-            raise UserError("--samples estimates the full softmax: leave it out, or --splits and --adaptive")
+        if self.softmax_samples and (self.splits or self.adaptive):
+            raise UserError("--softmax-samples estimates the full softmax: leave it out, or --splits and --adaptive")
         for field in dataclasses.fields(self):
             check(field, getattr(self, field.name))
 
@@ -104,7 +106,7 @@ class Config:
         return cls(**values)
 
 
-FAST_CPU = {"tied": True, "schedule": "linear", "samples": 1000, "epochs": 6}
+FAST_CPU = {"tied": True, "schedule": "linear", "softmax_samples": 1000, "epochs": 6}
 
 PRESETS: dict[str, dict[str, Any]] = {
     # the PyTorch word-level example
@@ -162,7 +164,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # the word-level example's quality in less time: a sampled softmax, and a learning rate that falls to 0
     "fast-cpu": FAST_CPU,
     # what `make train` runs: the bundled corpus in minutes on two cores
-    "austen": {**FAST_CPU, "data": "austen", "dropout": 0.3, "epochs": 12},
+    "austen": {**FAST_CPU, "data": "austen", "dropout": 0.3, "epochs": 10},
 }
 
 

@@ -156,8 +156,10 @@ class Training:
         self.average = Average(model.trainables()) if config.finetune else None
         self.schedule = Schedule(config)
         self.loss_of = decoder_loss
-        if config.samples:
-            self.loss_of = SampledSoftmax(np.bincount(corpus.train, minlength=len(corpus.dictionary)), config.samples)
+        if config.softmax_samples:
+            self.loss_of = SampledSoftmax(
+                np.bincount(corpus.train, minlength=len(corpus.dictionary)), config.softmax_samples
+            )
         self.progress = Progress()
         self.states = self._zero_states()
         self.display = Display(config.epochs, log_interval, self._log, corpus.level)

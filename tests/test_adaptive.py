@@ -124,8 +124,8 @@ def test_impossible_splits_are_refused(splits):
 
 
 def test_sampling_the_softmax_and_splitting_it_exclude_each_other():
-    with pytest.raises(UserError, match="--samples"):
-        Config(samples=10, splits=(5,))
+    with pytest.raises(UserError, match="--softmax-samples"):
+        Config(softmax_samples=10, splits=(5,))
 
 
 def test_training_evaluation_and_generation(tmp_path):

@@ -81,7 +81,8 @@ def test_a_small_corpus_is_learned_by_heart(text, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "more", [["--optimizer", "adam", "--lr", "0.01", "--wd", "0.001"], [], ["--samples", "9", "--schedule", "linear"]]
+    "more",
+    [["--optimizer", "adam", "--lr", "0.01", "--wd", "0.001"], [], ["--softmax-samples", "9", "--schedule", "linear"]],
 )
 def test_resumed_from_any_point_the_weights_are_the_same(text, tmp_path, monkeypatch, more):
     run(text, tmp_path / "whole", "--epochs", "3", *more)
