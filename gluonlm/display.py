@@ -53,7 +53,8 @@ class Display:
                 left = (self.batches - self.batch) * tokens / speed
                 print(
                     f"epoch {self.epoch + 1:3d} | batch {self.batch:5d}/{self.batches} | lr {lr:.4g} | "
-                    f"loss {mean:5.3f} | {shown(mean, self.level)} | {speed:6.0f} tokens/s | {left:4.0f} s left",
+                    f"loss {mean:5.3f} | {shown(mean, self.level)} | {speed:6.0f} tokens/s | "
+                    f"{left:4.0f} s left in the epoch",
                     file=sys.stderr,
                 )
             self._reset()

@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m gluonlm.generate", description="Write text with a trained model.", allow_abbrev=False
     )
     add = parser.add_argument
-    add("run", nargs="?", help="folder of a run, or model file (default: model.pt)")
+    add("run", nargs="?", help="folder of a run, or model file (default: model.pt here, if there is one)")
     add("--checkpoint", help="the same by option")
     add("--onnx", metavar="FILE", help="an exported model instead, on the CPU")
     add("--seed-text", default="", metavar="TEXT", help="go on from this phrase instead of from nothing")

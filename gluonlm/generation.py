@@ -53,7 +53,7 @@ class Strategy:
         if not LOWEST_TEMPERATURE <= self.temperature < float("inf"):
             raise UserError(
                 f"temperature {self.temperature}: must be at least {LOWEST_TEMPERATURE}; "
-                "for the most probable word use greedy"
+                "for the most probable word use greedy (--greedy)"
             )
         if self.top_k is not None and self.top_k < 1:
             raise UserError(f"top-k {self.top_k}: must be at least 1")

@@ -120,7 +120,8 @@ def draw_curve(axes, intervals: list[dict], epochs: list[dict]) -> None:
     """Draw training and validation perplexity against training steps."""
     if intervals:
         steps, losses = zip(*((record["step"], record["loss"]) for record in intervals), strict=True)
-        axes.plot(steps, np.exp(losses), color="tab:blue", linewidth=1, alpha=0.6, label="training (with dropout)")
+        style = {"color": "tab:blue", "linewidth": 1, "alpha": 0.6, "marker": "." if len(steps) < 3 else ""}
+        axes.plot(steps, np.exp(losses), **style, label="training (with dropout)")
     if epochs:
         steps, losses = zip(*((record["step"], record["valid_loss"]) for record in epochs), strict=True)
         axes.plot(steps, np.exp(losses), "o-", color="tab:orange", markersize=4, label="validation")

@@ -77,7 +77,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--gpu", help="GPU numbers such as 0 or 0,1; without --preset the tutorial's full size")
     parser.add_argument("--cuda", action="store_true", help="use GPU 0")
     parser.add_argument("--tiny", action="store_true", help="the same as --preset tiny, on the CPU")
-    parser.add_argument("--save", "--save-path", type=Path, help="folder of the run, or file for the best model")
+    place = "folder of the run (default: a new one in runs/), or file for the best model"
+    parser.add_argument("--save", "--save-path", type=Path, help=place)
     parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with the run in this folder (to --epochs)")
     parser.add_argument("--log-interval", type=int, help="batches between two log records (default: 200)")
     parser.add_argument("--checkpoint-seconds", type=float, help="work at risk in a crash (default: 60)")
@@ -86,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--use-optimizer", action="store_true", help="the same as --optimizer adamw")
     add_options(parser)
     for option, (kind, _) in NOT_YET.items():
-        parser.add_argument(option, type=kind, help="not yet in this version")
+        parser.add_argument(option, type=kind, help=argparse.SUPPRESS)
     return parser
 
 
@@ -113,6 +114,8 @@ def settings(given: dict[str, Any]) -> Config:
         if fixed:
             raise UserError(f"--finetune takes the model as it is: leave out --{fixed[0].replace('_', '-')}")
         return finetune_settings(values)
+    if given.get("tiny") and "preset" in given:
+        raise UserError("--tiny is a preset itself: leave out --preset or --tiny")
     default = "tiny" if given.get("tiny") else "tutorial" if given.get("gpu") else "word-lm"
     return resolve(given.get("preset", default), values)
 

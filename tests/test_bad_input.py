@@ -45,6 +45,7 @@ def trained(text, tmp_path_factory):
         (["--optimizer", "lbfgs"], "--optimizer lbfgs"),
         (["--batch-size", "1000"], "too few for --batch-size 1000"),
         (["--gpu", "zero"], "--gpu zero: give GPU numbers"),
+        (["--tiny", "--preset", "austen"], "--tiny is a preset itself"),
         (["--log-interval", "0"], "--log-interval 0"),
     ],
 )
