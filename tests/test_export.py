@@ -76,6 +76,14 @@ def test_every_cell_depth_and_decoder_with_free_steps_and_columns(tmp_path, mode
             np.testing.assert_allclose(one, other.asnumpy(), rtol=1e-4, atol=1e-5)
 
 
+def test_awd_lstm_with_its_narrow_last_layer_and_weights_at_rest(tmp_path):
+    rates = {"dropout": 0.4, "dropouti": 0.4, "dropouth": 0.2, "dropoute": 0.1, "wdrop": 0.5}
+    source = untrained(tmp_path, nlayers=3, nhid=11, tied=True, narrow=True, locked=True, **rates)
+    result = export.export_onnx(source, tmp_path / "model.onnx")
+    assert result.difference < 1e-4
+    assert list(OnnxModel(result.path).states.values()) == [11, 11, 11, 11, 8, 8]
+
+
 def test_the_file_names_its_inputs_and_outputs_and_says_what_it_is(tmp_path):
     source = untrained(tmp_path, nlayers=2, nhid=11)
     export.export_onnx(source, tmp_path / "model.onnx")
