@@ -34,6 +34,7 @@ from gluonlm.model import RNNModel
 from gluonlm.onnx_model import require
 from gluonlm.predictor import Predictor
 from gluonlm.results import machine_record
+from gluonlm.resume import load_training
 from gluonlm.runs import Run
 from gluonlm.training import Training, evaluate
 
@@ -190,7 +191,7 @@ def prepare(
     options = {name: given[name] for name in ("log_interval", "checkpoint_seconds") if name in given}
     training = Training(model, corpus, config, run, devices, **options)
     if "resume" in given and run.last.exists():
-        training.load()
+        load_training(training)
     return training
 
 

@@ -5,17 +5,15 @@
 """
 
 import math
-import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
 
 import mxnet as mx
 import numpy as np
 from mxnet import autograd, gluon, nd
 
-from gluonlm.checkpoint import save_model, set_parameters
+from gluonlm.checkpoint import save_model
 from gluonlm.config import Config
 from gluonlm.corpus import Corpus, Dictionary, batchify, evaluation_batches, get_batch, random_length, segments
 from gluonlm.display import Display
@@ -23,11 +21,11 @@ from gluonlm.errors import UserError
 from gluonlm.model import RNNModel, detach
 from gluonlm.optim import Average, Schedule, Updater, stalled
 from gluonlm.regularize import activation_penalty
+from gluonlm.resume import Progress, State, StopRequest, save_training
 from gluonlm.runs import Run
 from gluonlm.softmax import SampledSoftmax, decoder_loss
 
 EVAL_STEPS = 70  # the length of a segment changes nothing in evaluation but speed and memory
-State = list[nd.NDArray]
 
 
 def train_step(
@@ -95,43 +93,6 @@ def evaluate(
     return total / len(ids)
 
 
-@dataclass
-class Progress:
-    """Where a run stands: with the weights and the states, all that exact resumption needs."""
-
-    epoch: int = 0
-    batch: int = 0  # of the epoch, the next one
-    step: int = 0
-    loss_sum: float = 0.0  # over the epoch's tokens so far
-    tokens: int = 0
-    seconds: float = 0.0  # of training and validation, all sessions together
-    best_loss: float = math.inf
-    best_epoch: int = -1
-    log_bytes: int = 0
-    valid_losses: list[float] = field(default_factory=list)  # of all epochs
-    averaged_steps: int = 0
-    done: bool = False  # finetuning is over before the last epoch when it no longer helps
-
-
-class StopRequest:
-    """A with-block in which Ctrl-C and SIGTERM only ask to stop; a second one ends the process at once."""
-
-    def __init__(self):
-        self.asked = False
-
-    def __enter__(self) -> "StopRequest":
-        self.handlers = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_):
-        for number, handler in self.handlers.items():
-            signal.signal(number, handler)
-
-    def _ask(self, number, frame):
-        self.asked = True
-        self.__exit__()
-
-
 class Training:
     """A run of training: the loop over epochs with validation, schedule, log and checkpoints.
 
@@ -189,7 +150,7 @@ class Training:
             while self.progress.epoch < self.config.epochs and not self.progress.done:
                 self._train_epoch(stop)
                 if stop.asked:
-                    self.save()
+                    save_training(self)
                     break
                 self._end_epoch()
         self.display.close()
@@ -224,7 +185,7 @@ class Training:
             now = time.monotonic()
             if now - saved_at > self.checkpoint_seconds:
                 progress.seconds, started = progress.seconds + now - started, now
-                self.save()
+                save_training(self)
                 saved_at = time.monotonic()
         progress.seconds += time.monotonic() - started
 
@@ -244,7 +205,7 @@ class Training:
         self.run.plot()
         progress.epoch, progress.batch, progress.loss_sum, progress.tokens = progress.epoch + 1, 0, 0.0, 0
         self.states = self._zero_states()
-        self.save()
+        save_training(self)
 
     def validate(self) -> tuple[float, bool]:
         """Loss on the validation text, and whether it is the best so far: then the model is saved.
@@ -288,47 +249,6 @@ class Training:
             f"training diverged in epoch {self.progress.epoch + 1}, step {self.progress.step + 1} (the loss is not a "
             f"finite number): lower --lr or set --clip{kept}"
         )
-
-    def save(self) -> None:
-        """Write all that :meth:`load` needs."""
-        weights = {f"weight.{name}": p.data(self.contexts[0]) for name, p in self.model.trainables().items()}
-        memory = {f"optimizer.{name}": array for name, array in self.updater.state_arrays().items()}
-        hidden = {
-            f"hidden.{device}.{index}": array
-            for device, state in enumerate(self.states)
-            for index, array in enumerate(state)
-        }
-        average = {}
-        if self.average:
-            average = {f"average.{name}": array for name, array in self.average.arrays.items()}
-            self.progress.averaged_steps = self.average.steps
-        arrays = {**weights, **memory, **hidden, **average}
-        self.run.save_state(arrays, asdict(self.progress), self.schedule.state())
-
-    def load(self) -> None:
-        """Continue where the run's last checkpoint stands.
-
-        :raises UserError: when there is none, or it does not fit this run's settings and devices.
-        """
-        arrays, progress, schedule = self.run.load_state()
-        if "position" in progress:  # a checkpoint of the first version
-            progress["batch"] = progress.pop("position") // self.config.bptt
-        self.progress, self.schedule = Progress(**progress), Schedule(self.config, **schedule)
-        group = {kind: {} for kind in ("weight", "optimizer", "hidden", "average")}
-        for name, array in arrays.items():
-            kind, _, rest = name.partition(".")
-            group[kind][rest] = array
-        set_parameters(self.model, group["weight"], self.run.last)
-        self.updater.load_state(group["optimizer"], self.progress.step)
-        if group["average"]:
-            self.average = Average(self.model.trainables(), self.progress.averaged_steps)
-            self.average.arrays = {name: nd.array(array, self.contexts[0]) for name, array in group["average"].items()}
-        if len(group["hidden"]) != sum(len(state) for state in self.states):
-            raise UserError(f"{self.run.folder} was trained on another number of devices: resume it on as many")
-        for name, array in group["hidden"].items():
-            device, index = map(int, name.split("."))
-            self.states[device][index][:] = nd.array(array)
-        self.run.truncate_log(self.progress.log_bytes)
 
 
 def training_columns(corpus: Corpus, config: Config, devices: int) -> np.ndarray:

@@ -19,6 +19,7 @@ from gluonlm.errors import UserError
 from gluonlm.export import export_onnx
 from gluonlm.optim import Average, Updater, stalled
 from gluonlm.predictor import Predictor
+from gluonlm.resume import save_training
 from gluonlm.runs import Run
 from gluonlm.training import Training, evaluate, train_step
 
@@ -253,7 +254,7 @@ def test_a_checkpoint_of_the_first_version_resumes(text, tmp_path):
     run_of_then.begin(config, "")
     whole = Training(build_model(config, 32), load_corpus(str(text)), config, run_of_then)
     whole.progress.batch = whole.progress.step = 3
-    whole.save()
+    save_training(whole)
     arrays, metadata = read_arrays(run_folder / LAST, STATE_FORMAT)
     progress = json.loads(metadata["progress"])
     old = {"epoch", "step", "loss_sum", "tokens", "seconds", "best_loss", "best_epoch", "log_bytes"}
