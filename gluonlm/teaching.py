@@ -15,8 +15,10 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-from IPython.display import Markdown
+from IPython.core.pylabtools import print_figure
+from IPython.display import Markdown, display
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from gluonlm.cli import contexts
@@ -104,6 +106,17 @@ def set_style() -> None:
     plt.rc("grid", alpha=0.3)
     plt.rc("legend", frameon=False)
     plt.rc("lines", linewidth=1.8)
+
+
+def show_figure(figure: Figure, description: str) -> None:
+    """Display a figure together with a description for those who cannot see it, and close it.
+
+    :param description: what the picture shows, its axes and what to see there, in a sentence or two. It is stored with
+        the output as plain text and as ``alt`` in the metadata of the picture, where the site and nbconvert find it.
+    """
+    picture = {"image/png": print_figure(figure, fmt="png", base64=True), "text/plain": description}
+    plt.close(figure)
+    display(picture, metadata={"image/png": {"alt": description}}, raw=True)
 
 
 def draw_cells(axes: Axes, words: Sequence[Sequence[str]], colours: Sequence[Sequence[str]], title: str = "") -> None:

@@ -83,6 +83,12 @@ def has_assert(source: str) -> bool:
     return any(isinstance(node, ast.Assert) for node in ast.walk(ast.parse(source)))
 
 
+def alternative_text(output) -> str:
+    """What a picture shows, in words, as :func:`gluonlm.teaching.show_figure` stores it; empty where it says little."""
+    text = output.metadata.get("image/png", {}).get("alt", "")
+    return text if len(text.split()) >= 5 else ""
+
+
 def complaints(notebook, public: set[str]) -> list[str]:
     """What is against the rules of notebooks."""
     cells = code_cells(notebook)
@@ -100,6 +106,9 @@ def complaints(notebook, public: set[str]) -> list[str]:
                 found.append(f"cell {i}: {output.get('name', 'error')} in the output")
             if ABSOLUTE_PATH.search(str(output.get("text", "")) + str(output.get("data", {}).get("text/plain", ""))):
                 found.append(f"cell {i}: an absolute path in the output")
+            # pictures are shown with teaching.show_figure(figure, "what there is to see") instead of plt.show()
+            if "image/png" in output.get("data", {}) and not alternative_text(output):
+                found.append(f"cell {i}: a picture without a description")
     found += ["a solution asserts nothing" for code in solutions(notebook) if not has_assert(code)]
     return found
 
@@ -142,6 +151,7 @@ def test_the_rules_can_be_broken():
             cell("def batchify(): ...", 2, tags=["from-scratch"]),
             cell("x = 1", 4, new_output("stream", name="stderr", text="oops")),
             cell("\n".join(["x = 1"] * 31), 4, new_output("stream", name="stdout", text="saved in /home/me/runs")),
+            cell("plt.show()", 5, new_output("display_data", {"image/png": "iVBORw0KGgo="})),
             new_markdown_cell("<details>\n\n```python\nx = 1\n```\n\n</details>"),
         ]
     )
@@ -152,6 +162,7 @@ def test_the_rules_can_be_broken():
         "cell 3: stderr in the output",
         "cell 4: 31 lines",
         "cell 4: an absolute path in the output",
+        "cell 5: a picture without a description",
         "a solution asserts nothing",
     ]
 

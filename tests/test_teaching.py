@@ -1,10 +1,12 @@
 """The notebooks' shared helper: workloads, source in place, figures."""
 
+import base64
 import os
 import subprocess
 import sys
 
 import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -70,6 +72,19 @@ def test_show_source_shows_what_is_installed():
     assert "`gluonlm.corpus.Corpus`\n\n```python\n@dataclass(frozen=True)\nclass Corpus:" in shown
     assert "```python\ndef add_word(self, word: str) -> int:\n    " in shown  # a method is moved to the left margin
     assert shown.count("```") == 4
+
+
+def test_a_shown_figure_carries_its_description(monkeypatch):
+    shown = []
+    monkeypatch.setattr(teaching, "display", lambda data, **options: shown.append((data, options)))
+    figure, axes = plt.subplots()
+    axes.plot([1, 2])
+    teaching.show_figure(figure, "a line that rises")
+    ((data, options),) = shown
+    assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG")
+    assert data["text/plain"] == "a line that rises"
+    assert options == {"metadata": {"image/png": {"alt": "a line that rises"}}, "raw": True}
+    assert not plt.fignum_exists(figure.number)  # or it would be shown once more at the end of the cell
 
 
 def test_draw_cells_draws_every_word_in_its_colour():
