@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from gluonlm.results import machine_record
+from gluonlm.cli import run
+from gluonlm.results import FOLDER, record
 
-RESULTS = Path(__file__).resolve().parents[1] / "results" / "adaptive.json"
 SPLITS = {33_278: (2800, 20_000), 267_735: (2800, 20_000, 76_000)}
 SIZE, STEPS, COLUMNS = 400, 35, 20
 
@@ -49,10 +49,11 @@ def measure(vocabulary: int, splits: tuple[int, ...], steps: int) -> dict:
     return {"vocabulary": vocabulary, "splits": splits, "step_ms": round(1e3 * fastest, 1), "peak_mib": round(peak)}
 
 
-def main(argv: list[str] | None = None) -> dict:
+def main(argv: list[str]) -> dict:
+    """Measure, print and record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=8, help="the fastest counts")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="file to record the figures in")
+    parser.add_argument("--out", type=Path, default=FOLDER / "adaptive.json", help="file to record the figures in")
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.measure:
@@ -66,12 +67,8 @@ def main(argv: list[str] | None = None) -> dict:
             command = [sys.executable, __file__, "--measure", str(vocabulary), way, "--steps", str(options.steps)]
             runs.append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout))
             print(json.dumps(runs[-1]), flush=True)
-    command = " ".join(["python benchmarks/adaptive.py", *(sys.argv[1:] if argv is None else argv)])
-    result = {"command": command, "machine": machine_record(), "runs": runs}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    return result
+    return record(options.out, ["python", "benchmarks/adaptive.py", *argv], runs=runs)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

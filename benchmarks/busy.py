@@ -8,7 +8,6 @@ factor of 2 is what fair sharing of the busy core alone costs. Recorded in resul
 """
 
 import argparse
-import json
 import os
 import signal
 import subprocess
@@ -22,7 +21,7 @@ from step_worker import Work
 
 from gluonlm.cli import run
 from gluonlm.errors import UserError
-from gluonlm.results import FOLDER, machine_record
+from gluonlm.results import FOLDER, record
 
 
 @contextmanager
@@ -81,12 +80,8 @@ def main(argv: list[str]) -> dict:
             one.close()
     for name, ratio in slower.items():
         print(f"{name}: {ratio['median']:.2f} times slower ({ratio['low']:.2f} - {ratio['high']:.2f})")
-    command = " ".join(["python benchmarks/busy.py", *argv])
-    result = {"command": command, "machine": machine_record(), "times_slower": slower}
     out = options.out or (None if options.quick else FOLDER / "busy.json")
-    if out:
-        out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    return result
+    return record(out, ["python", "benchmarks/busy.py", *argv], times_slower=slower)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ runs on the last tokens of the text only, with a full window. Records results/ca
 
 import argparse
 import json
-import sys
 import time
 from pathlib import Path
 
@@ -19,10 +18,8 @@ import numpy as np
 
 import gluonlm  # noqa: F401  prepares threads
 from gluonlm.cache import Column, target_share
-from gluonlm.results import machine_record
-
-RESULTS = Path(__file__).resolve().parents[1] / "results" / "cache.json"
-
+from gluonlm.cli import run
+from gluonlm.results import FOLDER, record
 
 VOCABULARY, STEPS = 10_000, 256
 
@@ -76,36 +73,33 @@ def measure(window: int, tokens: int, size: int, repeats: int) -> dict:
         started = time.perf_counter()
         answers[way] = way(*arguments, total - counts[way])
         seconds[way] = min(seconds[way], time.perf_counter() - started)
-    run = {"window": window, "tokens": tokens, "features": size}
+    figures = {"window": window, "tokens": tokens, "features": size}
     speeds = {way: counts[way] / seconds[way] for way in counts}
     for way, speed in speeds.items():
-        run[f"{way.__name__}_tokens_per_second"] = round(speed)
+        figures[f"{way.__name__}_tokens_per_second"] = round(speed)
     for way in (lean, one_hot):
         error = np.abs(np.log(answers[way]) - np.log(answers[vectorized][-counts[way] :])).max()
         if error > 1e-4:
             raise SystemExit(f"{way.__name__} and vectorized differ by {error} nats")
-        run[f"times_faster_than_{way.__name__}"] = round(speeds[vectorized] / speeds[way], 1)
-    return run
+        figures[f"times_faster_than_{way.__name__}"] = round(speeds[vectorized] / speeds[way], 1)
+    return figures
 
 
-def main(argv: list[str] | None = None) -> dict:
+def main(argv: list[str]) -> dict:
+    """Measure, print and record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, default=20_000)
     parser.add_argument("--size", type=int, default=400, help="features per token")
     parser.add_argument("--windows", type=int, nargs="+", default=[500, 3785])
     parser.add_argument("--repeats", type=int, default=5, help="the fastest counts")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="file to record the figures in")
+    parser.add_argument("--out", type=Path, default=FOLDER / "cache.json", help="file to record the figures in")
     options = parser.parse_args(argv)
     runs = []
     for window in options.windows:
         runs.append(measure(window, options.tokens, options.size, options.repeats))
         print(json.dumps(runs[-1]), flush=True)
-    command = " ".join(["python benchmarks/cache.py", *(sys.argv[1:] if argv is None else argv)])
-    result = {"command": command, "machine": machine_record(), "runs": runs}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    return result
+    return record(options.out, ["python", "benchmarks/cache.py", *argv], runs=runs)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -27,11 +27,10 @@ from gluonlm.corpus import EOS, Dictionary
 from gluonlm.detokenize import Detokenizer
 from gluonlm.generation import stream
 from gluonlm.predictor import Predictor
-from gluonlm.results import machine_record
+from gluonlm.results import FOLDER, record
 
 V, CONFIG = 10_000, Config(model="LSTM", emsize=200, nhid=200, nlayers=2)
 BATCHES, LEAST_STEPS = (1, 8, 64), 16
-RESULTS = Path(__file__).resolve().parents[1] / "results" / "generate.json"
 
 
 class Torch:
@@ -93,9 +92,7 @@ def main(argv: list[str]) -> dict:
     torch = Torch(options.torch_python)
     speeds = measure(torch, options.rounds, options.words)
     wall, cpu = (speeds["gluonlm, 1 at once"] / speeds["torch"]).T  # (rounds,) each
-    result = {
-        "command": f"OMP_NUM_THREADS={gluonlm.RUNTIME.threads} python benchmarks/generate.py "
-        f"--rounds {options.rounds} --words {options.words}",
+    figures = {
         "model": f"LSTM, 2 layers of 200 units, V = {V}",
         "words_per_second": {side: round(float(np.median(values[:, 0]))) for side, values in speeds.items()},
         "times_torch_by_the_clock": spread(wall),
@@ -103,9 +100,10 @@ def main(argv: list[str]) -> dict:
         "threads": {"torch": torch.threads, "gluonlm": gluonlm.RUNTIME.threads},
         "load": os.getloadavg()[0],  # about 1 or 2 when nothing else runs
         "torch": torch.version,
-        "machine": machine_record(),
     }
-    RESULTS.write_text(json.dumps(result, indent=1) + "\n")
+    threads = f"OMP_NUM_THREADS={gluonlm.RUNTIME.threads}"
+    arguments = ["--rounds", str(options.rounds), "--words", str(options.words)]
+    result = record(FOLDER / "generate.json", [threads, "python", "benchmarks/generate.py", *arguments], **figures)
     print(json.dumps(result, indent=1))
     return result
 

@@ -22,7 +22,7 @@ from step_worker import Work
 
 from gluonlm.cli import run
 from gluonlm.errors import UserError
-from gluonlm.results import FOLDER, machine_record
+from gluonlm.results import FOLDER, record
 
 HERE = Path(__file__).resolve().parent
 CLEARED = ("OMP_", "KMP_", "GOMP_", "MXNET_", "OPENBLAS_", "MKL_", "MALLOC_", "LD_PRELOAD")
@@ -143,7 +143,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--modes", nargs="+", choices=("train", "evaluate"), default=["train", "evaluate"])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=4.0, help="per competitor and round")
-    parser.add_argument("--out", type=Path, default=FOLDER / "step.json", help="file to record the figures in")
+    parser.add_argument("--out", type=Path, help="file to record in (default: results/step.json)")
     parser.add_argument(
         "--quick", action="store_true", help="tiny sizes, to see that it works; records with --out only"
     )
@@ -172,15 +172,11 @@ def main(argv: list[str]) -> dict:
                 settings.append(compare(work, pythons, options.rounds, options.seconds))
                 ratios = {name: ratio["median"] for name, ratio in settings[-1]["ours_faster_than"].items()}
                 print(f"{mode} {units} units, V = {vocab}: ours is faster by {ratios}", file=sys.stderr, flush=True)
-    command = " ".join(["python benchmarks/step.py", *argv])
-    result = {"command": command, "torch": torch is not None, "machine": machine_record(), "settings": settings}
     print(table(settings))
     if torch is None:
         print("\nNo column for PyTorch: see the message above.")
     out = options.out or (None if options.quick else FOLDER / "step.json")
-    if out:
-        out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    return result
+    return record(out, ["python", "benchmarks/step.py", *argv], torch=torch is not None, settings=settings)
 
 
 if __name__ == "__main__":

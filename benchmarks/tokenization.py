@@ -23,15 +23,15 @@ from pathlib import Path
 
 import numpy as np
 
+from gluonlm.cli import run
 from gluonlm.corpus import EOS, UNK, index_words
-from gluonlm.results import machine_record
+from gluonlm.results import FOLDER, record
 from gluonlm.textfile import Span
 
 TYPES = 267_735  # of WikiText-103, like its words, its bytes per word and its words per line
 WORDS = 103_227_021
 WORDS_PER_LINE = 57
 PIECE = 1 << 20  # words written at once
-RESULTS = Path(__file__).resolve().parents[1] / "results" / "tokenize.json"
 
 
 def make_words(random: np.random.Generator) -> list[bytes]:
@@ -108,12 +108,13 @@ def measure_in_child(way: str, path: Path) -> dict:
     return json.loads(done.stdout)
 
 
-def main(argv: list[str] | None = None) -> dict:
+def main(argv: list[str]) -> dict:
+    """Measure, print and record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--words", type=int, default=WORDS, help="words of the text (default: as WikiText-103)")
     parser.add_argument("--naive-share", type=float, default=0.1, help="part of the text for the naive way")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=RESULTS, help="file to record the figures in")
+    parser.add_argument("--out", type=Path, default=FOLDER / "tokenize.json", help="file to record the figures in")
     parser.add_argument("--measure", nargs=2, metavar=("WAY", "FILE"), help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.measure:
@@ -134,13 +135,11 @@ def main(argv: list[str] | None = None) -> dict:
             runs.append(measure_in_child("streaming", whole))
     if runs[0]["sha256_of_ids"] != runs[1]["sha256_of_ids"]:
         raise SystemExit("the two ways do not agree")
-    command = " ".join(["python benchmarks/tokenization.py", *(sys.argv[1:] if argv is None else argv)])
-    result = {"command": command, "seed": options.seed, "machine": machine_record(), "runs": runs}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    command = ["python", "benchmarks/tokenization.py", *argv]
+    result = record(options.out, command, seed=options.seed, runs=runs)
     print(json.dumps(result, indent=2))
     return result
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

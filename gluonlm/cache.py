@@ -22,7 +22,7 @@ import mxnet as mx
 import numpy as np
 from mxnet import nd
 
-from gluonlm.corpus import Dictionary, evaluation_batches
+from gluonlm.corpus import Dictionary, evaluation_batches, evaluation_columns
 from gluonlm.errors import UserError
 from gluonlm.model import RNNModel
 from gluonlm.softmax import decoder_loss
@@ -133,9 +133,7 @@ def cache_losses(
     :return: (thetas, lambdas, windows) float64.
     :raises UserError: when ``ids`` is empty.
     """
-    if len(ids) == 0:
-        raise UserError("there is no text to evaluate: the file is empty")
-    batch_size = min(batch_size, len(ids))
+    batch_size = evaluation_columns(ids, batch_size)
     totals = np.zeros((len(thetas), len(lambdas), len(windows)))
     weight_of_cache = np.array(lambdas)[:, None]
     state, columns = model.begin_state(batch_size, ctx), None

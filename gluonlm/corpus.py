@@ -219,6 +219,16 @@ def get_batch(source: np.ndarray, i: int, bptt: int) -> tuple[np.ndarray, np.nda
     return source[i : i + steps], source[i + 1 : i + 1 + steps]
 
 
+def evaluation_columns(ids: np.ndarray, batch_size: int) -> int:
+    """In how many columns to evaluate a text: ``batch_size``, or one for each token of a shorter text.
+
+    :raises UserError: when the text is empty.
+    """
+    if len(ids) == 0:
+        raise UserError("there is no text to evaluate: the file is empty")
+    return min(batch_size, len(ids))
+
+
 def evaluation_batches(
     ids: np.ndarray, start_id: int, batch_size: int, bptt: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:

@@ -85,6 +85,11 @@ def shown(loss: float, level: str) -> str:
     return f"bpc {bits(loss):7.4f}" if level == "char" else f"ppl {perplexity(loss):8.2f}"
 
 
+def named(loss: float, level: str) -> str:
+    """The same in words."""
+    return f"bits per character {bits(loss):.4f}" if level == "char" else f"perplexity {perplexity(loss):.2f}"
+
+
 def bits(loss: float) -> float:
     """A loss in nats as bits."""
     return loss / math.log(2)

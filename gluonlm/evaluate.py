@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gluonlm.cli import contexts, dashes, run
-from gluonlm.corpus import encode_file, evaluation_batches, load_corpus
+from gluonlm.corpus import encode_file, evaluation_batches, evaluation_columns, load_corpus
 from gluonlm.datasets import resolve
-from gluonlm.display import bits, shown
+from gluonlm.display import bits, named
 from gluonlm.errors import UserError
 from gluonlm.onnx_model import OnnxModel, cross_entropy
 
@@ -109,7 +109,7 @@ def with_cache(options: argparse.Namespace, trained: "Trained", ctx) -> Evaluate
             raise UserError("--tune-cache needs a data set with a validation text, and --data names a single file")
         ids = read_ids(trained, options.data, "valid")
         settings, loss = tune(trained.model, ids, trained.dictionary, given, options.batch_size, ctx)
-        print(f"on the validation text: loss {loss:.4f} | {shown(loss, trained.level)}")
+        print(f"on the validation text: loss {loss:.4f} | {named(loss, trained.level)}")
     print(f"cache: --theta {settings.theta:g} --lambdasm {settings.lambdasm:g} --window {settings.window}", flush=True)
     return lambda ids, columns: evaluate_with_cache(trained.model, ids, trained.dictionary, settings, columns, ctx)
 
@@ -130,7 +130,7 @@ def open_onnx(options: argparse.Namespace) -> tuple[OnnxModel, Evaluate]:
 
 def evaluate_onnx(model: OnnxModel, ids: np.ndarray, batch_size: int) -> float:
     """Mean loss in nats per token, as :func:`gluonlm.training.evaluate` defines it."""
-    batch_size = min(batch_size, len(ids))
+    batch_size = evaluation_columns(ids, batch_size)
     state, total = model.begin_state(batch_size), 0.0
     for inputs, targets, mask in evaluation_batches(ids, model.dictionary.start_id, batch_size, ONNX_STEPS):
         logits, state = model.predict(inputs, state)
@@ -154,14 +154,10 @@ def main(argv: list[str]) -> Score:
         raise UserError("--cache needs the model's hidden states, which an exported model does not give: name its run")
     model, evaluate = open_onnx(options) if options.onnx else open_checkpoint(options)
     ids = read_ids(model, options.data, options.split)
-    if len(ids) == 0:
-        raise UserError("there is no text to evaluate: the file is empty")
     unknown = int((ids == model.dictionary.unk_id).sum()) if model.dictionary.unk_id is not None else 0
     score = Score(len(ids), unknown, evaluate(ids, options.batch_size))
-    per_token = (
-        f"bits per character {score.bits:.4f}" if model.level == "char" else f"perplexity {score.perplexity:.2f}"
-    )
-    print(f"{score.tokens} tokens, {score.unknown / score.tokens:.2%} unknown | loss {score.loss:.4f} | {per_token}")
+    share = score.unknown / score.tokens
+    print(f"{score.tokens} tokens, {share:.2%} unknown | loss {score.loss:.4f} | {named(score.loss, model.level)}")
     return score
 
 

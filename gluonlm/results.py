@@ -10,11 +10,15 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from gluonlm.cli import run
 from gluonlm.errors import UserError
+from gluonlm.files import write_atomically, writing
 
 FOLDER = Path(__file__).parents[1] / "results"
 KEPT = ("config.json", "log.jsonl", "result.json")
@@ -45,6 +49,19 @@ def cpu_model() -> str:
     info = Path("/proc/cpuinfo")
     names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
     return names[0].partition(":")[2].strip() if names else platform.processor() or platform.machine()
+
+
+def record(out: Path | None, command: Sequence[str], **figures: Any) -> dict[str, Any]:
+    """What a benchmark measured, with the command that did it and the machine, written to ``out`` as JSON if given.
+
+    :raises UserError: when it cannot be written.
+    """
+    result = {"command": shlex.join(command), "machine": machine_record(), **figures}
+    if out:
+        with writing(out.parent):
+            out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(out, (json.dumps(result, indent=1) + "\n").encode())
+    return result
 
 
 def add(folder: Path, record: Path) -> None:

@@ -26,7 +26,7 @@ from gluonlm.cli import contexts, dashes, run
 from gluonlm.config import PRESETS, Config, add_options, resolve
 from gluonlm.corpus import Corpus, load_corpus
 from gluonlm.detokenize import to_text
-from gluonlm.display import bits
+from gluonlm.display import bits, named
 from gluonlm.errors import UserError
 from gluonlm.export import export_onnx
 from gluonlm.generation import Strategy, generate
@@ -227,12 +227,12 @@ def finish(training: Training, finished: bool) -> Result:
         run.folder,
     )
     trivial = baselines(corpus.train, corpus.test, len(corpus.dictionary))
-    if corpus.level == "char":
-        print(f"test loss {test_loss:.4f} | test bits per character {bits(test_loss):.4f}")
-        print("for comparison: " + ", ".join(f"{name} {math.log2(value):.4f}" for name, value in trivial.items()))
-    else:
-        print(f"test loss {test_loss:.4f} | test perplexity {result.test_perplexity:.2f}")
-        print("for comparison: " + ", ".join(f"{name} {value:.1f}" for name, value in trivial.items()))
+    print(f"test loss {test_loss:.4f} | test {named(test_loss, corpus.level)}")
+    others = (
+        f"{name} {math.log2(value):.4f}" if corpus.level == "char" else f"{name} {value:.1f}"
+        for name, value in trivial.items()
+    )
+    print(f"for comparison: {', '.join(others)}")
     print(f"--- a sample\n{sample(model, corpus, training.config.seed, ctx).strip()}\n---")
     if finished:
         characters = {}

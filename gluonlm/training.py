@@ -15,7 +15,16 @@ from mxnet import autograd, gluon, nd
 
 from gluonlm.checkpoint import save_model
 from gluonlm.config import Config
-from gluonlm.corpus import Corpus, Dictionary, batchify, evaluation_batches, get_batch, random_length, segments
+from gluonlm.corpus import (
+    Corpus,
+    Dictionary,
+    batchify,
+    evaluation_batches,
+    evaluation_columns,
+    get_batch,
+    random_length,
+    segments,
+)
 from gluonlm.display import Display
 from gluonlm.errors import UserError
 from gluonlm.model import RNNModel, detach
@@ -82,9 +91,7 @@ def evaluate(
 
     :raises UserError: when ``ids`` is empty.
     """
-    if len(ids) == 0:
-        raise UserError("there is no text to evaluate: the file is empty")
-    batch_size = min(batch_size, len(ids))
+    batch_size = evaluation_columns(ids, batch_size)
     state, total = model.begin_state(batch_size, ctx), 0.0
     for data, target, mask in evaluation_batches(ids, dictionary.start_id, batch_size, EVAL_STEPS):
         features, state = model.body(nd.array(data, ctx), state)

@@ -53,3 +53,24 @@ def test_the_machine_is_described():
     assert machine["mxnet"].startswith("1.9")
     assert machine["cores"] >= 1
     assert machine["cpu"]
+
+
+def test_a_benchmark_is_recorded_with_command_and_machine(tmp_path):
+    out = tmp_path / "new" / "one.json"
+    result = results.record(out, ["python", "benchmarks/one.py", "--words", "some words"], runs=[{"ms": 1.5}])
+    assert json.loads(out.read_text()) == result
+    assert result["command"] == "python benchmarks/one.py --words 'some words'"
+    assert result["machine"] == results.machine_record()
+    assert result["runs"] == [{"ms": 1.5}]
+
+
+def test_a_quick_benchmark_records_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert results.record(None, ["python", "benchmarks/one.py"], runs=[])["runs"] == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_record_that_cannot_be_written_is_said(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write"):
+        results.record(tmp_path / "file" / "one.json", ["python", "benchmarks/one.py"])
