@@ -1,5 +1,7 @@
 """Competitor of benchmarks/step.py: gluonlm's own training step and evaluation."""
 
+import time
+
 import gluonlm  # isort: skip
 import mxnet as mx
 import numpy as np
@@ -9,7 +11,11 @@ from gluonlm.checkpoint import build_model
 from gluonlm.config import Config
 from gluonlm.corpus import Dictionary
 from gluonlm.optim import Updater
+from gluonlm.softmax import SampledSoftmax, decoder_loss
 from gluonlm.training import evaluate, train_step
+
+SAMPLES = 1000
+SIDE = 1024  # of the square matrices whose product shows what the processor can do
 
 
 def set_up(work: Work):
@@ -34,14 +40,25 @@ def set_up(work: Work):
     updater = Updater(model.trainables(), config.optimizer, config.wdecay)
     ids = random.integers(0, work.vocab, (work.bptt + 1, work.batch)).astype(np.int32)
     states = [model.begin_state(work.batch)]
+    loss_of = SampledSoftmax(np.ones(work.vocab), SAMPLES) if work.mode == "sampled" else decoder_loss
 
     def step():
         nonlocal states
-        loss, states = train_step(model, updater, ids[:-1], ids[1:], states, work.lr, work.clip)
+        loss, states = train_step(model, updater, ids[:-1], ids[1:], states, work.lr, work.clip, loss_of)
         return ids[1:].size, loss
 
     return step, facts
 
 
+def product_rate() -> float:
+    """Multiplications and additions per second in the best of a few products of large matrices."""
+    matrix, seconds = mx.nd.ones((SIDE, SIDE)), []
+    for _ in range(4):
+        started = time.perf_counter()
+        mx.nd.dot(matrix, matrix).wait_to_read()
+        seconds.append(time.perf_counter() - started)
+    return 2 * SIDE**3 / min(seconds)
+
+
 if __name__ == "__main__":
-    serve(set_up)
+    serve(set_up, product_rate)

@@ -33,7 +33,7 @@ def set_up(work: Work):
     model.hybridize(static_alloc=True)
     loss_of.hybridize(static_alloc=True)
     facts = {"mxnet": mx.__version__, "threads": os.environ.get("OMP_NUM_THREADS", "as MXNet chooses")}
-    length = work.bptt * (1 if work.mode == "train" else work.eval_segments) + 1
+    length = work.bptt * (work.eval_segments if work.mode == "evaluate" else 1) + 1
     ids = nd.array(np.random.default_rng(1).integers(0, work.vocab, (length, work.batch)))
     trainer = gluon.Trainer(model.collect_params(), "sgd", {"learning_rate": work.lr})
     state = model.rnn.begin_state(work.batch)
@@ -59,7 +59,7 @@ def set_up(work: Work):
         tokens = (length - 1) * work.batch
         return tokens, total / tokens
 
-    return (step if work.mode == "train" else evaluate), facts
+    return (evaluate if work.mode == "evaluate" else step), facts
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ def set_up(work: Work):
     torch.manual_seed(1)
     model, loss_of = Model(work), nn.NLLLoss()
     facts = {"torch": torch.__version__, "threads": torch.get_num_threads()}
-    length = work.bptt * (1 if work.mode == "train" else work.eval_segments) + 1
+    length = work.bptt * (work.eval_segments if work.mode == "evaluate" else 1) + 1
     ids = torch.randint(work.vocab, (length, work.batch))
     zeros = torch.zeros(work.layers, work.batch, work.units)
     state = (zeros, zeros)
@@ -56,8 +56,8 @@ def set_up(work: Work):
         tokens = (length - 1) * work.batch
         return tokens, total / tokens
 
-    model.train(work.mode == "train")
-    return (step if work.mode == "train" else evaluate), facts
+    model.train(work.mode != "evaluate")
+    return (evaluate if work.mode == "evaluate" else step), facts
 
 
 if __name__ == "__main__":

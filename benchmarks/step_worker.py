@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Work:
-    """What all competitors do the same of: ``mode`` is "train" or "evaluate"."""
+    """What all competitors do the same of: ``mode`` is "train", "sampled" or "evaluate"."""
 
     mode: str
     vocab: int
@@ -28,10 +28,13 @@ class Work:
     eval_segments: int = 10  # batches of bptt steps in one evaluated text
 
 
-def serve(set_up: Callable[[Work], tuple[Callable[[], tuple[int, float]], dict]]) -> None:
+def serve(
+    set_up: Callable[[Work], tuple[Callable[[], tuple[int, float]], dict]], rate: Callable[[], float] | None = None
+) -> None:
     """Run a competitor: ``set_up(work)`` gives a function and facts such as versions, which are reported.
 
     The function does one portion of work, and returns its number of tokens and mean loss, computed to the end.
+    ``rate`` measures what the machine can do at that moment, in operations per second.
     """
     portion, facts = set_up(Work(**json.loads(sys.argv[1])))
     for _ in range(3):
@@ -45,4 +48,5 @@ def serve(set_up: Callable[[Work], tuple[Callable[[], tuple[int, float]], dict]]
         unit = 1 if sys.platform == "darwin" else 1024
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
         finite = loss if math.isfinite(loss) else None
-        print(json.dumps({"tokens": tokens, "seconds": elapsed, "peak_bytes": peak, "loss": finite}), flush=True)
+        answer = {"tokens": tokens, "seconds": elapsed, "peak_bytes": peak, "loss": finite}
+        print(json.dumps(answer | ({"flops": rate()} if rate else {})), flush=True)

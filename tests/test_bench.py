@@ -29,7 +29,7 @@ def recorded(tmp_path_factory):
 
 def test_all_settings_are_measured(recorded):
     result, ended = recorded
-    assert [one["mode"] for one in result["settings"]] == ["train", "evaluate"]
+    assert [one["mode"] for one in result["settings"]] == ["train", "sampled", "evaluate"]
     for one in result["settings"]:
         ours, stock = (one["rounds_tokens_per_second"][name] for name in ("ours", "stock"))
         assert len(ours) == len(stock) == 2
@@ -39,7 +39,7 @@ def test_all_settings_are_measured(recorded):
         assert all(50 < one["peak_mib"][name] < 2000 for name in ("ours", "stock"))
     assert result["machine"]["mxnet"] == "1.9.1"
     assert result["command"].startswith("python benchmarks/step.py --quick")
-    assert ended.stdout.count("\n| ") == 2
+    assert ended.stdout.count("\n| ") == 3
 
 
 def test_each_runs_in_its_own_surroundings(recorded):
@@ -84,3 +84,55 @@ def test_beside_a_busy_core(tmp_path):
     assert all(0 < one["low"] <= one["median"] <= one["high"] for one in slower.values())
     assert ended.stdout.count("times slower") == 2
     assert "PyTorch is missing" in ended.stderr
+
+
+def quality(*arguments):
+    environment = {name: value for name, value in os.environ.items() if name != "GLUONLM_TORCH_PYTHON"}
+    command = [sys.executable, str(BENCH.with_name("quality.py")), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
+def stub_of_torch(path: Path) -> Path:
+    """A Python that imports torch and answers to quality_torch.py with the lengths of the texts it is given."""
+    lines = "import json, sys; counts = [len(open(p).read().splitlines()) for p in sys.argv[2:5]]"
+    answer = "print(json.dumps(dict(test_perplexity=42, valid_perplexity=43, lines=counts, given=sys.argv[5:])))"
+    path.write_text(f'#!/bin/sh\ncase $1 in -c) exit 0;; esac\nexec {sys.executable} -c "{lines}; {answer}" "$@"\n')
+    path.chmod(0o755)
+    return path
+
+
+def test_a_race_to_a_perplexity(tmp_path):
+    for split, count in (("train", 60), ("valid", 12), ("test", 9)):
+        (tmp_path / f"{split}.txt").write_text("it is a truth universally acknowledged\n" * count)
+    out, python = tmp_path / "quality.json", stub_of_torch(tmp_path / "python")
+    settings = ["--data", tmp_path, "--epochs", 1, "--units", 4, "--turn", 0.5, "--torch-python", python, "--out", out]
+    ended = quality(*settings, "--torch-epochs", 2, "--published", 110.44)
+    assert ended.returncode == 0, ended.stderr
+    result = json.loads(out.read_text())
+    assert result["torch"]["lines"] == [60, 12, 9]  # the same sentences for both
+    assert result["torch"]["given"] == ["--epochs", "2", "--units", "4"]
+    assert result["test_perplexity"]["torch"] == 110.44
+    assert result["torch_perplexity_is"] == "published"
+    assert 1 < result["test_perplexity"]["ours"] < 20
+    assert result["ours_over_torch_time"] == pytest.approx(result["seconds"]["ours"] / result["seconds"]["torch"], 0.01)
+    assert quality(*settings, "--torch-epochs", 6).returncode == 0
+    assert json.loads(out.read_text())["test_perplexity"]["torch"] == 42
+
+
+def test_a_race_that_cannot_be_run(tmp_path):
+    ended = quality("--data", tmp_path)
+    assert ended.returncode == 2
+    assert "error: PyTorch is missing" in ended.stderr
+    ended = quality("--torch-epochs", 1)
+    assert ended.returncode == 2
+    assert "give --published" in ended.stderr
+
+
+def test_the_table_is_that_of_the_record(recorded, tmp_path):
+    path = tmp_path / "step.json"
+    path.write_text(json.dumps(recorded[0]))
+    ended = subprocess.run(
+        [sys.executable, str(BENCH), "--table", "--out", str(path)], capture_output=True, text=True, check=True
+    )
+    assert ended.stdout.strip() == "\n".join(recorded[1].stdout.splitlines()[:5])
+    assert all(one["limit_tokens_per_second"] > 0 for one in recorded[0]["settings"])
