@@ -1,7 +1,8 @@
 """Files that a run leaves: models and training states, each one safetensors file, written whole or not at all.
 
 A safetensors file is a JSON header and raw arrays: it runs no code when it is read. The header carries the settings
-and the vocabulary, so a model file is all that evaluation and generation need.
+and the vocabulary, so a model file is all that evaluation and generation need. Arrays with many zeros are stored
+without them (:mod:`gluonlm.sparse`).
 """
 
 import json
@@ -19,6 +20,7 @@ from gluonlm.corpus import Dictionary
 from gluonlm.errors import UserError
 from gluonlm.files import write_atomically
 from gluonlm.model import RNNModel
+from gluonlm.sparse import pack, unpack
 
 BEST, LAST = "best.safetensors", "last.safetensors"
 MODEL_FORMAT, STATE_FORMAT = "gluonlm model 1", "gluonlm training state 1"
@@ -33,12 +35,13 @@ class Trained:
     config: Config
     level: str  # "word" or "char"
     path: Path
+    pruned: tuple[str, ...] = ()  # names of the tensors that have been pruned (gluonlm.pruning)
 
 
 def write_arrays(path: Path, kind: str, arrays: dict[str, mx.nd.NDArray], metadata: dict[str, str]) -> None:
     """Write named arrays and text as one safetensors file of the given kind."""
-    content = save({name: array.asnumpy() for name, array in arrays.items()}, {"format": kind, **metadata})
-    write_atomically(path, content)
+    packed, shapes = pack({name: array.asnumpy() for name, array in arrays.items()})
+    write_atomically(path, save(packed, {"format": kind, "sparse": json.dumps(shapes), **metadata}))
 
 
 def read_arrays(path: Path, kind: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -55,15 +58,23 @@ def read_arrays(path: Path, kind: str) -> tuple[dict[str, np.ndarray], dict[str,
                 raise UserError(
                     f"{path} is not a {kind.rsplit(' ', 1)[0]} of this version: give one that training wrote"
                 )
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
-    except SafetensorError as error:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return unpack(arrays, json.loads(metadata.get("sparse", "{}"))), metadata
+    except (SafetensorError, ValueError) as error:
         raise UserError(f"{path} is damaged or not a gluonlm file ({error}): use another checkpoint") from None
 
 
-def save_model(path: Path, model: RNNModel, dictionary: Dictionary, config: Config, level: str) -> None:
-    """Write a model with all that is needed to use it."""
+def save_model(
+    path: Path, model: RNNModel, dictionary: Dictionary, config: Config, level: str, pruned: tuple[str, ...] = ()
+) -> None:
+    """Write a model with all that is needed to use it; ``pruned`` names the tensors whose zeros are to stay."""
     arrays = {name: parameter.data(parameter.list_ctx()[0]) for name, parameter in model.trainables().items()}
-    metadata = {"config": config.to_json(), "dictionary": dictionary.to_json(), "level": level}
+    metadata = {
+        "config": config.to_json(),
+        "dictionary": dictionary.to_json(),
+        "level": level,
+        "pruned": json.dumps(pruned),
+    }
     write_arrays(path, MODEL_FORMAT, arrays, metadata)
 
 
@@ -78,7 +89,8 @@ def load_model(path: str | Path, contexts: list[mx.Context] | None = None) -> Tr
     config, dictionary = Config.from_json(metadata["config"]), Dictionary.from_json(metadata["dictionary"])
     model = build_model(config, len(dictionary), contexts)
     set_parameters(model, arrays, path)
-    return Trained(model, dictionary, config, metadata["level"], path)
+    pruned = tuple(json.loads(metadata.get("pruned", "[]")))
+    return Trained(model, dictionary, config, metadata["level"], path, pruned)
 
 
 def build_model(config: Config, vocab_size: int, contexts: list[mx.Context] | None = None) -> RNNModel:

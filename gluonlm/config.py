@@ -72,6 +72,10 @@ class Config:
     )
     max_batches: int = setting(0, "training batches per epoch (0: all)", low=0)
     seed: int = setting(1111, "seed of everything random", low=0)
+    prune: float | None = setting(
+        None, "share of every weight matrix that is pruned, gradually, by the middle of the run", low=0, high=0.99
+    )
+    compress: str | None = setting(None, "YAML file with a pruning schedule (its format: gluonlm/prune_schedule.py)")
     finetune: str | None = setting(None, "run whose best model to start from, averaging its weights from the start")
 
     def __post_init__(self):
@@ -79,6 +83,8 @@ class Config:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.softmax_samples and (self.splits or self.adaptive):
             raise UserError("--softmax-samples estimates the full softmax: leave it out, or --splits and --adaptive")
+        if self.prune is not None and self.compress is not None:
+            raise UserError("--prune is a schedule of its own: leave it out, or --compress")
         for field in dataclasses.fields(self):
             check(field, getattr(self, field.name))
 

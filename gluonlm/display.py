@@ -62,10 +62,12 @@ class Display:
     def end_epoch(self, record: dict, vocab_size: int) -> None:
         """Print the epoch's summary line."""
         self.close()
+        notes = f" | {record['sparsity']:.1%} pruned" if "sparsity" in record else ""
+        notes += " | best model saved" if record["improved"] else ""
         print(
             f"epoch {record['epoch']:3d} | {record['seconds']:6.0f} s | lr {record['lr']:.4g} | "
             f"train {shown(record['train_loss'], self.level)} | valid loss {record['valid_loss']:.4f} | "
-            f"valid {shown(record['valid_loss'], self.level)}{' | best model saved' if record['improved'] else ''}",
+            f"valid {shown(record['valid_loss'], self.level)}{notes}",
             flush=True,
         )
         if record["train_loss"] > math.log(vocab_size):

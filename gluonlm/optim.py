@@ -30,7 +30,7 @@ class Updater:
 
     Gradients are summed over the devices first, then clipped as one vector, then every device makes the same update.
     SGD and Adam are MXNet's, with weight decay as an L2 gradient; AdamW decays the weights themselves
-    (Loshchilov & Hutter 2019, arXiv:1711.05101).
+    (Loshchilov & Hutter 2019, arXiv:1711.05101). :meth:`set_mask` keeps single weights at zero.
     """
 
     def __init__(self, parameters: dict[str, Parameter], optimizer: str, wdecay: float):
@@ -43,6 +43,7 @@ class Updater:
             {name: optimizer.create_state(name, parameter.data(ctx)) for name, parameter in parameters.items()}
             for optimizer, ctx in zip(self.optimizers, self.contexts, strict=True)
         ]
+        self.masks: dict[str, list[nd.NDArray]] = {}  # of a parameter, on each device
         self.kvstore = mx.kv.create("device") if len(self.contexts) > 1 else None
         if self.kvstore:
             for name, parameter in parameters.items():
@@ -56,6 +57,9 @@ class Updater:
         if self.kvstore:
             for name, parameter in self.parameters.items():
                 self.kvstore.pushpull(name, parameter.list_grad(), out=parameter.list_grad())
+        for name, masks in self.masks.items():  # before clipping: what cannot move does not count
+            for gradient, mask in zip(self.parameters[name].list_grad(), masks, strict=True):
+                gradient *= mask
         norm = global_norm([parameter.grad(self.contexts[0]) for parameter in self.parameters.values()])
         if not math.isfinite(norm):
             return norm
@@ -68,6 +72,16 @@ class Updater:
                     weight *= 1 - lr * self.decoupled
                 optimizer.update(name, weight, parameter.grad(ctx), states[name])
         return norm
+
+    def set_mask(self, name: str, mask: nd.NDArray) -> None:
+        """Make the weights of a parameter zero where ``mask``, of its shape, is zero (elsewhere it is 1), for good.
+
+        The optimizer forgets what it remembers of them, so no update ever moves them again.
+        """
+        self.masks[name] = [mask.as_in_context(ctx) for ctx in self.contexts]
+        for ctx, states, on_device in zip(self.contexts, self.states, self.masks[name], strict=True):
+            for array in (self.parameters[name].data(ctx), *(states[name] or ())):
+                array[:] = nd.where(on_device, array, nd.zeros_like(array))  # not a product: zeros without a sign
 
     def state_arrays(self) -> dict[str, nd.NDArray]:
         """The optimizer's memory (Adam's two moments for each parameter, nothing for SGD), one device's."""

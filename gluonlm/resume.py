@@ -36,6 +36,7 @@ class Progress:
     log_bytes: int = 0
     valid_losses: list[float] = field(default_factory=list)  # of all epochs
     averaged_steps: int = 0
+    pruned: int = 0  # weights of the best model that are pruned
     done: bool = False  # finetuning is over before the last epoch when it no longer helps
 
 
@@ -68,6 +69,7 @@ def save_training(training: "Training") -> None:
     if average:
         arrays |= {f"average.{name}": array for name, array in average.arrays.items()}
         progress.averaged_steps = average.steps
+    arrays |= {f"mask.{name}": array for name, array in training.pruner.state().items()}
     training.run.save_state(arrays, asdict(progress), training.schedule.state())
 
 
@@ -81,12 +83,13 @@ def load_training(training: "Training") -> None:
     if "position" in progress:  # a checkpoint of the first version
         progress["batch"] = progress.pop("position") // training.config.bptt
     training.progress, training.schedule = Progress(**progress), Schedule(training.config, **schedule)
-    group = {kind: {} for kind in ("weight", "optimizer", "hidden", "average")}
+    group = {kind: {} for kind in ("weight", "optimizer", "hidden", "average", "mask")}
     for name, array in arrays.items():
         kind, _, rest = name.partition(".")
         group[kind][rest] = array
     set_parameters(model, group["weight"], run.last)
     training.updater.load_state(group["optimizer"], training.progress.step)
+    training.pruner.load_state(group["mask"])
     if group["average"]:
         training.average = Average(model.trainables(), training.progress.averaged_steps)
         ctx = training.contexts[0]

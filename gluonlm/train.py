@@ -6,6 +6,7 @@ python -m gluonlm.train --preset austen              # the bundled corpus on a C
 python -m gluonlm.train --data ptb --tied --epochs 6
 python -m gluonlm.train --preset awd --data ptb --batch-size 20 --dropouti 0.4 --dropouth 0.25 --epochs 500
 python -m gluonlm.train --finetune runs/NAME         # a second run of AWD-LSTM, from the best model of the first
+python -m gluonlm.train --finetune runs/NAME --prune 0.8    # the same, of a model that loses 80 % of its weights
 python -m gluonlm.train --resume runs/NAME           # go on after Ctrl-C, a crash or a power cut
 """
 
@@ -33,6 +34,8 @@ from gluonlm.generation import Strategy, generate
 from gluonlm.model import RNNModel
 from gluonlm.onnx_model import require
 from gluonlm.predictor import Predictor
+from gluonlm.prune import report
+from gluonlm.prune_schedule import read_schedule
 from gluonlm.results import machine_record
 from gluonlm.resume import load_training
 from gluonlm.runs import Run
@@ -41,10 +44,7 @@ from gluonlm.training import Training, evaluate
 RUN_OPTIONS = ("preset", "gpu", "cuda", "tiny", "save", "resume", "log_interval", "checkpoint_seconds", "onnx_export")
 SWITCHES = ("dry_run", "use_optimizer")
 
-# options of the toolkits we follow that this version does not have, with the value that turns each off
-NOT_YET: dict[str, tuple[type, Any]] = {
-    "--compress": (str, None),
-}
+# values of options that this version does not have
 NOT_YET_VALUES = {"--preset": ("qrnn",), "--model": ("QRNN",)}
 
 STRUCTURE = ("preset", "tiny", "level", "model", "emsize", "nhid", "nlayers", "tied", "narrow", "splits", "adaptive")
@@ -87,17 +87,11 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--dry-run", action="store_true", help="one batch and one epoch, to see that all works")
     parser.add_argument("--use-optimizer", action="store_true", help="the same as --optimizer adamw")
     add_options(parser)
-    for option, (kind, _) in NOT_YET.items():
-        parser.add_argument(option, type=kind, help=argparse.SUPPRESS)
     return parser
 
 
 def refuse_not_yet(given: dict[str, Any]) -> None:
-    """Raise a UserError for an option that this version does not have, unless it is turned off."""
-    for option, (_, off) in NOT_YET.items():
-        name = option[2:].replace("-", "_")
-        if given.pop(name, off) != off:
-            raise UserError(f"{option} is not yet in this version of gluonlm: leave it out")
+    """Raise a UserError for a value of an option that this version does not have."""
     for option, values in NOT_YET_VALUES.items():
         if given.get(option[2:]) in values:
             raise UserError(f"{option} {given[option[2:]]} is not yet in this version of gluonlm")
@@ -108,6 +102,8 @@ def settings(given: dict[str, Any]) -> Config:
     values = {name: value for name, value in given.items() if name not in RUN_OPTIONS + SWITCHES}
     if given.get("use_optimizer"):
         values.setdefault("optimizer", "adamw")
+    if "compress" in values:  # the settings hold the schedule itself: they outlive the file
+        values["compress"] = read_schedule(values["compress"])
     if given.get("dry_run"):
         values |= {"epochs": 1, "max_batches": 1}
     if "finetune" in given:
@@ -122,9 +118,8 @@ def settings(given: dict[str, Any]) -> Config:
 
 
 def finetune_settings(values: dict[str, Any]) -> Config:
-    """The settings of the run that is finetuned with the given ones on top."""
-    origin = Path(values["finetune"]).resolve()
-    return replace(load_model(origin).config, **{**values, "finetune": str(origin)})
+    """The settings of the run that is finetuned with the given ones on top; its masks stay, its schedule is over."""
+    return replace(load_model(values["finetune"]).config, **{"prune": None, "compress": None, **values})
 
 
 def default_folder(config: Config) -> Path:
@@ -192,6 +187,8 @@ def prepare(
     training = Training(model, corpus, config, run, devices, **options)
     if "resume" in given and run.last.exists():
         load_training(training)
+    elif origin:
+        training.pruner.keep_zeros(origin.pruned)
     return training
 
 
@@ -233,8 +230,11 @@ def finish(training: Training, finished: bool) -> Result:
         for name, value in trivial.items()
     )
     print(f"for comparison: {', '.join(others)}")
+    if training.pruner.kept:
+        print(report(model))
     print(f"--- a sample\n{sample(model, corpus, training.config.seed, ctx).strip()}\n---")
     if finished:
+        pruned = {"sparsity": training.pruner.sparsity} if training.pruner.kept else {}
         characters = {}
         if corpus.level == "char":
             characters = {
@@ -244,6 +244,7 @@ def finish(training: Training, finished: bool) -> Result:
         run.write_result(
             {
                 **characters,
+                **pruned,
                 "test_perplexity": result.test_perplexity,
                 "test_loss": test_loss,
                 "valid_perplexity": math.exp(progress.best_loss),

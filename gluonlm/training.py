@@ -29,6 +29,8 @@ from gluonlm.display import Display
 from gluonlm.errors import UserError
 from gluonlm.model import RNNModel, detach
 from gluonlm.optim import Average, Schedule, Updater, stalled
+from gluonlm.prune_schedule import rules_of
+from gluonlm.pruning import Pruner
 from gluonlm.regularize import activation_penalty
 from gluonlm.resume import Progress, State, StopRequest, save_training
 from gluonlm.runs import Run
@@ -121,6 +123,7 @@ class Training:
         self.contexts, self.checkpoint_seconds = list(contexts), checkpoint_seconds
         self.source = training_columns(corpus, config, len(self.contexts))  # (L, N)
         self.updater = Updater(model.trainables(), config.optimizer, config.wdecay)
+        self.pruner = Pruner(model, self.updater, rules_of(config), config.epochs)
         self.average = Average(model.trainables()) if config.finetune else None
         self.schedule = Schedule(config)
         self.loss_of = decoder_loss
@@ -174,6 +177,7 @@ class Training:
                 break
             data, target = get_batch(self.source, start, steps)
             seed_step(config.seed, progress.step)
+            self._prune(progress.epoch + progress.batch / len(plan))
             lr = self.schedule.lr(progress.epoch, progress.batch / len(plan))
             if config.random_bptt:  # a longer segment has a better gradient
                 lr *= steps / config.bptt
@@ -196,6 +200,14 @@ class Training:
                 saved_at = time.monotonic()
         progress.seconds += time.monotonic() - started
 
+    def _prune(self, epochs: float) -> None:
+        """Prune what the schedule wants after so many epochs. What was before is no measure for a model with less."""
+        if self.pruner.advance(epochs):
+            if self.average:
+                self.average.steps = 0
+            self.schedule.best, self.progress.valid_losses = math.inf, []
+            self._log({"kind": "pruning", "step": self.progress.step, "sparsity": self.pruner.sparsity})
+
     def _end_epoch(self) -> None:
         progress, started = self.progress, time.monotonic()
         valid_loss, improved = self.validate()
@@ -207,6 +219,8 @@ class Training:
         train_loss = progress.loss_sum / progress.tokens
         record = {"epoch": progress.epoch + 1, "step": progress.step, "train_loss": train_loss}
         record |= {"valid_loss": valid_loss, "lr": lr, "seconds": progress.seconds, "improved": improved}
+        if self.pruner.kept:
+            record["sparsity"] = self.pruner.sparsity
         self._log({"kind": "epoch", **record})
         self.display.end_epoch(record, len(self.corpus.dictionary))
         self.run.plot()
@@ -217,17 +231,19 @@ class Training:
     def validate(self) -> tuple[float, bool]:
         """Loss on the validation text, and whether it is the best so far: then the model is saved.
 
-        While weights are averaged it is the average that is evaluated and saved.
+        While weights are averaged it is the average that is evaluated and saved. A model that is pruned further than
+        the best one takes its place, even if its loss is higher.
         """
         corpus, progress = self.corpus, self.progress
         with self.average.in_place() if self.average else nullcontext():
             loss = evaluate(self.model, corpus.valid, corpus.dictionary, self.config.eval_batch_size, self.contexts[0])
             if not math.isfinite(loss):
                 raise UserError(self._diverged())
-            improved = loss < progress.best_loss
+            improved = loss < progress.best_loss or self.pruner.pruned > progress.pruned
             if improved:
-                progress.best_loss = loss
-                save_model(self.run.best, self.model, corpus.dictionary, self.config, corpus.level)
+                progress.best_loss, progress.pruned = loss, self.pruner.pruned
+                pruned = tuple(self.pruner.kept)
+                save_model(self.run.best, self.model, corpus.dictionary, self.config, corpus.level, pruned)
         return loss, improved
 
     def _react(self, valid_loss: float) -> None:
@@ -236,7 +252,7 @@ class Training:
         no_better = config.nonmono is not None and stalled(progress.valid_losses, valid_loss, config.nonmono)
         progress.valid_losses.append(valid_loss)
         if self.average:  # at a constant learning rate
-            progress.done = no_better and config.finetune is not None
+            progress.done = no_better and config.finetune is not None and progress.epoch >= self.pruner.end
         elif no_better and config.optimizer == "sgd":
             self.average = Average(self.model.trainables())
             print("validation has stalled: from now on the average of the weights is validated and saved", flush=True)

@@ -183,7 +183,6 @@ NOT_YET = [
     "--seed 9001 --dropouti 0.4 --epochs 550 --save PTB.pt",
     "--epochs 500 --data data/wikitext-2 --clip 0.25 --dropouti 0.4 --dropouth 0.2 --nhid 1550 --nlayers 4 "
     "--seed 4002 --model QRNN --wdrop 0.1 --batch_size 40 --save WT2.pt",
-    "--cuda --emsize 1500 --nhid 1500 --dropout 0.65 --tied --wd 1e-6 --compress schedule.yaml",
 ]
 
 
@@ -196,6 +195,15 @@ def parsed(line):
 @pytest.mark.parametrize("line", SAME)
 def test_means_the_same(line):
     assert train.settings(parsed(line)) == Config(**SAME[line])
+
+
+def test_the_pruning_example_reads_its_schedule(tmp_path):
+    schedule = tmp_path / "schedule.yaml"
+    schedule.write_text("- {sparsity: 0.7, begin: 2, end: 20, every: 1}")
+    line = f"--cuda --emsize 1500 --nhid 1500 --dropout 0.65 --tied --wd 1e-6 --compress {schedule}"
+    assert train.settings(parsed(line)) == Config(
+        **LARGE, tied=True, wdecay=1e-6, compress="- {sparsity: 0.7, begin: 2, end: 20, every: 1}"
+    )
 
 
 @pytest.mark.parametrize("line", NOT_YET)

@@ -1,0 +1,53 @@
+"""Sparse storage: arrays with many zeros take less room in a file, and come back bit for bit.
+
+    >>> packed, shapes = pack({"weight": np.array([0, 0, 0, 1.5, 0, 0, 0, 0, 0, 2.5], np.float32)})
+    >>> packed
+    {'weight': array([1.5, 2.5], dtype=float32), 'weight.bits': array([16, 64], dtype=uint8)}
+    >>> shapes
+    {'weight': [10]}
+
+A float32 array of n numbers is stored as one bit per number and the numbers that are not zero, n/8 + 4 kept bytes for
+4 n, if that is less. At a sparsity of 80 % that is 23 % of the bytes, at 90 % 13 %, at 95 % 8 %.
+"""
+
+import math
+
+import numpy as np
+
+BITS = ".bits"
+
+
+def pack(arrays: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, list[int]]]:
+    """The arrays as they are stored, and the shapes of those that are stored sparse."""
+    packed, shapes = {}, {}
+    for name, array in arrays.items():
+        packed[name] = array
+        if array.dtype != np.float32:
+            continue
+        flat = np.ascontiguousarray(array).reshape(-1)
+        present = flat.view(np.uint32) != 0  # a zero with a minus sign is kept: what is read is what was written
+        values = flat[present]
+        bits = np.packbits(present)
+        if values.nbytes + bits.nbytes < flat.nbytes:
+            packed[name], packed[name + BITS] = values, bits
+            shapes[name] = list(array.shape)
+    return packed, shapes
+
+
+def unpack(packed: dict[str, np.ndarray], shapes: dict[str, list[int]]) -> dict[str, np.ndarray]:
+    """What was given to :func:`pack`.
+
+    :raises ValueError: when the parts do not fit each other.
+    """
+    arrays = dict(packed)
+    for name, shape in shapes.items():
+        if name not in arrays or name + BITS not in arrays:
+            raise ValueError(f"a part of {name} is missing")
+        values, size = arrays[name], math.prod(shape)
+        present = np.unpackbits(arrays.pop(name + BITS), count=size).astype(bool)
+        if np.count_nonzero(present) != len(values):
+            raise ValueError(f"the parts of {name} do not fit each other")
+        flat = np.zeros(size, np.float32)
+        flat[present] = values
+        arrays[name] = flat.reshape(shape)
+    return arrays
