@@ -104,7 +104,8 @@ class Updater:
 class Average:
     """The mean of all weights after each step since it was made: averaged SGD (Polyak & Juditsky 1992).
 
-    With torch's ``ASGD(t0=0, lambd=0)`` the iterates are those of SGD and this is its ``ax``.
+    PyTorch's ``ASGD(lambd=0)`` makes the same iterates, and the same mean as ``ax`` with ``t0=-1``. With ``t0=0`` it
+    loses the first iterate, which no longer shows after some hundred steps.
     """
 
     def __init__(self, parameters: dict[str, Parameter], steps: int = 0):

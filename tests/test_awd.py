@@ -107,7 +107,7 @@ def test_trigger(losses, newest, patience, expected):
 
 
 def test_average_is_that_of_an_independent_asgd():
-    """torch.optim.ASGD(t0=0, lambd=0, weight_decay) in NumPy: ax += (w - ax) / max(1, steps)."""
+    """SGD with weight decay and the mean of its iterates, in NumPy."""
     draw, weights, parameters = np.random.default_rng(0), {}, {}
     for name, shape in {"a": (7, 3), "b": (5,)}.items():
         weights[name] = draw.normal(size=shape)
@@ -122,7 +122,7 @@ def test_average_is_that_of_an_independent_asgd():
         for name in weights:
             parameters[name].grad()[:] = nd.array(gradients[name])
             weights[name] -= 0.5 * (gradients[name] * min(1, 0.25 / norm) + 0.01 * weights[name])
-            means[name] += (weights[name] - means[name]) / max(1, step + 1)
+            means[name] += (weights[name] - means[name]) / (step + 1)
         updater.step(lr=0.5, clip=0.25)
         average.update()
         iterates.append({name: weight.copy() for name, weight in weights.items()})

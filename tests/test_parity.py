@@ -1,4 +1,7 @@
-"""Logits, loss, state and all gradients agree with PyTorch's for the same weights (tests/fixtures/make_parity.py)."""
+"""The same as PyTorch for the same weights: logits, loss, state and all gradients; SGD and averaged SGD.
+
+The reference values were made by tests/fixtures/make_parity.py and make_asgd.py.
+"""
 
 from pathlib import Path
 
@@ -7,9 +10,12 @@ import pytest
 from mxnet import autograd, nd
 
 from gluonlm.model import GATES, RNNModel
+from gluonlm.optim import Average, Updater
 from gluonlm.softmax import decoder_loss
+from gluonlm.training import train_step
 
 FIXTURE = np.load(Path(__file__).parent / "fixtures" / "parity.npz")
+TRAJECTORY = np.load(Path(__file__).parent / "fixtures" / "asgd.npz")
 LAYERS = 2
 TORCH_NAMES = {
     "i2h_weight": "weight_ih",
@@ -65,3 +71,43 @@ def test_agrees_with_pytorch(mode, tie):
         close(gradient, f"gradient/{name}")
         checked += 1
     assert checked == 4 * LAYERS + (2 if tie == "tied" else 3)
+
+
+def test_the_trajectory_of_averaged_sgd_is_that_of_pytorch():
+    """50 steps of a tied LSTM, averaged from step 10 on; ``ASGD(t0=0)`` leaves its first iterate out of the mean."""
+    vocab_size, emsize = TRAJECTORY["start/encoder.weight"].shape
+    model = RNNModel(vocab_size, "LSTM", emsize, nhid=5, nlayers=LAYERS, tied=True)
+    model.initialize()
+    for array, name in pairs(model, "weight"):
+        array[:] = nd.array(TRAJECTORY[f"start/{name}"])
+    updater, average, without_first = Updater(model.trainables(), "sgd", wdecay=1e-3), None, None
+    text, plain_steps, losses = TRAJECTORY["text"], int(TRAJECTORY["plain_steps"]), []
+    states = [model.begin_state(text.shape[-1])]
+    for step, segment in enumerate(text):
+        if step == plain_steps:
+            average = Average(model.trainables())
+        if step == plain_steps + 1:
+            without_first = Average(model.trainables())
+        loss, states = train_step(model, updater, segment[:-1], segment[1:], states, lr=5.0, clip=0.25)
+        losses.append(loss)
+        for mean in (average, without_first):
+            if mean:
+                mean.update()
+
+    def close(kind):
+        checked = 0
+        for array, name in pairs(model, "weight"):
+            np.testing.assert_allclose(array.asnumpy(), TRAJECTORY[f"{kind}/{name}"], rtol=0, atol=1e-5, err_msg=name)
+            checked += 1
+        assert checked == 4 * LAYERS + 2
+
+    np.testing.assert_allclose(losses, TRAJECTORY["losses"], rtol=1e-5)
+    close("end")
+    with average.in_place():
+        close("all")
+    with without_first.in_place():
+        close("average")
+    apart = max(
+        np.abs(TRAJECTORY[f"end/{name}"] - TRAJECTORY[f"average/{name}"]).max() for _, name in pairs(model, "weight")
+    )
+    assert apart > 0.1  # the mean is another model than the last iterate
