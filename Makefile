@@ -2,6 +2,7 @@
 #: make test    lint, format check, all tests with coverage
 #: make bench   speed against stock MXNet and PyTorch (ARGS="--torch-python PYTHON" for the latter)
 #: make lab     open the first notebook in JupyterLab
+#: make docs    build the site, docs/_build/html/index.html (its environment is .venv-docs)
 #: make env     only build the environment in .venv
 #:
 #: Any Python 3.8 or newer, a C compiler and make are enough: the first run fetches uv and the locked
@@ -20,7 +21,7 @@ ifdef PIP_CERT # where pip is told which certificates to trust, uv is to trust t
 export SSL_CERT_FILE ?= $(PIP_CERT)
 endif
 
-.PHONY: help env train test bench lab
+.PHONY: help env train test bench lab docs
 .DELETE_ON_ERROR:
 
 help:
@@ -42,15 +43,31 @@ bench: env
 lab: env
 	$(PYTHON) -m jupyterlab notebooks/01_language_model.ipynb $(ARGS)
 
+# Nothing is executed: the pages are the committed notebooks. A failed build forgets all, or the next would not warn again.
+docs: .venv-docs/.synced
+	@.venv-docs/bin/python -m sphinx -q -W --keep-going -d docs/_build/doctrees docs docs/_build/html \
+	  || { rm -rf docs/_build/doctrees; exit 1; }
+	@echo "the site: docs/_build/html/index.html"
+
 # The stamp makes this instantaneous while nothing has changed. A system Python 3.10 without its C headers cannot
 # build gluonnlp: uv then fetches an interpreter of its own, as it does where there is no 3.10 at all.
+define sync
+@command -v cc >/dev/null || command -v gcc >/dev/null \
+  || { echo "error: no C compiler found: install one (Debian, Ubuntu: apt install gcc)" >&2; exit 1; }
+@headers='import os, sysconfig; exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))'; \
+python=$$($(UV) python find 2>/dev/null) && "$$python" -c "$$headers" || managed=--managed-python; \
+$(UV) sync --locked $$managed --no-default-groups $(1)
+endef
+
 $(SYNCED): pyproject.toml uv.lock .python-version | $(filter .uv/bin/uv,$(UV))
-	@command -v cc >/dev/null || command -v gcc >/dev/null \
-	  || { echo "error: no C compiler found: install one (Debian, Ubuntu: apt install gcc)" >&2; exit 1; }
-	@headers='import os, sysconfig; exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))'; \
-	python=$$($(UV) python find 2>/dev/null) && "$$python" -c "$$headers" || managed=--managed-python; \
-	$(UV) sync --locked $$managed --no-default-groups --group dev --group onnx --group $(MXNET)
+	$(call sync,--group dev --group onnx --group $(MXNET))
 	@rm -f .venv/.synced-* && touch $@
+
+# An environment of its own: docs and dev need different versions of markdown-it-py.
+.venv-docs/.synced: export UV_PROJECT_ENVIRONMENT := .venv-docs
+.venv-docs/.synced: pyproject.toml uv.lock .python-version | $(filter .uv/bin/uv,$(UV))
+	$(call sync,--group docs --group onnx --group cpu)
+	@touch $@
 
 # The first python3 on PATH that has either venv with ensurepip (which Debian splits off) or pip installs uv.
 .uv/bin/uv:

@@ -8,7 +8,7 @@ from gluonlm.gpu import list_gpus
 
 
 def run(main: Callable[[list[str]], object]) -> None:
-    """Run a command's ``main(argv)`` and exit: 0 if it returns, 2 with one sentence for a :class:`UserError`."""
+    """Run a command's ``main(argv)`` and exit: 0 if it returns, 2 with one sentence for a ``UserError``."""
     try:
         main(sys.argv[1:])
     except UserError as error:

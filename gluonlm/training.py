@@ -56,7 +56,7 @@ def train_step(
     :param data: word ids (T, N); :param target: the ids that follow them (T, N).
     :param states: one state per device, carried over from the segment before.
     :param loss_of: gives the losses (T*n,) of features (T, n, C) and targets (T, n).
-    :param alpha, beta: weights of :func:`gluonlm.regularize.activation_penalty`.
+    :param alpha: a weight of :func:`gluonlm.regularize.activation_penalty`; :param beta: the other one.
     :return: mean loss in nats per token, without penalties (not finite when training has diverged), and the new
         states, detached.
     """

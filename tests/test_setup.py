@@ -50,7 +50,7 @@ def conda_pins() -> dict[str, str]:
 def test_every_direct_dependency_is_pinned_to_the_locked_version(project, locked):
     groups = project["dependency-groups"].values()
     direct = pins(project["project"]["dependencies"] + [r for group in groups for r in group])
-    assert {"numpy", "mxnet", "mxnet-cu112", "pytest"} <= direct.keys()
+    assert {"numpy", "mxnet", "mxnet-cu112", "pytest", "sphinx"} <= direct.keys()
     assert {name: {version} for name, version in direct.items()} == {name: locked[name] for name in direct}
 
 
@@ -75,6 +75,12 @@ def test_cpu_and_gpu_builds_exclude_each_other_and_cpu_is_the_default(project):
     assert "cu112" not in settings["default-groups"]
 
 
+def test_the_site_has_an_environment_of_its_own_and_changes_no_other(project, locked):
+    assert [{"group": "dev"}, {"group": "docs"}] in project["tool"]["uv"]["conflicts"]
+    assert "docs" not in project["tool"]["uv"]["default-groups"]
+    assert {version.split(".")[0] for version in locked["markdown-it-py"]} == {"3", "4"}
+
+
 def test_python_is_3_10_everywhere(project):
     assert (ROOT / ".python-version").read_text().strip() == "3.10"
     assert project["project"]["requires-python"] == "==3.10.*"
@@ -89,10 +95,10 @@ def test_the_targets_that_the_readme_names_exist():
     assert named <= targets
 
 
-def test_ci_runs_make_test():
+def test_ci_builds_the_site_and_runs_make_test():
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
-    assert re.search(r"^make test$", script.read_text(), flags=re.MULTILINE)
+    assert re.search(r"^make docs\nmake test$", script.read_text(), flags=re.MULTILINE)
 
 
 def test_licence_is_apache_2():
@@ -117,6 +123,8 @@ def make(*arguments: str, cwd: Path = ROOT, **variables: str) -> subprocess.Comp
         (["test"], "-m ruff format --check ."),
         (["test"], "--cov-fail-under=90"),
         (["lab"], "-m jupyterlab notebooks/01_language_model.ipynb"),
+        (["docs"], "-m sphinx -q -W --keep-going"),
+        (["-B", "docs"], "sync --locked $managed --no-default-groups --group docs --group onnx --group cpu"),
         (["-B", "env"], "sync --locked $managed --no-default-groups --group dev --group onnx --group cpu"),
         (["-B", "env", "MXNET=cu112"], "--no-default-groups --group dev --group onnx --group cu112"),
     ],
@@ -150,7 +158,7 @@ FAKE_UV = """echo "uv $*" >> calls
 case "$1" in
   --version) echo "uv VERSION";;
   python) exit 1;;
-  sync) mkdir -p .venv;;
+  sync) mkdir -p "$UV_PROJECT_ENVIRONMENT";;
 esac"""
 # Debian's python3: no ensurepip, so that the import of it fails; pip puts the fake uv in place.
 FAKE_PYTHON = """case "$*" in
@@ -171,6 +179,14 @@ def test_a_new_enough_uv_on_path_is_used_and_the_environment_is_built_once(bare_
     (bare_machine / "uv.lock").touch()
     assert make("env", cwd=bare_machine, PATH=path).returncode == 0
     assert "sync" in calls.read_text()
+
+
+def test_the_environment_of_the_site_leaves_the_other_alone(bare_machine):
+    add_program(bare_machine, "uv", FAKE_UV.replace("VERSION", "0.8.0"))
+    result = make(".venv-docs/.synced", cwd=bare_machine, PATH=str(bare_machine / "bin"))
+    assert result.returncode == 0, result.stderr
+    assert (bare_machine / ".venv-docs" / ".synced").exists()
+    assert not (bare_machine / ".venv").exists()
 
 
 @pytest.mark.parametrize("old_uv", [True, False])

@@ -1,0 +1,138 @@
+"""The pages that are made from what the repository holds: the course, the results, one page per module.
+
+They are written before Sphinx looks for its sources, and only where they changed, so that a second build is quick.
+"""
+
+import ast
+import contextlib
+import importlib
+import io
+import os
+import re
+from pathlib import Path
+
+import nbformat
+from docutils import nodes
+from lessons import read_lessons
+from path import draw_path
+from results_page import results_page
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+
+DOCS = Path(__file__).parents[1]
+ROOT = DOCS.parent
+API = """{title}
+{underline}
+
+.. automodule:: {name}
+   :members:
+   :show-inheritance:
+"""
+
+
+def write(path: Path, text: str) -> None:
+    """Write a page unless it is there as it should be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)
+
+
+def course() -> str:
+    """The picture of the path and a table of the lessons."""
+    lessons = read_lessons(DOCS / "notebooks")
+    rows = [f"| [{one.number:02} {one.title}]({one.docname}.ipynb) | {one.does} |" for one in lessons]
+    return "\n".join(
+        ["```{raw} html", draw_path(lessons), "```", "", "| lesson | what you will do |", "|---|---|", *rows, ""]
+    )
+
+
+def help_text(name: str) -> str:
+    """What a command prints for --help."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
+        importlib.import_module(name).main(["--help"])
+    return said.getvalue()
+
+
+def api_page(name: str, is_command: bool) -> str:
+    """The page of a module; that of a command shows its options too."""
+    page = API.format(title=name, underline="=" * len(name), name=name)
+    if not is_command:
+        return page
+    options = "\n".join(f"   {line}".rstrip() for line in help_text(name).splitlines())
+    return f"{page}\nOptions\n-------\n\n.. code-block:: text\n\n{options}\n"
+
+
+def api() -> None:
+    """A page for each module of the package and one that lists them."""
+    os.environ["COLUMNS"] = "88"  # the width of the help texts
+    rows = {True: [], False: []}
+    pages = {"index.md"}
+    for path in sorted((ROOT / "gluonlm").glob("[!_]*.py")):
+        tree = ast.parse(path.read_text())
+        name = f"gluonlm.{path.stem}"
+        is_command = any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in tree.body)
+        summary = (ast.get_docstring(tree) or "").partition("\n\n")[0].replace("\n", " ")
+        rows[is_command].append(f"| {{py:mod}}`{name}` | {summary} |")
+        write(DOCS / "api" / f"{name}.rst", api_page(name, is_command))
+        pages.add(f"{name}.rst")
+    for old in set(os.listdir(DOCS / "api")) - pages:  # of modules that have gone
+        (DOCS / "api" / old).unlink()
+    head = ["| module | |", "|---|---|"]
+    tree = ["```{toctree}", ":hidden:", ":glob:", "", "gluonlm.*", "```"]
+    intro = "Shapes: T steps, N batch columns, C features (E of an embedding, H of a hidden layer), V words."
+    lines = ["# API", "", intro, "", "## Commands", "", *head, *rows[True], ""]
+    write(DOCS / "api" / "index.md", "\n".join([*lines, "## Modules", "", *head, *rows[False], "", *tree, ""]))
+
+
+def make_pages(app: Sphinx) -> None:
+    """Write all pages that are made."""
+    write(DOCS / "_generated" / "course.md", course())
+    write(DOCS / "results.md", results_page(DOCS / "_generated"))
+    api()
+
+
+def describe_pictures(app: Sphinx, doctree: nodes.document) -> None:
+    """Give each picture of a notebook the description that is stored with it, for those who cannot see it."""
+    if not app.env.docname.startswith("notebooks/"):
+        return
+    notebook = nbformat.read(app.env.doc2path(app.env.docname), as_version=4)
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    metadata = [output.metadata for output in outputs if "image/png" in output.get("data", {})]
+    bundles = doctree.findall(lambda node: isinstance(node, nodes.Element) and node.get("mime_type") == "image/png")
+    for bundle, stored in zip(bundles, metadata, strict=True):
+        for image in bundle.findall(nodes.image):
+            image["alt"] = stored.get("image/png", {}).get("alt", "")
+
+
+def link_lessons(app: Sphinx, doctree: nodes.document) -> None:
+    """Make links of the words "notebook 02" within the lessons where there is such a notebook."""
+    if not app.env.docname.startswith("notebooks/"):
+        return
+    pages = {path.stem[:2]: f"{path.stem}.html" for path in (DOCS / "notebooks").glob("[0-9][0-9]_*.ipynb")}
+    for text in list(doctree.findall(nodes.Text)):
+        pieces = re.split(r"([Nn]otebook \d\d)\b", text)
+        if len(pieces) == 1 or isinstance(
+            text.parent, nodes.literal | nodes.literal_block | nodes.reference | nodes.title
+        ):
+            continue
+        linked = [nodes.Text(piece) for piece in pieces]
+        for i in range(1, len(pieces), 2):
+            if page := pages.get(pieces[i][-2:]):
+                linked[i] = nodes.reference("", pieces[i], refuri=page, internal=True)
+        text.parent.replace(text, linked)
+
+
+def lessons_to_read(app: Sphinx, env: BuildEnvironment, added: set[str], changed: set[str], removed: set[str]) -> set:
+    """All lessons if one comes or goes: the others may name it."""
+    lessons = {name for name in env.found_docs if name.startswith("notebooks/")}
+    return lessons if (added | removed) & lessons else set()
+
+
+def setup(app: Sphinx) -> dict:
+    """Make the pages before the sources are read."""
+    app.connect("builder-inited", make_pages)
+    app.connect("doctree-read", describe_pictures)
+    app.connect("doctree-read", link_lessons)
+    app.connect("env-get-outdated", lessons_to_read)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
