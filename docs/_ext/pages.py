@@ -110,11 +110,10 @@ def link_lessons(app: Sphinx, doctree: nodes.document) -> None:
     if not app.env.docname.startswith("notebooks/"):
         return
     pages = {path.stem[:2]: f"{path.stem}.html" for path in (DOCS / "notebooks").glob("[0-9][0-9]_*.ipynb")}
+    not_prose = nodes.literal | nodes.literal_block | nodes.reference | nodes.title
     for text in list(doctree.findall(nodes.Text)):
         pieces = re.split(r"([Nn]otebook \d\d)\b", text)
-        if len(pieces) == 1 or isinstance(
-            text.parent, nodes.literal | nodes.literal_block | nodes.reference | nodes.title
-        ):
+        if len(pieces) == 1 or isinstance(text.parent, not_prose):
             continue
         linked = [nodes.Text(piece) for piece in pieces]
         for i in range(1, len(pieces), 2):
@@ -125,8 +124,8 @@ def link_lessons(app: Sphinx, doctree: nodes.document) -> None:
 
 def lessons_to_read(app: Sphinx, env: BuildEnvironment, added: set[str], changed: set[str], removed: set[str]) -> set:
     """All lessons if one comes or goes: the others may name it."""
-    lessons = {name for name in env.found_docs if name.startswith("notebooks/")}
-    return lessons if (added | removed) & lessons else set()
+    new_or_gone = any(name.startswith("notebooks/") for name in added | removed)
+    return {name for name in env.found_docs if new_or_gone and name.startswith("notebooks/")}
 
 
 def setup(app: Sphinx) -> dict:
