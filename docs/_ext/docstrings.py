@@ -1,9 +1,13 @@
 """Docstrings as Sphinx reads them: examples and formulas become blocks of code, shapes stand out."""
 
+from __future__ import annotations
+
 import dataclasses
 import re
+from typing import TYPE_CHECKING
 
-from sphinx.application import Sphinx
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
 
 FIELD = re.compile(r"([;.]) (?=:(?:param|returns?|raises)\b)")
 # A tuple of letters, numbers, their sums and products: (T, N), (T*N, V), (B,), (..., V + K), (layers, N, H)

@@ -8,13 +8,13 @@ from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.application import Sphinx
 from sphinx.util import logging
 
-SYNONYMS = {r"\dots": r"\ldots", r"\big": r"\bigl"}  # what docutils 0.21 does not know
+SYNONYMS = {r"\dots": r"\ldots", r"\big": r"\bigl", r"\Big": r"\Bigl", r"\bigg": r"\biggl", r"\Bigg": r"\Biggl"}
 logger = logging.getLogger(__name__)
 
 
 def mathml(node: nodes.Element, as_block: bool) -> str:
     """The formula of a math node; a warning names one that cannot be translated."""
-    tex = re.sub(r"\\[a-z]+", lambda found: SYNONYMS.get(found[0], found[0]), node.astext())
+    tex = re.sub(r"\\[A-Za-z]+", lambda found: SYNONYMS.get(found[0], found[0]), node.astext())
     try:
         return tex2mathml(tex, as_block=as_block)
     except MathError as error:

@@ -12,9 +12,9 @@ import re
 from pathlib import Path
 
 import nbformat
+from course_path import draw_path
 from docutils import nodes
 from lessons import read_lessons
-from path import draw_path
 from results_page import results_page
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
@@ -40,7 +40,9 @@ def write(path: Path, text: str) -> None:
 def course() -> str:
     """The picture of the path and a table of the lessons."""
     lessons = read_lessons(DOCS / "notebooks")
-    rows = [f"| [{one.number:02} {one.title}]({one.docname}.ipynb) | {one.does} |" for one in lessons]
+    rows = [
+        f"| [{one.number:02} {one.title}]({one.docname}.ipynb) | {one.does.replace('|', '&#124;')} |" for one in lessons
+    ]
     return "\n".join(
         ["```{raw} html", draw_path(lessons), "```", "", "| lesson | what you will do |", "|---|---|", *rows, ""]
     )
