@@ -197,7 +197,7 @@ def announce(training: Training) -> None:
     corpus, config = training.corpus, training.config
     print(
         f"{corpus.name}: {len(corpus.train)} training tokens, vocabulary {len(corpus.dictionary)}\n"
-        f"{config.model}: {config.nlayers} layers of {config.nhid} units, {training.parameter_count} parameters, "
+        f"{config.model}: {config.nlayers} layer{'s'[: config.nlayers - 1]} of {config.nhid} units, {training.parameter_count} parameters, "
         f"on {', '.join(map(str, training.contexts))}\n"
         f"run: {training.run.folder}",
         flush=True,
