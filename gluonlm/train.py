@@ -195,9 +195,10 @@ def prepare(
 def announce(training: Training) -> None:
     """Say what is going to be trained on what."""
     corpus, config = training.corpus, training.config
+    layers = "1 layer" if config.nlayers == 1 else f"{config.nlayers} layers"
     print(
         f"{corpus.name}: {len(corpus.train)} training tokens, vocabulary {len(corpus.dictionary)}\n"
-        f"{config.model}: {config.nlayers} layer{'s'[: config.nlayers - 1]} of {config.nhid} units, {training.parameter_count} parameters, "
+        f"{config.model}: {layers} of {config.nhid} units, {training.parameter_count} parameters, "
         f"on {', '.join(map(str, training.contexts))}\n"
         f"run: {training.run.folder}",
         flush=True,
