@@ -96,8 +96,8 @@ def load_model(path: str | Path, contexts: list[mx.Context] | None = None) -> Tr
 def build_model(config: Config, vocab_size: int, contexts: list[mx.Context] | None = None) -> RNNModel:
     """A model as the settings say, initialized on the given devices (the CPU if None) and hybridized."""
     splits = config.splits or (usual_splits(vocab_size) if config.adaptive else ())
-    sizes = ("emsize", "nhid", "nlayers", "tied", "narrow")
-    rates = ("dropout", "dropouti", "dropouth", "locked", "dropoute", "wdrop")
+    sizes = ("emsize", "nhid", "nlayers", "window", "tied", "narrow")
+    rates = ("dropout", "dropouti", "dropouth", "locked", "dropoute", "wdrop", "zoneout")
     model = RNNModel(vocab_size, config.model, **{name: getattr(config, name) for name in sizes + rates}, splits=splits)
     model.initialize(ctx=contexts or mx.cpu())
     model.hybridize(static_alloc=True)

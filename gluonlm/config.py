@@ -9,7 +9,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from gluonlm.errors import UserError
 
-MODELS = ("RNN_TANH", "RNN_RELU", "LSTM", "GRU")
+MODELS = ("RNN_TANH", "RNN_RELU", "LSTM", "GRU", "QRNN")
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("plateau", "constant", "linear", "cosine", "onecycle")
 
@@ -30,6 +30,7 @@ class Config:
     emsize: int = setting(200, "size of word embeddings", "--embed-size", low=1)
     nhid: int = setting(200, "hidden units per layer", "--hidden-size", low=1)
     nlayers: int = setting(2, "number of recurrent layers", "--num-layers", low=1)
+    window: int = setting(2, "QRNN: steps of the text that the first layer's gates see, 1 or 2", low=1, high=2)
     splits: tuple[int, ...] = setting((), "adaptive softmax: word numbers at which its clusters begin", low=1)
     adaptive: bool = setting(False, "adaptive softmax with the usual splits (none up to 75000 words)")
     tied: bool = setting(False, "share the embedding and the decoder weight (projected when emsize != nhid)")
@@ -42,7 +43,10 @@ class Config:
     dropouth: float | None = setting(None, "dropout between layers (default: dropout)", low=0, high=0.99)
     locked: bool = setting(False, "locked dropout: one mask per segment instead of one per step")
     dropoute: float = setting(0.0, "embedding dropout: whole words, for a segment", low=0, high=0.99)
-    wdrop: float = setting(0.0, "weight drop: hidden-to-hidden weights, for a segment", low=0, high=0.99)
+    wdrop: float = setting(
+        0.0, "weight drop: hidden-to-hidden weights (QRNN: all of a layer), for a segment", low=0, high=0.99
+    )
+    zoneout: float = setting(0.0, "QRNN: share of units that keep their state at a step", low=0, high=0.99)
     alpha: float = setting(0.0, "penalty on the mean square of the last layer's outputs", low=0)
     beta: float = setting(0.0, "penalty on the mean square of their change from step to step", low=0)
 
@@ -87,6 +91,8 @@ class Config:
             raise UserError("--prune is a schedule of its own: leave it out, or --compress")
         for field in dataclasses.fields(self):
             check(field, getattr(self, field.name))
+        if self.model != "QRNN" and (self.zoneout or self.window != 2):
+            raise UserError("--zoneout and --window are for --model QRNN: leave them out")
 
     @property
     def learning_rate(self) -> float:
@@ -111,6 +117,32 @@ class Config:
             raise UserError(f"unknown setting {min(unknown)}: the run was made by another version of gluonlm")
         return cls(**values)
 
+
+AWD = {
+    "emsize": 400,
+    "nhid": 1150,
+    "nlayers": 3,
+    "tied": True,
+    "narrow": True,
+    "adaptive": True,
+    "dropout": 0.4,
+    "dropouti": 0.65,
+    "dropouth": 0.3,
+    "locked": True,
+    "dropoute": 0.1,
+    "wdrop": 0.5,
+    "alpha": 2.0,
+    "beta": 1.0,
+    "lr": 30.0,
+    "schedule": "constant",
+    "wdecay": 1.2e-6,
+    "nonmono": 5,
+    "epochs": 750,
+    "batch_size": 80,
+    "test_batch_size": 1,
+    "bptt": 70,
+    "random_bptt": True,
+}
 
 FAST_CPU = {"tied": True, "schedule": "linear", "softmax_samples": 1000, "epochs": 6}
 
@@ -142,30 +174,18 @@ PRESETS: dict[str, dict[str, Any]] = {
         "lr_threshold": 1e-4,
     },
     # AWD-LSTM with the defaults of its toolkit; sizes and rates are those for WikiText-2
-    "awd": {
-        "emsize": 400,
-        "nhid": 1150,
-        "nlayers": 3,
-        "tied": True,
-        "narrow": True,
-        "adaptive": True,
-        "dropout": 0.4,
-        "dropouti": 0.65,
-        "dropouth": 0.3,
-        "locked": True,
-        "dropoute": 0.1,
-        "wdrop": 0.5,
-        "alpha": 2.0,
-        "beta": 1.0,
-        "lr": 30.0,
-        "schedule": "constant",
-        "wdecay": 1.2e-6,
-        "nonmono": 5,
-        "epochs": 750,
-        "batch_size": 80,
-        "test_batch_size": 1,
-        "bptt": 70,
-        "random_bptt": True,
+    "awd": AWD,
+    # AWD-QRNN as published for Penn Treebank
+    "qrnn": {
+        **AWD,
+        "model": "QRNN",
+        "nhid": 1550,
+        "nlayers": 4,
+        "dropouti": 0.4,
+        "wdrop": 0.1,
+        "clip": 0.2,
+        "epochs": 550,
+        "batch_size": 20,
     },
     # the word-level example's quality in less time: a sampled softmax, and a learning rate that falls to 0
     "fast-cpu": FAST_CPU,

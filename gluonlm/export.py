@@ -21,6 +21,7 @@ from pathlib import Path
 import mxnet as mx
 import numpy as np
 
+from gluonlm import native
 from gluonlm.checkpoint import Trained, load_model
 from gluonlm.cli import dashes, run
 from gluonlm.corpus import batchify, encode_span
@@ -175,6 +176,8 @@ def load_gluon(prefix: str | Path, ctx: mx.Context | None = None) -> mx.gluon.Sy
     for name in (f"{prefix}-symbol.json", f"{prefix}-0000.params"):
         if not Path(name).is_file():
             raise UserError(f"there is no file {name}: give the prefix that was exported to")
+    if "gluonlm_fo_pool" in Path(f"{prefix}-symbol.json").read_text():
+        native.load("fo_pool")
     symbol = mx.sym.load(f"{prefix}-symbol.json")
     inputs = sorted((name for name in symbol.list_inputs() if re.fullmatch(r"data\d+", name)), key=lambda n: int(n[4:]))
     with warnings.catch_warnings():

@@ -18,6 +18,7 @@ import mxnet as mx
 from mxnet.gluon import HybridBlock, nn
 
 from gluonlm.adaptive import SplitDecoder
+from gluonlm.qrnn import QRNNLayer
 from gluonlm.regularize import LockedDropout, WordDropEmbedding, drop_rows
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
@@ -38,6 +39,7 @@ class RecurrentLayer(HybridBlock):
     def __init__(self, mode: str, input_size: int, hidden_size: int, wdrop: float = 0.0, **kwargs):
         super().__init__(**kwargs)
         self.mode, self.input_size, self.hidden_size, self.wdrop = mode, input_size, hidden_size, wdrop
+        self.state_count = 2 if mode == "LSTM" else 1
         rows = GATES[mode] * hidden_size
         self.shapes = {
             "i2h_weight": (rows, input_size),
@@ -69,7 +71,7 @@ class RecurrentLayer(HybridBlock):
 
     def begin_state(self, batch_size: int, ctx: mx.Context | None = None) -> list[mx.nd.NDArray]:
         """A state of zeros."""
-        return [mx.nd.zeros((1, batch_size, self.hidden_size), ctx) for _ in range(2 if self.mode == "LSTM" else 1)]
+        return [mx.nd.zeros((1, batch_size, self.hidden_size), ctx) for _ in range(self.state_count)]
 
     def parts(self, flat: mx.nd.NDArray) -> dict[str, mx.nd.NDArray]:
         """The weight matrices and biases in a flat vector (the weights or their gradient), sharing its memory."""
@@ -84,7 +86,7 @@ class RecurrentLayer(HybridBlock):
 class Body(HybridBlock):
     """Everything below the decoder: word ids (T, N) and state -> features (T, N, C) and new state."""
 
-    def __init__(self, vocab_size, mode, emsize, sizes, rates, dropoute, wdrop, locked, projection, **kwargs):
+    def __init__(self, vocab_size, emsize, layers, rates, dropoute, locked, projection, **kwargs):
         super().__init__(**kwargs)
         make_dropout = LockedDropout if locked else nn.Dropout
         with self.name_scope():
@@ -92,11 +94,10 @@ class Body(HybridBlock):
                 vocab_size, emsize, dropoute, weight_initializer=mx.init.Uniform(INIT_RANGE)
             )
             self.layers = nn.HybridSequential()
-            for input_size, size in zip([emsize, *sizes], sizes, strict=False):
-                self.layers.add(RecurrentLayer(mode, input_size, size, wdrop))
+            self.layers.add(*layers)
             # between layers by hand: the fused operator's own dropout does nothing on CPU
             self.dropouts = [make_dropout(rate) for rate in rates]  # after the embedding and after each layer
-            self.projection = nn.Dense(emsize, in_units=sizes[-1], flatten=False) if projection else None
+            self.projection = nn.Dense(emsize, in_units=layers[-1].hidden_size, flatten=False) if projection else None
         for dropout in self.dropouts:
             self.register_child(dropout)
 
@@ -104,12 +105,12 @@ class Body(HybridBlock):
         """Features, new state, and the last layer's outputs (T, N, H) before and after their dropout."""
         first, *others = self.dropouts
         dropped = first(self.encoder(inputs))  # (T, N, E)
-        per_layer = len(state) // len(self.layers)
         new_state = []
-        for index, (layer, dropout) in enumerate(zip(self.layers, others, strict=True)):
-            raw, layer_state = layer(dropped, state[index * per_layer : (index + 1) * per_layer])  # (T, N, H)
+        for layer, dropout in zip(self.layers, others, strict=True):
+            before, state = state[: layer.state_count], state[layer.state_count :]
+            raw, after = layer(dropped, before)  # (T, N, H)
             dropped = dropout(raw)
-            new_state += layer_state
+            new_state += after
         return (self.projection(dropped) if self.projection else dropped), new_state, raw, dropped
 
     def hybrid_forward(self, F, inputs, state):
@@ -131,14 +132,16 @@ class RNNModel(HybridBlock):
     """A recurrent language model: ``model(inputs, state) -> (logits, state)``.
 
     :param vocab_size: number V of words.
-    :param mode: ``"LSTM"``, ``"GRU"``, ``"RNN_TANH"`` or ``"RNN_RELU"``.
+    :param mode: ``"LSTM"``, ``"GRU"``, ``"RNN_TANH"``, ``"RNN_RELU"`` or ``"QRNN"``.
     :param dropout: probability of dropping a unit before the decoder, and elsewhere unless told otherwise by
         ``dropouti`` (after the embedding) and ``dropouth`` (between layers).
     :param tied: let decoder and embedding share one (V, E) matrix (Press & Wolf 2017, arXiv:1608.05859); with E != H
         a linear projection H -> E stands before the decoder, or the last layer has E units if ``narrow``.
     :param locked: one dropout mask per segment instead of one per step (:class:`gluonlm.regularize.LockedDropout`).
     :param dropoute: probability of dropping a word's embedding for a segment.
-    :param wdrop: probability of dropping a hidden-to-hidden weight for a segment.
+    :param wdrop: probability of dropping a hidden-to-hidden weight (QRNN: any weight of a layer) for a segment.
+    :param window: QRNN: steps of the input that the first layer's gates see, 1 or 2; the other layers see 1.
+    :param zoneout: QRNN: probability that a unit keeps its state at a step.
     :param splits: words at which an adaptive softmax begins its clusters (:mod:`gluonlm.adaptive`); its logits are
         log-probabilities.
 
@@ -163,6 +166,8 @@ class RNNModel(HybridBlock):
         dropouth: float | None = None,
         dropoute: float = 0.0,
         wdrop: float = 0.0,
+        window: int = 2,
+        zoneout: float = 0.0,
         splits: tuple[int, ...] = (),
         **kwargs,
     ):
@@ -172,7 +177,13 @@ class RNNModel(HybridBlock):
         rates = [inside, *[between] * (nlayers - 1), dropout]
         projection = tied and emsize != sizes[-1]
         with self.name_scope():
-            self.body = Body(vocab_size, mode, emsize, sizes, rates, dropoute, wdrop, locked, projection)
+            shapes = list(zip([emsize, *sizes], sizes, strict=False))  # inputs and units of each layer
+            if mode == "QRNN":
+                windows = [window] + [1] * (nlayers - 1)
+                layers = [QRNNLayer(*shape, steps, wdrop, zoneout) for shape, steps in zip(shapes, windows)]
+            else:
+                layers = [RecurrentLayer(mode, *shape, wdrop) for shape in shapes]
+            self.body = Body(vocab_size, emsize, layers, rates, dropoute, locked, projection)
             self.open_body = OpenBody(self.body)
             options = {
                 "in_units": emsize if tied else nhid,
@@ -189,7 +200,7 @@ class RNNModel(HybridBlock):
         return self.decoder(features), state
 
     def begin_state(self, batch_size: int, ctx: mx.Context | None = None) -> list[mx.nd.NDArray]:
-        """A state of zeros: the arrays (1, N, H) of all layers in one list."""
+        """A state of zeros: the arrays (1, N, H or I) of all layers in one list."""
         return [array for layer in self.body.layers for array in layer.begin_state(batch_size, ctx)]
 
     def trainables(self) -> dict[str, mx.gluon.Parameter]:

@@ -5,7 +5,8 @@ operators with their gates in another order, so that the graph is soon written b
 
     ids -> Gather -> [LSTM | GRU | RNN -> Squeeze] per layer -> Gemm (projection) -> Gemm (decoder) -> logits
 
-with a state in and out for each layer. T and N are free. https://onnx.ai/onnx/operators/ defines the operators.
+with a state in and out for each layer. A QRNN layer is a MatMul and the loop over time that ONNX calls Scan. T and N
+are free. https://onnx.ai/onnx/operators/ defines the operators.
 """
 
 import mxnet as mx
@@ -16,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from gluonlm.errors import UserError
 from gluonlm.model import Body, RecurrentLayer, RNNModel
+from gluonlm.qrnn import QRNNLayer
 
 OPSET, IR_VERSION = 17, 8  # of 2022, which every runtime since then reads
 LARGEST = 2**31 - 1  # bytes of a protobuf message, which is what an ONNX file is
@@ -56,6 +58,11 @@ class Graph:
         self.nodes.append(helper.make_node(operator, inputs, list(outputs), name=outputs[0], **attributes))
         return outputs[0]
 
+    def state(self, name: str, size: int) -> str:
+        """Declare a state (1, N, size) as an input and, with ``_out`` after its name, as an output."""
+        self.output(f"{name}_out", [1, "N", size])
+        return self.input(name, TensorProto.FLOAT, [1, "N", size])
+
     def model(self, metadata: dict[str, str]) -> onnx.ModelProto:
         """The whole as an ONNX model.
 
@@ -80,7 +87,8 @@ class Graph:
 def build(model: RNNModel, metadata: dict[str, str]) -> onnx.ModelProto:
     """The model in ONNX: ``ids`` (T, N) int64 and states (1, N, H) -> ``logits`` (T, N, V) and new states.
 
-    The states are ``h0``, ``c0``, ``h1``, ... by layer (``c`` only for an LSTM), the new ones ``h0_out``, ...
+    The states are ``h0``, ``c0``, ``h1``, ... by layer (``c`` only for an LSTM; ``c0``, ``x0``, ``c1``, ... for a QRNN,
+    ``x`` where its window is 2), the new ones ``h0_out``, ...
 
     :raises UserError: when the model has a part that is not expressed here, or is larger than 2 GiB.
     """
@@ -92,7 +100,8 @@ def build(model: RNNModel, metadata: dict[str, str]) -> onnx.ModelProto:
     embedding = graph.weight("embedding", values(encoder))  # (V, E)
     hidden = graph.node("Gather", [embedding, ids])  # (T, N, E)
     for index, layer in enumerate(model.body.layers):
-        hidden = add_layer(graph, layer, hidden, index)  # (T, N, H)
+        add = add_qrnn_layer if isinstance(layer, QRNNLayer) else add_layer
+        hidden = add(graph, layer, hidden, index)  # (T, N, H)
     rows = graph.weight("rows", np.array([-1, model.body.layers[-1].hidden_size]))
     hidden = graph.node("Reshape", [hidden, rows])  # (T*N, H)
     if model.body.projection:
@@ -112,7 +121,7 @@ def refuse_unknown(model: RNNModel) -> None:
 
     What regularizes in training only may be derived from these parts: the export compares the results anyway.
     """
-    known = (RNNModel, Body, RecurrentLayer, nn.Dense, nn.Embedding)
+    known = (RNNModel, Body, RecurrentLayer, QRNNLayer, nn.Dense, nn.Embedding)
     parts = [model, model.body, model.body.encoder, *model.body.layers, model.decoder]
     for part in parts:
         if not isinstance(part, known):
@@ -132,10 +141,8 @@ def add_layer(graph: Graph, layer: RecurrentLayer, inputs: str, index: int) -> s
         graph.weight(f"layer{index}.R", parts["h2h_weight"][None]),  # (1, G*H, H)
         graph.weight(f"layer{index}.B", np.concatenate([parts["i2h_bias"], parts["h2h_bias"]])[None]),  # (1, 2*G*H)
     ]
-    states = [f"{letter}{index}" for letter in ("hc" if layer.mode == "LSTM" else "h")]
-    for state in states:
-        graph.input(state, TensorProto.FLOAT, [1, "N", layer.hidden_size])
-        graph.output(f"{state}_out", [1, "N", layer.hidden_size])
+    letters = "hc" if layer.mode == "LSTM" else "h"
+    states = [graph.state(f"{letter}{index}", layer.hidden_size) for letter in letters]
     outputs = graph.node(
         operator,
         [inputs, *weights, "", *states],  # "": sequences of a length of their own, which we have not
@@ -145,6 +152,42 @@ def add_layer(graph: Graph, layer: RecurrentLayer, inputs: str, index: int) -> s
         **attributes,
     )  # (T, 1, N, H)
     return graph.node("Squeeze", [outputs, graph.weight("direction", np.array([1]))])
+
+
+def add_qrnn_layer(graph: Graph, layer: QRNNLayer, inputs: str, index: int) -> str:
+    """Add a quasi-recurrent layer with its states; returns the name of its outputs (T, N, H)."""
+    zero, last, end = (graph.weight(f"at{at}", np.array([at])) for at in (0, -1, LARGEST))
+    one = graph.weight("one", np.float32(1))
+    cell, seen = graph.state(f"c{index}", layer.hidden_size), inputs
+    if layer.window == 2:
+        longer = graph.node("Concat", [graph.state(f"x{index}", layer.input_size), inputs], axis=0)  # (T+1, N, I)
+        seen = graph.node("Concat", [inputs, graph.node("Slice", [longer, zero, last, zero])], axis=2)  # (T, N, 2I)
+        graph.node("Slice", [inputs, last, end, zero], f"x{index}_out")
+    weight = graph.weight(f"layer{index}.W", values(layer.weight).T)  # (window I, 3H)
+    product = graph.node("MatMul", [seen, weight])
+    gates = graph.node("Add", [product, graph.weight(f"layer{index}.B", values(layer.bias))])  # (T, N, 3H)
+    z, f, o = (f"layer{index}.{letter}" for letter in "zfo")
+    graph.node("Split", [gates], z, f, o, axis=2)
+    z, f, o = graph.node("Tanh", [z]), graph.node("Sigmoid", [f]), graph.node("Sigmoid", [o])
+    share = graph.weight(f"layer{index}.share", np.float32(1 - layer.zoneout))
+    update = graph.node("Mul", [graph.node("Sub", [one, f]), share])
+    start, cells = graph.node("Squeeze", [cell, zero]), f"layer{index}.cells"
+    final = graph.node("Scan", [start, update, z], f"layer{index}.final", cells, num_scan_inputs=2, body=pooling())
+    graph.node("Unsqueeze", [final, zero], f"c{index}_out")
+    return graph.node("Mul", [o, cells])
+
+
+def pooling() -> onnx.GraphProto:
+    """A step of the pooling: c (N, H), update and z of the step -> c + update (z - c), as new state and as output."""
+    names = ["c", "update", "z", "new", "cell"]
+    c, update, z, new, cell = (helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
+    nodes = [
+        helper.make_node("Sub", ["z", "c"], ["change"]),
+        helper.make_node("Mul", ["update", "change"], ["step"]),
+        helper.make_node("Add", ["c", "step"], ["new"]),
+        helper.make_node("Identity", ["new"], ["cell"]),
+    ]
+    return helper.make_graph(nodes, "pooling", [c, update, z], [new, cell])
 
 
 def by_gates(array: np.ndarray, gates: list[int]) -> np.ndarray:

@@ -44,10 +44,21 @@ from gluonlm.training import Training, evaluate
 RUN_OPTIONS = ("preset", "gpu", "cuda", "tiny", "save", "resume", "log_interval", "checkpoint_seconds", "onnx_export")
 SWITCHES = ("dry_run", "use_optimizer")
 
-# values of options that this version does not have
-NOT_YET_VALUES = {"--preset": ("qrnn",), "--model": ("QRNN",)}
 
-STRUCTURE = ("preset", "tiny", "level", "model", "emsize", "nhid", "nlayers", "tied", "narrow", "splits", "adaptive")
+STRUCTURE = (
+    "preset",
+    "tiny",
+    "level",
+    "model",
+    "emsize",
+    "nhid",
+    "nlayers",
+    "window",
+    "tied",
+    "narrow",
+    "splits",
+    "adaptive",
+)
 
 
 @dataclass(frozen=True)
@@ -88,13 +99,6 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--use-optimizer", action="store_true", help="the same as --optimizer adamw")
     add_options(parser)
     return parser
-
-
-def refuse_not_yet(given: dict[str, Any]) -> None:
-    """Raise a UserError for a value of an option that this version does not have."""
-    for option, values in NOT_YET_VALUES.items():
-        if given.get(option[2:]) in values:
-            raise UserError(f"{option} {given[option[2:]]} is not yet in this version of gluonlm")
 
 
 def settings(given: dict[str, Any]) -> Config:
@@ -146,7 +150,6 @@ def open_run(given: dict[str, Any]) -> tuple[Run, Config]:
 def main(argv: list[str]) -> Result:
     """Train as the command line says, then evaluate the best model and show what it writes."""
     given = vars(parser().parse_args(dashes(argv)))
-    refuse_not_yet(given)
     if given.get("onnx_export"):
         require("onnx", "onnxruntime")  # told before hours of training, not after
     devices = contexts(given.get("gpu") or ("0" if given.get("cuda") else None))

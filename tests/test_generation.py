@@ -9,10 +9,11 @@ import pytest
 from gluonnlp.model.sequence_sampler import BeamSearchSampler, BeamSearchScorer, SequenceSampler
 from mxnet import nd
 
+from gluonlm.config import MODELS
 from gluonlm.corpus import EOS, UNK, Dictionary
 from gluonlm.errors import UserError
 from gluonlm.generation import Strategy, beam_search, choose, generate, log_softmax, stream, surprise, weights
-from gluonlm.model import GATES, RNNModel
+from gluonlm.model import RNNModel
 from gluonlm.predictor import MATRIX_ROWS, Predictor
 from gluonlm.training import evaluate
 
@@ -207,7 +208,7 @@ def make(mode="LSTM", vocab_size=30, **settings):
 WORDS = Dictionary([EOS, UNK, *(f"w{number}" for number in range(28))])
 
 
-@pytest.mark.parametrize("mode", GATES)
+@pytest.mark.parametrize("mode", MODELS)
 @pytest.mark.parametrize("columns", [1, 3, MATRIX_ROWS + 1])
 def test_the_predictor_is_the_model_and_carries_the_state(mode, columns):
     model = make(mode)

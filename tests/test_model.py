@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from mxnet import autograd, nd
 
-from gluonlm.model import GATES, RecurrentLayer, RNNModel, detach
+from gluonlm.config import MODELS
+from gluonlm.model import RecurrentLayer, RNNModel, detach
 
 T, N, V = 7, 4, 23
 
@@ -23,17 +24,17 @@ def words(seed=0, steps=T):
     return nd.array(np.random.default_rng(seed).integers(V, size=(steps, N)))
 
 
-@pytest.mark.parametrize("mode", GATES)
+@pytest.mark.parametrize("mode", MODELS)
 @pytest.mark.parametrize(("tied", "emsize"), [(False, 6), (True, 8), (True, 6)])
 def test_shapes(mode, tied, emsize):
     model = make(mode, tied=tied, emsize=emsize)
     logits, state = model(words(), model.begin_state(N))
     assert logits.shape == (T, N, V)
     assert [array.shape for array in state] == [array.shape for array in model.begin_state(N)]
-    assert len(state) == 2 * (2 if mode == "LSTM" else 1)
+    assert len(state) == {"LSTM": 4, "QRNN": 3}.get(mode, 2)
 
 
-@pytest.mark.parametrize("mode", GATES)
+@pytest.mark.parametrize("mode", MODELS)
 def test_a_text_in_two_segments_equals_the_text_in_one(mode):
     model = make(mode)
     text = words(steps=10)
@@ -46,7 +47,7 @@ def test_a_text_in_two_segments_equals_the_text_in_one(mode):
         np.testing.assert_allclose(one.asnumpy(), other.asnumpy(), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("mode", GATES)
+@pytest.mark.parametrize("mode", MODELS)
 def test_static_memory_changes_no_result_over_several_training_segments(mode):
     def run(hybrid):
         model = make(mode, hybrid=hybrid)
@@ -100,7 +101,7 @@ class Probe:
         block.register_forward_pre_hook(lambda _, inputs: self.shares.append((inputs[0].asnumpy() == 0).mean()))
 
 
-@pytest.mark.parametrize("mode", GATES)
+@pytest.mark.parametrize("mode", MODELS)
 def test_dropout_acts_at_each_place(mode):
     """After the embedding, between the layers (where the fused operator's own does nothing on CPU), and at the end."""
     model = make(mode, hybrid=False, dropout=0.5, nlayers=3, nhid=64, emsize=64)

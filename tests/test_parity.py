@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from mxnet import autograd, nd
 
-from gluonlm.model import GATES, RNNModel
+from gluonlm.config import MODELS
+from gluonlm.model import RNNModel
 from gluonlm.optim import Average, Updater
+from gluonlm.qrnn import QRNNLayer
 from gluonlm.softmax import decoder_loss
 from gluonlm.training import train_step
 
@@ -33,12 +35,16 @@ def pairs(model, kind):
         yield read(model.decoder.weight), "decoder.weight"
     yield read(model.decoder.bias), "decoder.bias"
     for index, layer in enumerate(model.body.layers):
-        for name, part in layer.parts(read(layer.weights)).items():
-            yield part, f"rnn.{TORCH_NAMES[name]}_l{index}"
+        if isinstance(layer, QRNNLayer):
+            yield read(layer.weight), f"rnn.{index}.linear.weight"
+            yield read(layer.bias), f"rnn.{index}.linear.bias"
+        else:
+            for name, part in layer.parts(read(layer.weights)).items():
+                yield part, f"rnn.{TORCH_NAMES[name]}_l{index}"
 
 
 @pytest.mark.parametrize("tie", ["free", "tied"])
-@pytest.mark.parametrize("mode", GATES)
+@pytest.mark.parametrize("mode", MODELS)
 def test_agrees_with_pytorch(mode, tie):
     def torch(name):
         return FIXTURE[f"{mode}-{tie}/{name}"]
@@ -49,8 +55,11 @@ def test_agrees_with_pytorch(mode, tie):
     model.hybridize(static_alloc=True)
     for array, name in pairs(model, "weight"):
         array[:] = nd.array(torch(f"weight/{name}"))
-    starts = [nd.array(torch(f"start/{index}")) for index in range(2 if mode == "LSTM" else 1)]
-    state = [array[layer : layer + 1] for layer in range(LAYERS) for array in starts]  # ours: layer by layer
+    starts = [nd.array(FIXTURE[name]) for name in sorted(FIXTURE) if name.startswith(f"{mode}-{tie}/start/")]
+    if mode == "QRNN":  # c of both layers and the first one's x, which ours has after its c
+        state = [starts[0][:1], starts[1], starts[0][1:]]
+    else:
+        state = [array[layer : layer + 1] for layer in range(LAYERS) for array in starts]  # ours: layer by layer
 
     with autograd.record():
         features, end = model.body(nd.array(torch("inputs")), state)
@@ -64,13 +73,13 @@ def test_agrees_with_pytorch(mode, tie):
     close(logits, "logits")
     assert loss.asscalar() == pytest.approx(float(torch("loss")), rel=1e-5)
     for index in range(len(starts)):
-        ours = nd.concat(*end[index :: len(starts)], dim=0)  # (layers, N, H)
+        ours = nd.concat(*end[index :: len(starts)], dim=0)  # (layers, N, H), and (1, N, E) for x
         close(ours, f"end/{index}")
     checked = 0
     for gradient, name in pairs(model, "gradient"):
         close(gradient, f"gradient/{name}")
         checked += 1
-    assert checked == 4 * LAYERS + (2 if tie == "tied" else 3)
+    assert checked == (2 if mode == "QRNN" else 4) * LAYERS + (2 if tie == "tied" else 3)
 
 
 def test_the_trajectory_of_averaged_sgd_is_that_of_pytorch():

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from mxnet import autograd, nd
 
+from gluonlm.config import MODELS
 from gluonlm.model import GATES, RecurrentLayer, RNNModel
 from gluonlm.optim import Updater
 from gluonlm.regularize import LockedDropout, WordDropEmbedding, activation_penalty, drop_rows
@@ -225,7 +226,7 @@ def test_each_place_has_its_own_rate_and_a_mask_that_stays():
         assert zeros[0].mean() == pytest.approx(rate, abs=0.04)
 
 
-@pytest.mark.parametrize("mode", GATES)
+@pytest.mark.parametrize("mode", MODELS)
 def test_evaluation_is_that_of_a_model_without_regularizers(mode):
     regularized = awd(mode)
     none = {"dropout": 0.0, "dropouti": 0.0, "dropouth": 0.0, "dropoute": 0.0, "wdrop": 0.0}
