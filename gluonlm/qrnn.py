@@ -26,7 +26,8 @@ class QRNNLayer(HybridBlock):
     """One quasi-recurrent layer over T steps.
 
     ``weight`` (3H, window * I) and ``bias`` (3H,) hold z, f and o in this order; the columns of the weight are those
-    for x[t], then those for x[t-1]. Both are drawn from U(-1/sqrt(window I), 1/sqrt(window I)).
+    for x[t], then those for x[t-1]. Both are drawn from U(-a, a) with a = sqrt(3 / (window I)), which passes on the inputs'
+    variance (LeCun et al. 1998, "Efficient BackProp"): what is left of it behind three factors below 1 is small enough.
 
     :param window: steps of the input that the gates see, 1 or 2.
     :param wdrop: probability of dropping each weight in training, for a whole segment.
@@ -49,7 +50,7 @@ class QRNNLayer(HybridBlock):
         self.input_size, self.hidden_size = input_size, hidden_size
         self.window, self.wdrop, self.zoneout = window, wdrop, zoneout
         self.state_count = window
-        init = mx.init.Uniform((window * input_size) ** -0.5)
+        init = mx.init.Uniform((3 / (window * input_size)) ** 0.5)
         with self.name_scope():
             self.weight = self.params.get("weight", shape=(3 * hidden_size, window * input_size), init=init)
             self.bias = self.params.get("bias", shape=(3 * hidden_size,), init=init)
