@@ -177,7 +177,7 @@ def load_gluon(prefix: str | Path, ctx: mx.Context | None = None) -> mx.gluon.Sy
         if not Path(name).is_file():
             raise UserError(f"there is no file {name}: give the prefix that was exported to")
     if "gluonlm_fo_pool" in Path(f"{prefix}-symbol.json").read_text():
-        native.load("fo_pool")
+        native.load_operators("fo_pool")
     symbol = mx.sym.load(f"{prefix}-symbol.json")
     inputs = sorted((name for name in symbol.list_inputs() if re.fullmatch(r"data\d+", name)), key=lambda n: int(n[4:]))
     with warnings.catch_warnings():

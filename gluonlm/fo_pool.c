@@ -5,14 +5,18 @@
 //
 //     c[t] = f[t] c[t-1] + (1 - f[t]) tanh(z[t]),  h[t] = o[t] c[t]      with f, o behind a sigmoid; c0 (1, N, H)
 //
-// The first half is the arithmetic, the second MXNet 1.9's interface for extensions (mxnet/lib_api.h, version 11) in C.
+// The arithmetic is written once, for processors and (fo_pool_cuda.h) for GPUs. The last part is the interface that
+// MXNet 1.9 has for extensions (mxnet/lib_api.h, version 11), in C.
 
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define INLINE static inline __attribute__((always_inline))  // and so compiled for keep = NULL by itself, twice as fast
+#define TWICE(...) __VA_ARGS__ static const char ARITHMETIC[] = #__VA_ARGS__;  // here, and as text for CUDA
 enum { BLOCK = 128, SMALL = 1 << 14 };  // columns that one thread takes at once; elements not worth a second thread
+
+TWICE(
 
 // exp(x) to 2 units in the last place, in arithmetic that compilers vectorize; a NaN stays one
 INLINE float exponential(float x) {
@@ -27,7 +31,7 @@ INLINE float exponential(float x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
-  union { int32_t bits; float value; } power = {((int32_t)n + 127) << 23};  // 2^n
+  union { int bits; float value; } power = {((int)n + 127) << 23};  // 2^n
   return p * power.value;
 }
 
@@ -35,14 +39,14 @@ INLINE float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
 INLINE float hyperbolic(float x) { return 1.0f - 2.0f / (1.0f + exponential(2.0f * x)); }
 
 // Columns h0 to h1 of row n. The update 1 - f is the sigmoid of -f, so that it keeps its digits where f is near 1.
-INLINE void forward(const float *restrict gates, const float *restrict c0, const float *restrict keep, float *restrict h,
-                    float *restrict c, int64_t T, int64_t N, int64_t H, int64_t n, int64_t h0, int64_t h1) {
+INLINE void forward(const float *restrict gates, const float *restrict c0, const float *restrict keep,
+                    float *restrict h, float *restrict c, int64_t T, int64_t N, int64_t H, int64_t n, int64_t h0,
+                    int64_t h1) {
   float state[BLOCK];
-  memcpy(state, c0 + n * H + h0, (h1 - h0) * sizeof(float));
+  for (int64_t j = 0; j < h1 - h0; j++) state[j] = c0[n * H + h0 + j];
   for (int64_t t = 0; t < T; t++) {
     const float *g = gates + (t * N + n) * 3 * H + h0;
     int64_t at = (t * N + n) * H + h0;
-#pragma omp simd
     for (int64_t j = 0; j < h1 - h0; j++) {
       float update = sigmoid(-g[H + j]) * (keep ? keep[at + j] : 1.0f);
       state[j] += update * (hyperbolic(g[j]) - state[j]);
@@ -56,13 +60,13 @@ INLINE void backward(const float *restrict dh, const float *restrict dc, const f
                      const float *restrict c0, const float *restrict keep, const float *restrict c,
                      float *restrict dgates, float *restrict dc0, float *restrict dkeep, int64_t T, int64_t N,
                      int64_t H, int64_t n, int64_t h0, int64_t h1) {
-  float carry[BLOCK] = {0};  // the gradient of c[t] through c[t+1]
+  float carry[BLOCK];  // the gradient of c[t] through c[t+1]
+  for (int64_t j = 0; j < h1 - h0; j++) carry[j] = 0.0f;
   for (int64_t t = T - 1; t >= 0; t--) {
     const float *g = gates + (t * N + n) * 3 * H + h0;
     float *dg = dgates + (t * N + n) * 3 * H + h0;
     int64_t at = (t * N + n) * H + h0;
     const float *before = t ? c + at - N * H : c0 + n * H + h0;
-#pragma omp simd
     for (int64_t j = 0; j < h1 - h0; j++) {
       float z = hyperbolic(g[j]), s = sigmoid(-g[H + j]), o = sigmoid(g[2 * H + j]);
       float update = s * (keep ? keep[at + j] : 1.0f);
@@ -75,61 +79,69 @@ INLINE void backward(const float *restrict dh, const float *restrict dc, const f
       carry[j] = d * (1.0f - update);
     }
   }
-  memcpy(dc0 + n * H + h0, carry, (h1 - h0) * sizeof(float));
+  for (int64_t j = 0; j < h1 - h0; j++) dc0[n * H + h0 + j] = carry[j];
 }
 
-// What MXNet calls for each array: inputs and outputs in the order of the operator's, for a gradient the gradients of
-// the outputs, then its inputs, then its outputs.
-typedef int compute_t(void **in, int inputs, void **out, int64_t T, int64_t N, int64_t H);
+)
 
-static int compute_forward(void **in, int inputs, void **out, int64_t T, int64_t N, int64_t H) {
-#pragma omp parallel for collapse(2) if (T * N * H > SMALL)
-  for (int64_t n = 0; n < N; n++)
-    for (int64_t h0 = 0; h0 < H; h0 += BLOCK) {
-      int64_t h1 = h0 + BLOCK < H ? h0 + BLOCK : H;
-      if (inputs == 3)
-        forward(in[0], in[1], in[2], out[0], out[1], T, N, H, n, h0, h1);
-      else
-        forward(in[0], in[1], NULL, out[0], out[1], T, N, H, n, h0, h1);
+// What MXNet asks for: inputs and outputs are those of the operator; for a gradient, the inputs are the gradients of
+// the operator's outputs, then its inputs, then its outputs.
+typedef struct { void **in, **out, *stream; int inputs, device; int64_t T, N, H; } call_t;
+typedef int compute_t(const call_t *);
+
+#define BLOCKS(...)                                                   \
+  _Pragma("omp parallel for collapse(2) if (T * N * H > SMALL)")      \
+  for (int64_t n = 0; n < N; n++)                                     \
+    for (int64_t h0 = 0; h0 < H; h0 += BLOCK) {                       \
+      int64_t h1 = h0 + BLOCK < H ? h0 + BLOCK : H;                   \
+      __VA_ARGS__;                                                    \
     }
+
+static int forward_on_cpu(const call_t *call) {
+  void **in = call->in, **out = call->out;
+  int64_t T = call->T, N = call->N, H = call->H;
+  if (call->inputs == 3)
+    BLOCKS(forward(in[0], in[1], in[2], out[0], out[1], T, N, H, n, h0, h1))
+  else
+    BLOCKS(forward(in[0], in[1], NULL, out[0], out[1], T, N, H, n, h0, h1))
   return 1;
 }
 
-static int compute_backward(void **in, int inputs, void **out, int64_t T, int64_t N, int64_t H) {
-#pragma omp parallel for collapse(2) if (T * N * H > SMALL)
-  for (int64_t n = 0; n < N; n++)
-    for (int64_t h0 = 0; h0 < H; h0 += BLOCK) {
-      int64_t h1 = h0 + BLOCK < H ? h0 + BLOCK : H;
-      if (inputs == 7)
-        backward(in[0], in[1], in[2], in[3], in[4], in[6], out[0], out[1], out[2], T, N, H, n, h0, h1);
-      else
-        backward(in[0], in[1], in[2], in[3], NULL, in[5], out[0], out[1], NULL, T, N, H, n, h0, h1);
-    }
+static int backward_on_cpu(const call_t *call) {
+  void **in = call->in, **out = call->out;
+  int64_t T = call->T, N = call->N, H = call->H;
+  if (call->inputs == 7)
+    BLOCKS(backward(in[0], in[1], in[2], in[3], in[4], in[6], out[0], out[1], out[2], T, N, H, n, h0, h1))
+  else
+    BLOCKS(backward(in[0], in[1], in[2], in[3], NULL, in[5], out[0], out[1], NULL, T, N, H, n, h0, h1))
   return 1;
 }
+
+#include "fo_pool_cuda.h"  // forward_on_gpu, backward_on_gpu
 
 // ---- MXNet's interface. Each function gives 1 for success; what it allocates MXNet frees with _opCallFree.
 
 #define API __attribute__((visibility("default")))
 typedef const char *const *strings;
-static const char *CPU[] = {"cpu"};
-static compute_t *FORWARD[] = {compute_forward}, *BACKWARD[] = {compute_backward};
+static const char *DEVICE_NAMES[] = {"cpu", "gpu"};
+static compute_t *FORWARD[] = {forward_on_cpu, forward_on_gpu}, *BACKWARD[] = {backward_on_cpu, backward_on_gpu};
 static char present;  // its address stands for the functions that MXNet only passes back
 
 API int initialize(int version) { return version >= 10900 && version < 11000; }
 API int _opVersion(void) { return 11; }
 API int _opRegSize(void) { return 1; }
 API void _opCallFree(void *memory) { free(memory); }
-
+API int _msgSize(void) { return message[0] != 0; }
+API void _msgGet(int index, const char **text) { *text = message; }
 API void _opRegGet(int index, const char **name, int *subgraph, const char ***forward_on, compute_t ***forward_by,
                    int *forwards, const char ***backward_on, compute_t ***backward_by, int *backwards,
                    const char ***state_on, void ***state_by, int *states, void **attributes, void **types,
                    void **storage, void **shapes, void **mutated) {
   *name = "gluonlm_fo_pool";
-  *forward_on = *backward_on = CPU;
+  *forward_on = *backward_on = DEVICE_NAMES;
   *forward_by = FORWARD;
   *backward_by = BACKWARD;
-  *forwards = *backwards = 1;
+  *forwards = *backwards = 2;
   *subgraph = *states = 0;
   *attributes = *types = *shapes = &present;
   *storage = *mutated = NULL;
@@ -174,7 +186,9 @@ API int _opCallFCompute(compute_t *compute, strings keys, strings values, int co
                         void **in_starts, void **out_starts, int64_t *in_lengths, int64_t *out_lengths,
                         int64_t *in_start_lengths, int64_t *out_start_lengths, void *cpu_random, void *gpu_random) {
   const int64_t *first = in_shapes[0];  // gates (T, N, 3H), or the gradient of h (T, N, H)
-  return compute(in, inputs, out, first[0], first[1], compute == compute_forward ? first[2] / 3 : first[2]);
+  int64_t H = compute == forward_on_cpu || compute == forward_on_gpu ? first[2] / 3 : first[2];
+  call_t call = {in, out, stream, inputs, in_device_ids[0], first[0], first[1], H};
+  return compute(&call);
 }
 
 // what this library has none of, but MXNet looks for
@@ -198,5 +212,3 @@ NONE(_partCallReviewSubgraph)
 NONE(_passRegSize)
 NONE(_passRegGet)
 NONE(_passCallGraphPass)
-NONE(_msgSize)
-NONE(_msgGet)

@@ -1,6 +1,6 @@
 """An operator in C for MXNet: compiled once for this processor, kept in the cache folder, loaded on first use.
 
-    >>> load("fo_pool")                                  # gluonlm/fo_pool.c
+    >>> load_operators("fo_pool")                               # gluonlm/fo_pool.c
     >>> h, c = mx.nd.gluonlm_fo_pool(gates, c0)
 
 MXNet loads such a library with ``mx.library.load``; the operator then works in NDArray code and in graphs alike.
@@ -28,23 +28,24 @@ OPENMP = ("-fopenmp",) if platform.system() == "Linux" else ()  # Apple's compil
 
 
 @cache
-def load(name: str) -> None:
+def load_operators(name: str) -> None:
     """Make the operators of gluonlm/NAME.c known to MXNet, in this process once and for all.
 
     :raises UserError: when there is no C compiler, it fails, or the cache folder cannot be written.
     """
-    mx.library.load(str(build(FOLDER / f"{name}.c")), verbose=False)
+    mx.library.load(str(compiled(FOLDER / f"{name}.c")), verbose=False)
 
 
-def build(source: Path) -> Path:
+def compiled(source: Path) -> Path:
     """The library made from a C file, compiled unless that was done before with the same compiler for the same CPU.
 
-    :raises UserError: as :func:`load`.
+    :raises UserError: as :func:`load_operators`.
     """
     compiler = find_compiler()
     command = [compiler, *FLAGS, *OPENMP]
     made_for = [*command, platform.machine(), *sorted(cpu_flags())]  # a home folder may serve several machines
-    key = hashlib.sha256(source.read_bytes() + " ".join(made_for).encode()).hexdigest()[:16]
+    content = b"".join(path.read_bytes() for path in sorted(source.parent.glob(f"{source.stem}*.[ch]")))
+    key = hashlib.sha256(content + " ".join(made_for).encode()).hexdigest()[:16]
     library = cache_folder() / "native" / f"{source.stem}-{key}.so"
     if library.exists():
         return library

@@ -26,8 +26,8 @@ class QRNNLayer(HybridBlock):
     """One quasi-recurrent layer over T steps.
 
     ``weight`` (3H, window * I) and ``bias`` (3H,) hold z, f and o in this order; the columns of the weight are those
-    for x[t], then those for x[t-1]. Both are drawn from U(-a, a) with a = sqrt(3 / (window I)), which passes on the inputs'
-    variance (LeCun et al. 1998, "Efficient BackProp"): what is left of it behind three factors below 1 is small enough.
+    for x[t], then those for x[t-1]. Both are drawn from U(-a, a) with a = sqrt(3 / (window I)), which passes on the
+    inputs' variance (LeCun et al. 1998, "Efficient BackProp"): the pooling and the output gate make it small enough.
 
     :param window: steps of the input that the gates see, 1 or 2.
     :param wdrop: probability of dropping each weight in training, for a whole segment.
@@ -46,7 +46,7 @@ class QRNNLayer(HybridBlock):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        native.load("fo_pool")
+        native.load_operators("fo_pool")
         self.input_size, self.hidden_size = input_size, hidden_size
         self.window, self.wdrop, self.zoneout = window, wdrop, zoneout
         self.state_count = window
@@ -62,7 +62,7 @@ class QRNNLayer(HybridBlock):
         if previous:
             longer = F.concat(*previous, inputs, dim=0)  # (T+1, N, I)
             seen = F.concat(inputs, F.slice_axis(longer, axis=0, begin=0, end=-1), dim=2)  # (T, N, 2I)
-            previous = [last(F, inputs)]
+            previous = [last_step(F, inputs)]
         if self.wdrop:
             weight = F.Dropout(weight, p=self.wdrop)
         gates = F.FullyConnected(seen, weight, bias, num_hidden=3 * self.hidden_size, flatten=False)  # (T, N, 3H)
@@ -72,7 +72,7 @@ class QRNNLayer(HybridBlock):
             outputs, cells = F.gluonlm_fo_pool(gates, c, keep, zoneout=1)
         else:
             outputs, cells = F.gluonlm_fo_pool(gates, c)  # (T, N, H)
-        return outputs, [last(F, cells), *previous]
+        return outputs, [last_step(F, cells), *previous]
 
     def begin_state(self, batch_size: int, ctx: mx.Context | None = None) -> list[mx.nd.NDArray]:
         """A state of zeros."""
@@ -80,6 +80,6 @@ class QRNNLayer(HybridBlock):
         return [mx.nd.zeros((1, batch_size, size), ctx) for size in sizes]
 
 
-def last(F, array):
+def last_step(F, array):
     """The last step of (T, N, C) as (1, N, C)."""
     return F.slice_axis(array, axis=0, begin=-1, end=None)

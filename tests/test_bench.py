@@ -136,3 +136,15 @@ def test_the_table_is_that_of_the_record(recorded, tmp_path):
     )
     assert ended.stdout.strip() == "\n".join(recorded[1].stdout.splitlines()[:5])
     assert all(one["limit_tokens_per_second"] > 0 for one in recorded[0]["settings"])
+
+
+def test_the_qrnn_against_the_lstm_and_each_way_to_pool(tmp_path):
+    ended = bench("--out", tmp_path / "qrnn.json", script=BENCH.with_name("qrnn.py"))
+    assert ended.returncode == 0, ended.stderr
+    result = json.loads((tmp_path / "qrnn.json").read_text())
+    (pooling,), (layer, _) = result["poolings"], result["layers"]
+    assert set(pooling["ms"]) == {"operator", "numpy", "scan", "foreach", "loop"}
+    assert set(pooling["operator_faster_than"]) == {"numpy", "scan", "foreach", "loop"}
+    assert set(layer["faster_than_lstm"]) == {"window 1", "window 2"}
+    assert result["training_step"]["ms"].keys() == {"awd", "qrnn"}
+    assert result["command"].startswith("python benchmarks/qrnn.py --quick")

@@ -1,7 +1,9 @@
 """The pooling against a plain loop, the layer against NumPy, its regularizers; test_parity has PyTorch's values."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import mxnet as mx
 import numpy as np
@@ -15,7 +17,7 @@ from gluonlm.model import RNNModel, detach
 from gluonlm.qrnn import QRNNLayer
 
 T, N, INPUTS, H = 9, 4, 5, 7
-native.load("fo_pool")
+native.load_operators("fo_pool")
 
 
 def plain_loop(gates, c, keep=None):
@@ -59,6 +61,48 @@ def test_the_pooling_is_the_plain_loop(steps, zoneout):
     assert len(ours) == 4 + zoneout
     for one, other in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def fake_cuda(tmp_path_factory):
+    """A folder with a CUDA that runs kernels on the processor."""
+    folder = tmp_path_factory.mktemp("cuda")
+    driver, compiler = folder / "libcuda.so.1", folder / "libnvrtc.so.11.2"
+    source = Path(__file__).parent / "fixtures" / "fake_cuda.c"
+    command = [native.find_compiler(), "-fPIC", "-shared", "-o", str(driver), str(source), "-ldl"]
+    subprocess.run(command, check=True, capture_output=True)
+    compiler.write_bytes(driver.read_bytes())
+    return folder
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the stand-in is for Linux")
+@pytest.mark.parametrize("zoneout", [False, True])
+def test_the_kernels_for_gpus_compute_the_same(fake_cuda, tmp_path, zoneout):
+    """Their source, compiled and run thread by thread on the processor; no GPU has been here to run them."""
+    steps, columns, units = 6, 3, 50  # 150 columns are not a multiple of a block of threads
+    random = np.random.default_rng(2)
+    shapes = {"gates": (steps, columns, 3 * units), "c0": (1, columns, units)}
+    shapes |= {"keep": (steps, columns, units)} if zoneout else {}
+    arrays = {name: random.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    dh, dc = random.normal(size=(2, steps, columns, units)).astype(np.float32)
+    np.savez(tmp_path / "in.npz", dh=dh, dc=dc, **arrays)
+    library = str(native.compiled(native.FOLDER / "fo_pool.c"))
+    script = str(Path(__file__).parent / "fixtures" / "run_on_fake_cuda.py")
+    places = {"LD_LIBRARY_PATH": str(fake_cuda), "FAKE_CUDA": str(fake_cuda)}
+    command = [sys.executable, script, library, str(tmp_path / "in.npz"), str(tmp_path / "out.npz")]
+    ended = subprocess.run(command, capture_output=True, text=True, env=os.environ | places)
+    assert ended.returncode == 0, ended.stderr
+    on_gpu = np.load(tmp_path / "out.npz")
+
+    def on_cpu(*arrays):
+        return nd.gluonlm_fo_pool(*arrays, **({"zoneout": 1} if zoneout else {}))
+
+    expected = values_and_gradients(
+        on_cpu, [nd.array(array) for array in arrays.values()], [nd.array(dh), nd.array(dc)]
+    )
+    assert len(on_gpu.files) == len(expected) == 4 + zoneout
+    for name, right in zip(on_gpu.files, expected, strict=True):
+        np.testing.assert_allclose(on_gpu[name], right, rtol=1e-5, atol=1e-5)
 
 
 def test_gates_of_any_size_and_what_is_not_a_number():
@@ -295,32 +339,32 @@ def cache(tmp_path, monkeypatch):
 
 def test_the_operator_is_compiled_once(cache, monkeypatch):
     source = native.FOLDER / "fo_pool.c"
-    library = native.build(source)
+    library = native.compiled(source)
     assert [path.name for path in cache.iterdir()] == [library.name]
     monkeypatch.setattr(subprocess, "run", None)
-    assert native.build(source) == library
+    assert native.compiled(source) == library
     monkeypatch.setattr(native, "cpu_flags", lambda: {"another processor"})
     with pytest.raises(TypeError):  # would compile for it
-        native.build(source)
+        native.compiled(source)
 
 
 def test_what_can_go_wrong_with_the_compiler_is_said(cache, tmp_path, monkeypatch):
     broken = tmp_path / "broken.c"
     broken.write_text("int main(")
     with pytest.raises(UserError, match="cannot compile .*broken.c .*set CC"):
-        native.build(broken)
+        native.compiled(broken)
     assert list(cache.iterdir()) == []
     monkeypatch.setenv("CC", "no-such-compiler")
     with pytest.raises(UserError, match="no no-such-compiler"):
-        native.build(broken)
+        native.compiled(broken)
     monkeypatch.delenv("CC")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="needs a C compiler, and there is no cc or gcc or clang"):
-        native.build(broken)
+        native.compiled(broken)
 
 
 def test_a_cache_that_cannot_be_written(cache, monkeypatch):
     cache.parent.mkdir()
     cache.write_text("a file, no folder")
     with pytest.raises(UserError, match="choose another place"):
-        native.build(native.FOLDER / "fo_pool.c")
+        native.compiled(native.FOLDER / "fo_pool.c")
