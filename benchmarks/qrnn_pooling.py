@@ -26,8 +26,12 @@ class Block(HybridBlock):
         self.hybridize(static_alloc=True, static_shape=True)
 
     def hybrid_forward(self, F, gates, c):
-        z, f, o = F.split(gates, 3, axis=2)
-        z, f, o = F.Activation(z, "tanh"), F.Activation(f, "sigmoid"), F.Activation(o, "sigmoid")
+        z, f, o = F.split(gates, num_outputs=3, axis=2)
+        z, f, o = (
+            F.Activation(z, act_type="tanh"),
+            F.Activation(f, act_type="sigmoid"),
+            F.Activation(o, act_type="sigmoid"),
+        )
         cells = self.pool(F, f, (1 - f) * z, c)
         return o * cells, cells
 
@@ -37,7 +41,11 @@ class Loop(Block):
 
     def pool(self, F, f, update, c):
         cells = []
-        pairs = zip(*(F.split(array, self.steps, axis=0) for array in (f, update))) if self.steps > 1 else [(f, update)]
+        pairs = (
+            zip(*(F.split(array, num_outputs=self.steps, axis=0) for array in (f, update)))
+            if self.steps > 1
+            else [(f, update)]
+        )
         for kept, new in pairs:
             c = kept * c + new
             cells.append(c)
@@ -104,8 +112,12 @@ class Numpy:
         self.steps = steps
 
     def __call__(self, gates, c):
-        z, f, o = nd.split(gates, 3, axis=2)
-        z, f, o = nd.Activation(z, "tanh"), nd.Activation(f, "sigmoid"), nd.Activation(o, "sigmoid")
+        z, f, o = nd.split(gates, num_outputs=3, axis=2)
+        z, f, o = (
+            nd.Activation(z, act_type="tanh"),
+            nd.Activation(f, act_type="sigmoid"),
+            nd.Activation(o, act_type="sigmoid"),
+        )
         cells = NumpyRecurrence()(f, (1 - f) * z, c)
         return o * cells, cells
 
