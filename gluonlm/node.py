@@ -1,0 +1,169 @@
+"""One process of a training and the node that watches it (see :mod:`gluonlm.control`).
+
+>>> asyncio.run(follow(World.of(os.environ), "worker", ["--data", "ptb"], patience=60))
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import sys
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+from gluonlm import RUNTIME
+from gluonlm.control import RESUME, SILENCE, World, beat, connect, receive, send
+from gluonlm.errors import UserError
+
+PR_SET_PDEATHSIG = 1  # of prctl(2)
+TAIL = 30  # lines of stderr that are kept to explain a failure
+
+
+class Child:
+    """A process that is watched: what it writes to stderr last is kept, and it does not survive this one.
+
+    :param show: pass its output on; otherwise it is only shown if it fails.
+    """
+
+    def __init__(self, process: asyncio.subprocess.Process, show: bool):
+        self.process, self.show, self.tail = process, show, deque(maxlen=TAIL)
+
+    @classmethod
+    async def start(cls, command: Sequence[str], environment: dict[str, str], show: bool = True) -> "Child":
+        """Start it in a session of its own, which Ctrl-C in a terminal does not reach."""
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            env=environment,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=None if show else asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+            preexec_fn=die_with_parent,
+        )
+        return cls(process, show)
+
+    async def wait(self) -> int:
+        """Pass its stderr on until it has ended; the exit code, negative for a signal."""
+        async for line in self.process.stderr:
+            text = line.decode(errors="replace").rstrip("\n")
+            self.tail.append(text)
+            if self.show and not text.startswith("error: "):
+                print(text, file=sys.stderr, flush=True)
+        return await self.process.wait()
+
+    def why(self, code: int) -> str:
+        """Why it has ended: its own sentence, or what is known of the code."""
+        for line in self.tail:
+            if line.startswith("error: "):
+                return line.removeprefix("error: ")
+        if not self.show:
+            print("\n".join(self.tail), file=sys.stderr, flush=True)
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+        return f"{how}: all others were stopped; {RESUME}"
+
+    def signal(self, number: int) -> None:
+        """Send a signal to it and to all that it has started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
+
+
+def die_with_parent() -> None:
+    """Let the kernel kill this process when its parent dies, even by kill -9."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def command(role: str, arguments: Sequence[str]) -> list[str]:
+    """What a process of the role runs; importing mxnet is all that a server or scheduler needs."""
+    if role == "worker":
+        return [sys.executable, "-m", "gluonlm.train", *arguments]
+    return [sys.executable, "-c", "import gluonlm, mxnet"]
+
+
+def environment(world: World, role: str, number: int, host: str) -> dict[str, str]:
+    """The environment variables of a process: what ps-lite needs, and a share of this machine's cores.
+
+    :param host: the address by which this machine reaches the root, and by which the others reach it.
+    """
+    own = {
+        **world.variables(),
+        "DMLC_ROLE": role,
+        "GLUONLM_WORKER": str(number),
+        "GLUONLM_HOST": f"{socket.gethostname()} ({host})",
+    }
+    if not RUNTIME.threads_given:
+        workers = int(os.environ.get("GLUONLM_WORKERS_HERE", "1")) if role == "worker" else RUNTIME.threads
+        own["OMP_NUM_THREADS"] = str(max(1, RUNTIME.threads // workers))
+    return {"DMLC_NODE_HOST": host, **os.environ, **own}
+
+
+async def follow(world: World, role: str, arguments: Sequence[str], patience: float) -> None:
+    """Run a worker or a server until it ends, or until another process of the training fails.
+
+    :param arguments: of gluonlm.train.
+    :raises UserError: when this or another one fails.
+    """
+    number = os.environ.get(f"DMLC_{role.upper()}_ID", "")
+    reader, writer = await connect(world, patience)
+    host = writer.get_extra_info("sockname")[0]
+    send(writer, kind="node", role=role, number=int(number) if number.isdigit() else None, host=host)
+    with lost(world):
+        answer = await receive(reader, patience)
+    if answer["kind"] == "stop":
+        raise UserError(answer["sentence"])
+    seat = answer["number"]
+    child = await Child.start(
+        command(role, arguments), environment(world, role, seat, host), role == "worker" and seat == 0
+    )
+    try:
+        for signals in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(signals, pass_on, child, role)
+        beating = asyncio.create_task(beat(writer))
+        obeying = asyncio.create_task(obey(reader, child, world))
+        waiting = asyncio.create_task(child.wait())
+        await asyncio.wait({obeying, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if obeying.done():
+            obeying.result()
+        beating.cancel()
+        code = waiting.result()
+        sentence = child.why(code) if code else None
+        if sentence and (seat or role != "worker" or code != 2):
+            sentence = f"{role} {seat} on {host}{':' if code == 2 else ''} {sentence}"
+        send(writer, kind="end", sentence=sentence)
+        await writer.drain()
+        if sentence:
+            raise UserError(sentence)
+    finally:
+        child.signal(signal.SIGKILL)
+        writer.close()
+
+
+def pass_on(child: Child, role: str) -> None:
+    """Let a worker stop in good order; the servers end when the workers have ended."""
+    if role == "worker":
+        child.signal(signal.SIGINT)
+
+
+@contextlib.contextmanager
+def lost(world: World) -> Iterator[None]:
+    """A block in which a broken connection to the root is told in a sentence."""
+    try:
+        yield
+    except ConnectionError:
+        raise UserError(f"lost the connection to the root of the training at {world.root}; {RESUME}") from None
+
+
+async def obey(reader: asyncio.StreamReader, child: Child, world: World) -> None:
+    """Do what the root says.
+
+    :raises UserError: when it says that something has failed, or is gone.
+    """
+    with lost(world):
+        while True:
+            message = await receive(reader, SILENCE)
+            if message["kind"] == "interrupt":
+                pass_on(child, os.environ.get("DMLC_ROLE", ""))
+            elif message["kind"] == "stop":
+                raise UserError(message["sentence"])
