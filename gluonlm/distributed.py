@@ -11,7 +11,6 @@ servers add up what the workers have changed.
 order.
 """
 
-import hashlib
 import json
 import os
 import socket
@@ -19,18 +18,14 @@ import sys
 import threading
 import traceback
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import mxnet as mx
 import numpy as np
 from mxnet import nd
 
-from gluonlm.config import Config
 from gluonlm.control import LINE, World
-from gluonlm.corpus import Corpus
 from gluonlm.errors import UserError
-from gluonlm.results import version
 
 KVSTORES = ("local", "device", "nccl", "dist_sync", "dist_async")
 ASSEMBLY = 120.0  # seconds for workers and servers to find each other, once all are there
@@ -296,49 +291,3 @@ def join(kvstore: str) -> Alone:
         )
     world, rank = World.of(os.environ), int(os.environ["GLUONLM_WORKER"])
     return (Together if kvstore == "dist_sync" else Apart)(Channel(world, rank), rank, world.workers)
-
-
-def check_equal(group: Alone, config: Config, corpus: Corpus, devices: int, kvstore: str) -> None:
-    """Compare with the other workers all that must be the same.
-
-    :raises UserError: on every worker, with a sentence on the first difference; for what ``dist_async`` cannot do.
-    """
-    if group.asynchronous:
-        check_asynchronous(config)
-    own = {
-        "gluonlm's code": code_hash(),
-        "version of mxnet": version("mxnet") or version("mxnet-cu112"),
-        "version of numpy": version("numpy"),
-        "--kvstore": kvstore,
-        "number of devices": devices,
-        **{f"--{name.replace('_', '-')}": value for name, value in json.loads(config.to_json()).items()},
-        "vocabulary": hashlib.sha256(corpus.dictionary.to_json().encode()).hexdigest()[:12],
-        "text": hashlib.sha256(b"".join(map(bytes, (corpus.train, corpus.valid)))).hexdigest()[:12],
-    }
-    (first, first_host), *others = group.exchange("settings", [own, os.environ.get("GLUONLM_HOST", "")])
-    for number, (values, host) in enumerate(others, 1):
-        for name, value in values.items():
-            if value != first.get(name):
-                raise UserError(
-                    f"workers 0 on {first_host} and {number} on {host} differ in {name} ({first.get(name)} and "
-                    f"{value}): it must be the same on all machines"
-                )
-
-
-def check_asynchronous(config: Config) -> None:
-    """Raise a UserError for settings that workers which do not wait for each other cannot follow."""
-    for setting in ("finetune", "restore_best", "nonmono", "compress", "prune"):
-        if getattr(config, setting) not in (None, False):
-            name = setting.replace("_", "-")
-            raise UserError(f"--{name} needs workers that take each step together: use --kvstore dist_sync")
-    if config.optimizer != "sgd":
-        raise UserError(
-            f"--optimizer {config.optimizer} has a memory of its own on each worker of dist_async, which no checkpoint "
-            "holds: use sgd, or --kvstore dist_sync"
-        )
-
-
-def code_hash() -> str:
-    """A hash of the package's source."""
-    files = sorted(Path(__file__).parent.glob("*.py"))
-    return hashlib.sha256(b"".join(file.name.encode() + file.read_bytes() for file in files)).hexdigest()[:12]

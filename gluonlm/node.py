@@ -105,39 +105,43 @@ async def follow(world: World, role: str, arguments: Sequence[str], patience: fl
     :param arguments: of gluonlm.train.
     :raises UserError: when this or another one fails.
     """
-    number = os.environ.get(f"DMLC_{role.upper()}_ID", "")
     reader, writer = await connect(world, patience)
     host = writer.get_extra_info("sockname")[0]
-    send(writer, kind="node", role=role, number=int(number) if number.isdigit() else None, host=host)
-    with lost(world):
-        answer = await receive(reader, patience)
-    if answer["kind"] == "stop":
-        raise UserError(answer["sentence"])
-    seat = answer["number"]
-    child = await Child.start(
-        command(role, arguments), environment(world, role, seat, host), role == "worker" and seat == 0
-    )
+    number = await take_seat(world, role, host, reader, writer, patience)
+    first = role == "worker" and number == 0
+    child = await Child.start(command(role, arguments), environment(world, role, number, host), first)
+    for signals in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(signals, pass_on, child, role)
+    tasks = [asyncio.create_task(one) for one in (child.wait(), obey(reader, child, role, world), beat(writer))]
     try:
-        for signals in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(signals, pass_on, child, role)
-        beating = asyncio.create_task(beat(writer))
-        obeying = asyncio.create_task(obey(reader, child, world))
-        waiting = asyncio.create_task(child.wait())
-        await asyncio.wait({obeying, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        ending, obeying, _ = tasks
         if obeying.done():
-            obeying.result()
-        beating.cancel()
-        code = waiting.result()
+            obeying.result()  # raises what the root has said
+        code = ending.result()
         sentence = child.why(code) if code else None
-        if sentence and (seat or role != "worker" or code != 2):
-            sentence = f"{role} {seat} on {host}{':' if code == 2 else ''} {sentence}"
+        if code and not (first and code == 2):  # the first worker speaks for itself
+            sentence = f"{role} {number} on {host}{':' if code == 2 else ''} {sentence}"
         send(writer, kind="end", sentence=sentence)
         await writer.drain()
         if sentence:
             raise UserError(sentence)
     finally:
+        for task in tasks:
+            task.cancel()
         child.signal(signal.SIGKILL)
         writer.close()
+
+
+async def take_seat(world, role, host, reader, writer, patience: float) -> int:
+    """Tell the root that a worker or server is here; its number."""
+    wanted = os.environ.get(f"DMLC_{role.upper()}_ID", "")
+    send(writer, kind="node", role=role, number=int(wanted) if wanted.isdigit() else None, host=host)
+    with lost(world):
+        answer = await receive(reader, patience)
+    if answer["kind"] == "stop":
+        raise UserError(answer["sentence"])
+    return answer["number"]
 
 
 def pass_on(child: Child, role: str) -> None:
@@ -155,7 +159,7 @@ def lost(world: World) -> Iterator[None]:
         raise UserError(f"lost the connection to the root of the training at {world.root}; {RESUME}") from None
 
 
-async def obey(reader: asyncio.StreamReader, child: Child, world: World) -> None:
+async def obey(reader: asyncio.StreamReader, child: Child, role: str, world: World) -> None:
     """Do what the root says.
 
     :raises UserError: when it says that something has failed, or is gone.
@@ -164,6 +168,6 @@ async def obey(reader: asyncio.StreamReader, child: Child, world: World) -> None
         while True:
             message = await receive(reader, SILENCE)
             if message["kind"] == "interrupt":
-                pass_on(child, os.environ.get("DMLC_ROLE", ""))
+                pass_on(child, role)
             elif message["kind"] == "stop":
                 raise UserError(message["sentence"])

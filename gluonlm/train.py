@@ -21,6 +21,7 @@ from typing import Any
 import mxnet as mx
 import numpy as np
 
+from gluonlm.agreement import check_equal
 from gluonlm.baselines import baselines
 from gluonlm.checkpoint import build_model, load_model
 from gluonlm.cli import contexts, dashes, run
@@ -28,7 +29,7 @@ from gluonlm.config import PRESETS, Config, add_options, resolve
 from gluonlm.corpus import Corpus, load_corpus
 from gluonlm.detokenize import to_text
 from gluonlm.display import bits, named
-from gluonlm.distributed import KVSTORES, Alone, check_equal, join
+from gluonlm.distributed import KVSTORES, Alone, join
 from gluonlm.errors import UserError
 from gluonlm.export import export_onnx
 from gluonlm.generation import Strategy, generate

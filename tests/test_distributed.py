@@ -21,16 +21,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gluonlm import distributed, launch, node, train
+from gluonlm import launch, node, train
+from gluonlm.agreement import check_asynchronous, check_equal
 from gluonlm.checkpoint import LAST, STATE_FORMAT, build_model, read_arrays
 from gluonlm.config import Config
 from gluonlm.control import World
 from gluonlm.corpus import load_corpus
-from gluonlm.distributed import Alone, check_equal
+from gluonlm.distributed import Alone
 from gluonlm.errors import UserError
 from gluonlm.resume import load_training, save_training
 from gluonlm.runs import Run
-from gluonlm.training import Training
+from gluonlm.training import Training, training_columns
 
 WORDS = [f"w{number}" for number in range(30)]
 SMALL = ["--emsize", "8", "--nhid", "8", "--batch-size", "8", "--bptt", "5", "--dropout", "0"]
@@ -262,16 +263,10 @@ def test_each_worker_has_its_columns(text):
         rank = 1
 
     config, corpus = Config(batch_size=6), load_corpus(str(text))
-    whole, first, second = (distributed_columns(corpus, config, group) for group in (Alone(), Two(), Second()))
+    whole, first, second = (training_columns(corpus, config, 1, group) for group in (Alone(), Two(), Second()))
     np.testing.assert_array_equal(np.concatenate([first, second], axis=1), whole)
     with pytest.raises(UserError, match="--batch-size 5 cannot be divided over 2 workers of 1 devices"):
-        distributed_columns(corpus, Config(batch_size=5), Two())
-
-
-def distributed_columns(corpus, config, group):
-    from gluonlm.training import training_columns
-
-    return training_columns(corpus, config, 1, group)
+        training_columns(corpus, Config(batch_size=5), 1, Two())
 
 
 @pytest.mark.parametrize(
@@ -279,7 +274,7 @@ def distributed_columns(corpus, config, group):
 )
 def test_what_cannot_be_asynchronous(setting):
     with pytest.raises(UserError, match=f"--{next(iter(setting)).replace('_', '-')}.*dist_sync"):
-        distributed.check_asynchronous(Config(**setting))
+        check_asynchronous(Config(**setting))
 
 
 @pytest.mark.parametrize(
