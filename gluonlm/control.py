@@ -24,6 +24,7 @@ from gluonlm.errors import UserError
 
 BEAT, SILENCE = 2.0, 30.0  # seconds between two signs of life, and without one until a connection counts as lost
 LINE = 1 << 26  # longest message in bytes
+RESUME = "go on from the last checkpoint with --resume"
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,7 @@ class Root:
         self.world, self.patience = world, patience
         self.expected = {("worker", i) for i in range(world.workers)} | {("server", i) for i in range(world.servers)}
         self.nodes: dict[tuple[str, int], Node] = {}
+        self.interrupted = False
         self.rounds: dict[int, tuple[dict[int, Any], asyncio.Event]] = {}
 
     async def start(self) -> None:
@@ -151,27 +153,34 @@ class Root:
                 send(node.writer, kind="stop", sentence=sentence)
 
     def interrupt(self) -> None:
-        """Let all workers stop in good order, as Ctrl-C does with a single one."""
+        """Let all workers stop in good order, as Ctrl-C does with a single one; the second time at once."""
+        if self.interrupted or len(self.nodes) < len(self.expected):
+            self.fail(f"interrupted: all were stopped; {RESUME}")
+        self.interrupted = True
         for node in self.nodes.values():
             send(node.writer, kind="interrupt")
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError, KeyError, TypeError):  # whatever else knocks at this port
+        try:
             hello = await receive(reader, SILENCE)
-            if hello["kind"] == "node":
-                await self._stay_with(self._seat(hello, writer), reader)
+            kind, role, number, host = (hello[name] for name in ("kind", "role", "number", "host"))
+        except (ConnectionError, KeyError, TypeError):  # whatever else knocks at this port
+            writer.close()
+            return
+        with contextlib.suppress(ConnectionError):
+            if kind == "node":
+                await self._stay_with(self._seat(role, number, host, writer), reader)
             else:
-                await self._pass_on(hello["number"], reader, writer)
+                await self._pass_on(number, reader, writer)
         writer.close()
 
-    def _seat(self, hello: dict, writer: asyncio.StreamWriter) -> Node:
-        role, number = hello["role"], hello["number"]
+    def _seat(self, role: str, number: int | None, host: str, writer: asyncio.StreamWriter) -> Node:
         free = sorted(seat for seat in self.expected - set(self.nodes) if seat[0] == role)
         seat = (role, number) if number is not None else next(iter(free), None)
         if seat not in free or self.outcome.done():
             send(writer, kind="stop", sentence=f"there is no place for this {role}: start as many as DMLC_NUM_* say")
             raise ConnectionError
-        node = self.nodes[seat] = Node(*seat, hello["host"], writer)
+        node = self.nodes[seat] = Node(*seat, host, writer)
         send(writer, kind="seat", number=node.number)
         return node
 
@@ -209,9 +218,6 @@ class Root:
             await complete.wait()
             send(writer, values=[values[worker] for worker in range(self.world.workers)])
             turn += 1
-
-
-RESUME = "go on from the last checkpoint with --resume"
 
 
 async def connect(world: World, patience: float) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

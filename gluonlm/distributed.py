@@ -86,7 +86,7 @@ class Channel:
         connection = socket.create_connection((world.root, world.port + 1), timeout=60)
         connection.settimeout(None)  # the node ends this process when the root or a worker has gone
         self.file = connection.makefile("rwb", buffering=LINE)
-        self._send(kind="worker", number=number)
+        self._send(kind="process", role="worker", number=number, host=None)
 
     def _send(self, **message: Any) -> None:
         self.file.write(json.dumps(message).encode() + b"\n")

@@ -83,7 +83,7 @@ def main(argv: list[str]) -> None:
     hosts = [None] if options.local else host_names(options.hosts)
     if options.servers is not None and options.servers < 1:
         raise UserError(f"-s {options.servers}: there must be at least one server")
-    root = "127.0.0.1" if options.local else options.root or own_address(hosts[0])
+    root = "127.0.0.1" if options.local else options.root or own_address(hosts)
     world = World(root, options.port or free_port(root), options.workers, options.servers or len(hosts))
     asyncio.run(lead(world, options.wait, starts(world, hosts, options)))
 
@@ -108,17 +108,19 @@ def host_names(hosts: str) -> list[str]:
     return [name for name in names if name]
 
 
-def own_address(host: str) -> str:
-    """The address of this machine that ``host`` can reach; asks the routing table and sends nothing."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect((host.rpartition("@")[2], 9))
-        except OSError as error:
-            raise UserError(
-                f"cannot find a way to {host} ({error.strerror}): check its name, or give this machine's address "
-                "with --root"
-            ) from None
-        return probe.getsockname()[0]
+def own_address(hosts: list[str]) -> str:
+    """The address of this machine that the others can reach; asks the routing table and sends nothing."""
+    addresses = []
+    for host in hosts:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.connect((host.rpartition("@")[2], 9))
+            except (OSError, UnicodeError) as error:
+                raise UserError(
+                    f"cannot find a way to {host} ({error}): check its name, or give this machine's address with --root"
+                ) from None
+            addresses.append(probe.getsockname()[0])
+    return next((address for address in addresses if not address.startswith("127.")), addresses[0])
 
 
 def free_port(address: str) -> int:
@@ -188,7 +190,7 @@ async def watch(root: Root, child: Child, name: str, host: str | None = None) ->
     if code == 255 and host:  # ssh's own
         root.fail(f"{host} cannot be reached by ssh ({' '.join(list(child.tail)[-1:])}): check `ssh {host} true`")
     elif code and not root.outcome.done():
-        root.fail(f"{name} {child.why(code)}")
+        root.fail(child.why(name, code))
 
 
 if __name__ == "__main__":

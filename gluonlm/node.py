@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 
 from gluonlm import RUNTIME
-from gluonlm.control import RESUME, SILENCE, World, beat, connect, receive, send
+from gluonlm.control import LINE, RESUME, SILENCE, World, beat, connect, receive, send
 from gluonlm.errors import UserError
 
 PR_SET_PDEATHSIG = 1  # of prctl(2)
@@ -29,6 +29,7 @@ class Child:
 
     def __init__(self, process: asyncio.subprocess.Process, show: bool):
         self.process, self.show, self.tail = process, show, deque(maxlen=TAIL)
+        self.interrupted = False
 
     @classmethod
     async def start(cls, command: Sequence[str], environment: dict[str, str], show: bool = True) -> "Child":
@@ -39,6 +40,7 @@ class Child:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=None if show else asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
+            limit=LINE,
             start_new_session=True,
             preexec_fn=die_with_parent,
         )
@@ -53,15 +55,21 @@ class Child:
                 print(text, file=sys.stderr, flush=True)
         return await self.process.wait()
 
-    def why(self, code: int) -> str:
-        """Why it has ended: its own sentence, or what is known of the code."""
+    def why(self, name: str, code: int) -> str:
+        """What has happened to the process called ``name``: its own sentence, or what is known of the code."""
         for line in self.tail:
             if line.startswith("error: "):
-                return line.removeprefix("error: ")
+                return f"{name}: {line.removeprefix('error: ')}".removeprefix(": ")
         if not self.show:
             print("\n".join(self.tail), file=sys.stderr, flush=True)
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-        return f"{how}: all others were stopped; {RESUME}"
+        return f"{name or 'worker 0'} {how}: all others were stopped; {RESUME}"
+
+    def interrupt(self) -> None:
+        """Ask it to stop in good order: once, since it takes a second time for impatience."""
+        if not self.interrupted:
+            self.interrupted = True
+            self.signal(signal.SIGINT)
 
     def signal(self, number: int) -> None:
         """Send a signal to it and to all that it has started."""
@@ -118,10 +126,8 @@ async def follow(world: World, role: str, arguments: Sequence[str], patience: fl
         ending, obeying, _ = tasks
         if obeying.done():
             obeying.result()  # raises what the root has said
-        code = ending.result()
-        sentence = child.why(code) if code else None
-        if code and not (first and code == 2):  # the first worker speaks for itself
-            sentence = f"{role} {number} on {host}{':' if code == 2 else ''} {sentence}"
+        name = "" if first else f"{role} {number} on {host}"  # the first worker speaks for all
+        sentence = child.why(name, ending.result()) if ending.result() else None
         send(writer, kind="end", sentence=sentence)
         await writer.drain()
         if sentence:
@@ -147,7 +153,7 @@ async def take_seat(world, role, host, reader, writer, patience: float) -> int:
 def pass_on(child: Child, role: str) -> None:
     """Let a worker stop in good order; the servers end when the workers have ended."""
     if role == "worker":
-        child.signal(signal.SIGINT)
+        child.interrupt()
 
 
 @contextlib.contextmanager

@@ -35,16 +35,17 @@ from gluonlm.training import Training, training_columns
 
 WORDS = [f"w{number}" for number in range(30)]
 SMALL = ["--emsize", "8", "--nhid", "8", "--batch-size", "8", "--bptt", "5", "--dropout", "0"]
-SMALL += ["--lr", "2", "--wd", "0.001", "--epochs", "2", "--max-batches", "12"]
+SMALL += ["--lr", "2", "--wd", "0.001", "--epochs", "2", "--max-batches", "12", "--schedule", "constant"]
 
 
 @pytest.fixture
 def text(tmp_path):
-    """A folder with a small text."""
+    """A folder with a small text in which each word all but tells the next."""
     words, folder = random.Random(5), tmp_path / "text"
     folder.mkdir()
     for split, lines in (("train", 100), ("valid", 15), ("test", 15)):
-        sentences = (" ".join(words.choices(WORDS, k=8)) for _ in range(lines))
+        starts = [words.randrange(30) for _ in range(lines)]
+        sentences = (" ".join(WORDS[(start + 7 * step) % 30] for step in range(8)) for start in starts)
         (folder / f"{split}.txt").write_text("\n".join(sentences) + "\n")
     return folder
 
@@ -126,7 +127,7 @@ def test_a_killed_worker_ends_all_and_the_run_resumes(text, tmp_path):
     assert errors.splitlines()[-1].startswith(sentence)
     assert_gone(str(tmp_path))
     arrays, progress = last(tmp_path / "two")
-    assert progress["step"] >= 24
+    assert progress["step"] >= 12
     assert arrays["hidden.0.0"].shape == (1, 4, 8)  # of worker 0, and beside it:
     assert np.abs(arrays["hidden.1.0"]).max() > 0 or progress["batch"] == 0
     # as if it had never happened: the same epochs by one worker that was never stopped
@@ -134,7 +135,7 @@ def test_a_killed_worker_ends_all_and_the_run_resumes(text, tmp_path):
     ended = launched(text, tmp_path / "two", "-n", "2", "--local", more=["--epochs", str(epochs)], resume=True)
     assert ended.returncode == 0, ended.stderr
     train.main(["--resume", str(tmp_path / "one"), "--epochs", str(epochs)])
-    assert_close(tmp_path / "two", tmp_path / "one", 2e-4)
+    assert_close(tmp_path / "two", tmp_path / "one", 1e-4)
 
 
 def test_workers_that_do_not_wait_for_each_other_learn_too(text, tmp_path):
@@ -324,7 +325,7 @@ def test_all_end_well(monkeypatch):
     ("program", "sentence"),
     [
         ("import os; os.kill(os.getpid(), 9)", "was killed by SIGKILL: all others were stopped; go on"),
-        ("import sys; sys.exit('error: no such word')", "ended with code 1|no such word"),
+        ("import sys; sys.exit('error: no such word')", ": no such word$|^no such word$"),
         ("import sys; print('error: no such word', file=sys.stderr); sys.exit(2)", "no such word$"),
         ("1/0", "ended with code 1: all others were stopped"),
     ],
@@ -426,8 +427,7 @@ def refused(*arguments):
         [sys.executable, "-m", "gluonlm.launch", *arguments], capture_output=True, text=True, timeout=60
     )
     assert ended.returncode == 2
-    assert ended.stderr.count("\n") == 1, ended.stderr
-    return ended.stderr
+    return ended.stderr.splitlines()[-1]
 
 
 def test_a_port_that_is_taken():
@@ -436,7 +436,7 @@ def test_a_port_that_is_taken():
         taken.listen()
         port = taken.getsockname()[1]
         said = refused("-n", "1", "--local", "--port", str(port), "--", "--tiny")
-    assert said == f"error: port {port} is taken: choose another with --port\n"
+    assert said == f"error: port {port} is taken: choose another with --port"
 
 
 def test_a_host_that_cannot_be_reached(tmp_path):
@@ -445,7 +445,7 @@ def test_a_host_that_cannot_be_reached(tmp_path):
     ssh.chmod(0o755)
     said = refused("-n", "1", "-H", "b", "--ssh", str(ssh), "--root", "127.0.0.1", "--", "--tiny")
     reason = "ssh: connect to host b port 22: Connection timed out"
-    assert said == f"error: b cannot be reached by ssh ({reason}): check `ssh b true`\n"
+    assert said == f"error: b cannot be reached by ssh ({reason}): check `ssh b true`"
 
 
 @pytest.mark.parametrize(
@@ -455,7 +455,7 @@ def test_a_host_that_cannot_be_reached(tmp_path):
         (["-n", "2"], "say how many workers and where"),
         (["-n", "0", "--local"], "say how many workers and where"),
         (["-n", "1", "-s", "0", "--local"], "at least one server"),
-        (["-n", "1", "-H", "no-such-host.invalid"], "cannot find a way to no-such-host.invalid"),
+        (["-n", "1", "-H", "x" * 70], "cannot find a way to xxx.*: check its name"),  # no name is that long
         (["-n", "1", "-H", ","], "names no machine"),
     ],
 )
