@@ -57,5 +57,5 @@ def check_asynchronous(config: Config) -> None:
 
 def code_hash() -> str:
     """A hash of the package's source."""
-    files = sorted(Path(__file__).parent.glob("*.py"))
+    files = sorted(path for path in Path(__file__).parent.iterdir() if path.suffix in (".py", ".c"))
     return hashlib.sha256(b"".join(file.name.encode() + file.read_bytes() for file in files)).hexdigest()[:12]

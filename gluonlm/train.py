@@ -31,7 +31,7 @@ from gluonlm.detokenize import to_text
 from gluonlm.display import bits, named
 from gluonlm.distributed import KVSTORES, Alone, join
 from gluonlm.errors import UserError
-from gluonlm.export import export_onnx
+from gluonlm.export import check_exportable, export_onnx
 from gluonlm.generation import Strategy, generate
 from gluonlm.model import RNNModel
 from gluonlm.onnx_model import require
@@ -158,13 +158,15 @@ def main(argv: list[str]) -> Result | None:
     given = vars(parser().parse_args(dashes(argv)))
     refuse_not_yet(given)
     if given.get("onnx_export"):
-        require("onnx", "onnxruntime")  # told before hours of training, not after
+        require("onnx", "onnxruntime")
     devices = contexts(given.get("gpu") or ("0" if given.get("cuda") else None))
     if given.get("kvstore") == "nccl" and not mx.runtime.Features().is_enabled("NCCL"):
         raise UserError("--kvstore nccl: the installed mxnet is built without NCCL; leave the option out")
     with join(given.get("kvstore", "device")) as group:
         run, config = open_run(given, group)
         training = prepare(run, config, devices, given, group)
+        if given.get("onnx_export"):
+            check_exportable(training.model)  # told before hours of training, not after
         if "resume" not in given:
             run.begin(config, shlex.join(["python", "-m", "gluonlm.train", *argv]))
         announce(training)
