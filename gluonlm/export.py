@@ -96,7 +96,7 @@ def export_onnx(trained: Trained, path: Path) -> Exported:
 
 
 def check_exportable(model: RNNModel) -> None:
-    """Raise a UserError when ONNX is not installed or does not know a part of the model; training tells it beforehand."""
+    """Raise a UserError when ONNX is not installed or does not know a part of the model; training asks beforehand."""
     require("onnx", "onnxruntime")
     if hasattr(model.decoder, "splits"):
         raise UserError(

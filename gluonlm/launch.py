@@ -177,9 +177,14 @@ async def lead(world: World, patience: float, nodes: list[Start]) -> None:
     for child, node in zip(children, nodes, strict=True):
         ends.append(asyncio.create_task(watch(root, child, f"{node.name} on {node.host or 'this machine'}", node.host)))
     sentence = await root.outcome
-    await asyncio.wait(ends if not sentence else ends[1:] or ends, timeout=GRACE if not sentence else GRACE / 4)
+    if sentence:
+        scheduler.signal(signal.SIGKILL)
+    await asyncio.wait(ends, timeout=GRACE / 4 if sentence else GRACE)
+    for end in ends:
+        end.cancel()
+    await asyncio.gather(*ends, return_exceptions=True)
     for child in (scheduler, *children):
-        child.signal(signal.SIGKILL)
+        await child.kill()
     if sentence:
         raise UserError(sentence)
 

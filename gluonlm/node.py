@@ -71,6 +71,11 @@ class Child:
             self.interrupted = True
             self.signal(signal.SIGINT)
 
+    async def kill(self) -> None:
+        """End it at once, if it has not ended."""
+        self.signal(signal.SIGKILL)
+        await self.process.communicate()
+
     def signal(self, number: int) -> None:
         """Send a signal to it and to all that it has started."""
         with contextlib.suppress(ProcessLookupError):
@@ -133,10 +138,11 @@ async def follow(world: World, role: str, arguments: Sequence[str], patience: fl
         if sentence:
             raise UserError(sentence)
     finally:
+        writer.close()
         for task in tasks:
             task.cancel()
-        child.signal(signal.SIGKILL)
-        writer.close()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await child.kill()
 
 
 async def take_seat(world, role, host, reader, writer, patience: float) -> int:
