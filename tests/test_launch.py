@@ -130,6 +130,7 @@ def test_a_machine_that_falls_silent(monkeypatch):
         _, writer = await asyncio.open_connection(here.root, here.port + 1)
         writer.write(b'{"kind": "node", "role": "worker", "number": 0, "host": "b"}\n')
         await asyncio.sleep(3)
+        writer.close()
 
     monkeypatch.setattr(launch, "command", lambda *_: [sys.executable, "-S", "-c", WAITS])
     monkeypatch.setattr(launch, "GRACE", 1.0)
