@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 
+import mxnet as mx
 import numpy as np
 import pytest
 from test_launch import assert_gone, marked
@@ -24,6 +25,7 @@ from gluonlm.config import Config
 from gluonlm.corpus import load_corpus
 from gluonlm.distributed import Alone
 from gluonlm.errors import UserError
+from gluonlm.optim import Updater
 from gluonlm.resume import load_training, save_training
 from gluonlm.runs import Run
 from gluonlm.training import Training, training_columns
@@ -33,16 +35,22 @@ SMALL = ["--emsize", "8", "--nhid", "8", "--batch-size", "8", "--bptt", "5", "--
 SMALL += ["--lr", "2", "--wd", "0.001", "--epochs", "2", "--max-batches", "12", "--schedule", "constant"]
 
 
-@pytest.fixture
-def text(tmp_path):
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
     """A folder with a small text in which each word all but tells the next."""
-    words, folder = random.Random(5), tmp_path / "text"
-    folder.mkdir()
+    words, folder = random.Random(5), tmp_path_factory.mktemp("text")
     for split, lines in (("train", 100), ("valid", 15), ("test", 15)):
         starts = [words.randrange(30) for _ in range(lines)]
         sentences = (" ".join(WORDS[(start + 7 * step) % 30] for step in range(8)) for start in starts)
         (folder / f"{split}.txt").write_text("\n".join(sentences) + "\n")
     return folder
+
+
+@pytest.fixture(scope="module")
+def alone(text, tmp_path_factory):
+    """The run of a single worker, and its result."""
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    return folder, train.main(["--data", str(text), "--save", str(folder), *SMALL])
 
 
 def command(text, save, *launching, more=(), resume=False):
@@ -69,19 +77,17 @@ def assert_close(folder, other, tolerance=1e-5):
     assert (progress["epoch"], progress["step"]) == (expected["epoch"], expected["step"])
 
 
-def test_four_workers_of_a_quarter_make_the_weights_of_one(text, tmp_path):
-    alone = train.main(["--data", str(text), "--save", str(tmp_path / "one"), *SMALL])
+def test_four_workers_of_a_quarter_make_the_weights_of_one(text, alone, tmp_path):
     ended = launched(text, tmp_path / "four", "-n", "4", "-s", "2", "--local")
     assert ended.returncode == 0, ended.stderr
     assert "on cpu(0) of each of 4 workers" in ended.stdout
     assert ended.stdout.count("valid loss") == 2  # only one of them speaks
-    assert_close(tmp_path / "four", tmp_path / "one")
+    assert_close(tmp_path / "four", alone[0])
     result = json.loads((tmp_path / "four" / "result.json").read_text())
-    assert result["test_loss"] == pytest.approx(alone.test_loss, abs=1e-5)
+    assert result["test_loss"] == pytest.approx(alone[1].test_loss, abs=1e-5)
 
 
-def test_a_killed_worker_ends_all_and_the_run_resumes(text, tmp_path):
-    train.main(["--data", str(text), "--save", str(tmp_path / "one"), *SMALL])
+def test_a_killed_worker_ends_all_and_the_run_resumes(text, alone, tmp_path):
     more = ["--checkpoint-seconds", "0", "--epochs", "2000"]
     started = subprocess.Popen(
         command(text, tmp_path / "two", "-n", "2", "--local", more=more),
@@ -112,6 +118,7 @@ def test_a_killed_worker_ends_all_and_the_run_resumes(text, tmp_path):
     epochs = progress["epoch"] + 2
     ended = launched(text, tmp_path / "two", "-n", "2", "--local", more=["--epochs", str(epochs)], resume=True)
     assert ended.returncode == 0, ended.stderr
+    shutil.copytree(alone[0], tmp_path / "one")
     train.main(["--resume", str(tmp_path / "one"), "--epochs", str(epochs)])
     assert_close(tmp_path / "two", tmp_path / "one", 1e-4)
 
@@ -155,13 +162,13 @@ def two_machines():
             ip("netns", "del", name, check=False)
 
 
-def test_two_machines_with_addresses_of_their_own(text, tmp_path, two_machines):
+def test_two_machines_with_addresses_of_their_own(text, alone, tmp_path, two_machines):
     """Launched on the first; in the place of ssh is a command that enters the namespace of an address."""
     remote = tmp_path / "remote"
     cases = "\n".join(f'{address}) exec ip netns exec {name} sh -c "$2";;' for address, name in two_machines.items())
     remote.write_text(f"#!/bin/sh\ncase $1 in\n{cases}\nesac\n")
     remote.chmod(0o755)
-    launching = ["-n", "2", "-s", "2", "-H", ",".join(two_machines), "--ssh", str(remote)]
+    launching = ["-n", "2", "-s", "1", "-H", ",".join(two_machines), "--ssh", str(remote)]
     ended = subprocess.run(
         ["ip", "netns", "exec", NAMESPACES[0], *command(text, tmp_path / "two", *launching)],
         capture_output=True,
@@ -169,8 +176,7 @@ def test_two_machines_with_addresses_of_their_own(text, tmp_path, two_machines):
         timeout=120,
     )
     assert ended.returncode == 0, ended.stderr
-    train.main(["--data", str(text), "--save", str(tmp_path / "one"), *SMALL])
-    assert_close(tmp_path / "two", tmp_path / "one")
+    assert_close(tmp_path / "two", alone[0])
 
 
 def test_a_full_disk_on_the_writer(text, tmp_path):
@@ -246,6 +252,19 @@ def test_each_worker_has_its_columns(text):
     np.testing.assert_array_equal(np.concatenate([first, second], axis=1), whole)
     with pytest.raises(UserError, match="--batch-size 5 cannot be divided over 2 workers of 1 devices"):
         training_columns(corpus, Config(batch_size=5), 1, Two())
+
+
+def test_every_device_of_a_worker_gets_the_average():
+    class Ones(Two):
+        def average(self, arrays):
+            for array in arrays:
+                array[:] = 1
+
+    weight = mx.gluon.Parameter("w", shape=(3,))
+    weight.initialize(mx.init.Zero(), ctx=[mx.cpu(0), mx.cpu(1)])
+    Updater({"w": weight}, "sgd", 0.0, group=Ones()).step(lr=0.5, clip=0)
+    for array in weight.list_data():
+        np.testing.assert_array_equal(array.asnumpy(), [-0.5] * 3)
 
 
 @pytest.mark.parametrize(
