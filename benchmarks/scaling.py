@@ -1,7 +1,7 @@
 """Speed of data-parallel training on this machine: from one worker to two, and what the cost model says.
 
-    python benchmarks/scaling.py             # about four minutes
-    python benchmarks/scaling.py --quick     # tiny sizes, to see that it works
+    python benchmarks/scaling.py                      # about four minutes
+    python benchmarks/scaling.py --quick --rounds 1   # tiny sizes, to see that it works
 
 Always the same model and global batch on random words, in runs of gluonlm.train that take turns: ``one`` worker of
 one thread; ``one_of_two_threads``; ``half`` of the batch by one worker; ``served``, one worker whose gradients go
@@ -75,7 +75,7 @@ def ratios(over: list[float], under: list[float]) -> dict[str, float]:
 def main(argv: list[str]) -> dict:
     """Measure, compare with the model, record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="tiny sizes and one round")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, help="file to record in (default: results/scaling.json)")
     options = parser.parse_args(argv)
@@ -83,7 +83,7 @@ def main(argv: list[str]) -> dict:
     seconds: dict[str, list[float]] = {name: [] for name in SETTINGS}
     with tempfile.TemporaryDirectory() as place:
         write_text(Path(place), words, BATCH * (4 * interval * STEPS + STEPS + 1))
-        for turn in range(1 if options.quick else options.rounds):
+        for turn in range(options.rounds):
             for name in SETTINGS:
                 one, parameters = measure(name, Path(place), turn, units, interval)
                 seconds[name].append(one)

@@ -1,8 +1,7 @@
 """The cost model of data-parallel training against sums done by hand, and its benchmark at a tiny size."""
 
+import importlib.util
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -43,14 +42,31 @@ def test_the_constants_from_measured_steps():
     assert (cost.fixed, cost.column, cost.bandwidth) == pytest.approx((0.02, 0.01, 100e6))
 
 
-def test_the_benchmark_runs_and_records(tmp_path):
-    out = tmp_path / "scaling.json"
-    ended = subprocess.run([sys.executable, str(BENCH), "--quick", "--out", str(out)], capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
-    result = json.loads(out.read_text())
-    assert set(result["seconds_per_step"]) == {"one", "one_of_two_threads", "half", "served", "two"}
-    assert all(len(rounds) == 1 and rounds[0] > 0 for rounds in result["seconds_per_step"].values())
-    one, two = (result["seconds_per_step"][name][0] for name in ("one", "two"))
-    assert result["two_workers_faster_than_one"]["median"] == pytest.approx(one / two, rel=0.01)
-    assert result["predicted"]["two"] > 0
-    assert result["parameters"] > 0
+@pytest.fixture
+def benchmark():
+    spec = importlib.util.spec_from_file_location("scaling_benchmark", BENCH)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_benchmark_records_what_it_measured(benchmark, tmp_path, monkeypatch, capsys):
+    """With made-up measurements: the runs themselves are those that test_distributed.py makes."""
+    made_up = {"one": 0.22, "one_of_two_threads": 0.14, "half": 0.12, "served": 0.42, "two": 0.55}
+    monkeypatch.setattr(benchmark, "measure", lambda name, folder, turn, *_: (made_up[name] * (1 + turn), 2_500_000))
+    benchmark.main(["--quick", "--rounds", "2", "--out", str(tmp_path / "scaling.json")])
+    result = json.loads((tmp_path / "scaling.json").read_text())
+    assert result["seconds_per_step"]["two"] == [0.55, 1.1]
+    assert result["two_workers_faster_than_one"] == {"low": 0.4, "median": 0.4, "high": 0.4}
+    # medians are 1.5 times the first round: 0.03 + 0.15 + 2 * 0.3 s
+    assert result["predicted"]["two"] == pytest.approx(0.78)
+    assert result["cost"]["size"] == 1e7
+    assert result["command"].startswith("python benchmarks/scaling.py --quick")
+    assert "two: 550 ms a step" in capsys.readouterr().out
+
+
+def test_the_benchmarks_text_has_every_word(benchmark, tmp_path):
+    benchmark.write_text(tmp_path, 300, 1000)
+    words = (tmp_path / "train.txt").read_text().split()
+    assert len(words) == 1000
+    assert len(set(words)) == 300
