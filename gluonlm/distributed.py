@@ -24,7 +24,7 @@ import mxnet as mx
 import numpy as np
 from mxnet import nd
 
-from gluonlm.control import LINE, World
+from gluonlm.control import World
 from gluonlm.errors import UserError
 
 KVSTORES = ("local", "device", "nccl", "dist_sync", "dist_async")
@@ -85,7 +85,7 @@ class Channel:
     def __init__(self, world: World, number: int):
         connection = socket.create_connection((world.root, world.port + 1), timeout=60)
         connection.settimeout(None)  # the node ends this process when the root or a worker has gone
-        self.file = connection.makefile("rwb", buffering=LINE)
+        self.file = connection.makefile("rwb")
         self._send(kind="process", role="worker", number=number, host=None)
 
     def _send(self, **message: Any) -> None:
