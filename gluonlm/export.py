@@ -29,6 +29,7 @@ from gluonlm.datasets import is_here, resolve
 from gluonlm.errors import UserError
 from gluonlm.files import write_atomically, writing
 from gluonlm.generation import generate
+from gluonlm.model import RNNModel
 from gluonlm.onnx_model import FORMAT, OnnxModel, require
 from gluonlm.predictor import Predictor
 
@@ -76,10 +77,8 @@ def export_onnx(trained: Trained, path: Path) -> Exported:
     :raises UserError: when onnx or onnxruntime is not installed, the format cannot express the model, the two
         disagree, or the file cannot be written.
     """
-    require("onnx", "onnxruntime")
-    if hasattr(trained.model.decoder, "splits"):
-        raise UserError("the ONNX export does not know the adaptive softmax yet: use --format gluon")
-    from gluonlm.onnx_graph import build  # here, because everything else works without the package onnx
+    check_exportable(trained.model)
+    from gluonlm.onnx_graph import build
 
     content = build(trained.model, describe(trained)).SerializeToString()
     text, source = real_text(trained)
@@ -95,6 +94,19 @@ def export_onnx(trained: Trained, path: Path) -> Exported:
         f"and MXNet agree to {difference:.1e}"
     )
     return Exported(path, report, difference)
+
+
+def check_exportable(model: RNNModel) -> None:
+    """Raise a UserError when ONNX is not installed or does not know a part of the model; training asks beforehand."""
+    require("onnx", "onnxruntime")
+    if hasattr(model.decoder, "splits"):
+        raise UserError(
+            "the ONNX export does not know the adaptive softmax: leave out --splits and --adaptive (or give "
+            "--no-adaptive), or export with --format gluon"
+        )
+    from gluonlm.onnx_graph import refuse_unknown  # here, because everything else works without the package onnx
+
+    refuse_unknown(model)
 
 
 def describe(trained: Trained) -> dict[str, str]:

@@ -10,6 +10,7 @@ from mxnet import nd
 from mxnet.gluon import Parameter
 
 from gluonlm.config import Config
+from gluonlm.distributed import ALONE, Alone, pack, unpack
 
 
 def global_norm(arrays: Sequence[nd.NDArray]) -> float:
@@ -37,15 +38,23 @@ class SGD(mx.optimizer.SGD):
 
 
 class Updater:
-    """An optimizer for parameters that live on one or several devices.
+    """An optimizer for parameters that live on one or several devices of one or several workers.
 
-    Gradients are summed over the devices first, then clipped as one vector, then every device makes the same update.
+    Gradients are summed over the devices and averaged over the workers first, then clipped as one vector, then all
+    make the same update; workers that do not wait for each other clip their own (:class:`gluonlm.distributed.Apart`).
     SGD and Adam are MXNet's, with weight decay as an L2 gradient; AdamW decays the weights themselves
     (Loshchilov & Hutter 2019, arXiv:1711.05101). :meth:`set_mask` keeps single weights at zero.
     """
 
-    def __init__(self, parameters: dict[str, Parameter], optimizer: str, wdecay: float):
-        self.parameters = parameters
+    def __init__(
+        self,
+        parameters: dict[str, Parameter],
+        optimizer: str,
+        wdecay: float,
+        kvstore: str = "device",
+        group: Alone = ALONE,
+    ):
+        self.parameters, self.group = parameters, group
         self.contexts = next(iter(parameters.values())).list_ctx()
         self.decoupled = wdecay if optimizer == "adamw" else 0.0
         kind, wd = (SGD if optimizer == "sgd" else mx.optimizer.Adam), (0.0 if self.decoupled else wdecay)
@@ -55,22 +64,52 @@ class Updater:
             for optimizer, ctx in zip(self.optimizers, self.contexts, strict=True)
         ]
         self.masks: dict[str, list[nd.NDArray]] = {}  # of a parameter, on each device
-        self.kvstore = mx.kv.create("device") if len(self.contexts) > 1 else None
+        self.kvstore = mx.kv.create(kvstore) if len(self.contexts) > 1 else None
         if self.kvstore:
             for name, parameter in parameters.items():
                 self.kvstore.init(name, parameter.data(self.contexts[0]))
 
-    def step(self, lr: float, clip: float) -> float:
+    def step(self, lr: float, clip: float, loss: nd.NDArray | None = None) -> float:
         """Update all weights from their gradients; returns the norm of the gradient before clipping.
 
         A norm that is not finite leaves the weights as they are, for the caller to report.
+
+        :param loss: this worker's (1,), which becomes the mean over the workers.
         """
+        self._reduce(loss)
+        before = pack(self._weights()) if self.group.asynchronous else None
+        norm = self._update(lr, clip)
+        if before is not None:
+            self._set_weights(self.group.add(pack(self._weights()) - before))
+        return norm
+
+    def meet(self) -> None:
+        """Give all workers the same weights: before the first step, and before they are evaluated."""
+        self._set_weights(self.group.meet(pack(self._weights())))
+
+    def _reduce(self, loss: nd.NDArray | None) -> None:
+        """Sum the gradients over the devices and average them and the loss over the workers."""
         if self.kvstore:
             for name, parameter in self.parameters.items():
                 self.kvstore.pushpull(name, parameter.list_grad(), out=parameter.list_grad())
+        gradients = [parameter.grad(self.contexts[0]) for parameter in self.parameters.values()]
+        self.group.average(gradients if loss is None else [*gradients, loss])
+        if self.group.size > 1:
+            for parameter in self.parameters.values():
+                for other in parameter.list_grad()[1:]:
+                    parameter.list_grad()[0].copyto(other)
         for name, masks in self.masks.items():  # before clipping: what cannot move does not count
             for gradient, mask in zip(self.parameters[name].list_grad(), masks, strict=True):
                 gradient *= mask
+
+    def _weights(self, device: int = 0) -> list[nd.NDArray]:
+        return [parameter.list_data()[device] for parameter in self.parameters.values()]
+
+    def _set_weights(self, flat: nd.NDArray) -> None:
+        for device in range(len(self.contexts)):
+            unpack(flat, self._weights(device))
+
+    def _update(self, lr: float, clip: float) -> float:
         norm = global_norm([parameter.grad(self.contexts[0]) for parameter in self.parameters.values()])
         if not math.isfinite(norm):
             return norm

@@ -61,11 +61,11 @@ class StopRequest:
 
 def save_training(training: "Training") -> None:
     """Write all that :func:`load_training` needs into the run's folder."""
-    progress, average = training.progress, training.average
+    progress, average, states = training.progress, training.average, training.states
     arrays = {f"weight.{name}": p.data(training.contexts[0]) for name, p in training.model.trainables().items()}
     arrays |= {f"optimizer.{name}": array for name, array in training.updater.state_arrays().items()}
-    for device, state in enumerate(training.states):
-        arrays |= {f"hidden.{device}.{index}": array for index, array in enumerate(state)}
+    hidden = training.group.gather([array for state in states for array in state])  # of all workers' devices
+    arrays |= {"hidden.{}.{}".format(*divmod(i, len(states[0]))): array for i, array in enumerate(hidden)}
     if average:
         arrays |= {f"average.{name}": array for name, array in average.arrays.items()}
         progress.averaged_steps = average.steps
@@ -74,12 +74,12 @@ def save_training(training: "Training") -> None:
 
 
 def load_training(training: "Training") -> None:
-    """Continue where the run's last checkpoint stands.
+    """Continue where the run's last checkpoint stands; worker 0 reads it for all.
 
-    :raises UserError: when there is none, or it does not fit this run's settings and devices.
+    :raises UserError: when there is none, or it does not fit this run's settings, devices and workers.
     """
-    run, model = training.run, training.model
-    arrays, progress, schedule = run.load_state()
+    run, model, worker = training.run, training.model, training.group
+    arrays, progress, schedule = worker.share(*(run.load_state() if worker.rank == 0 else (None, None, None)))
     if "position" in progress:  # a checkpoint of the first version
         progress["batch"] = progress.pop("position") // training.config.bptt
     training.progress, training.schedule = Progress(**progress), Schedule(training.config, **schedule)
@@ -94,9 +94,15 @@ def load_training(training: "Training") -> None:
         training.average = Average(model.trainables(), training.progress.averaged_steps)
         ctx = training.contexts[0]
         training.average.arrays = {name: nd.array(array, ctx) for name, array in group["average"].items()}
-    if len(group["hidden"]) != sum(len(state) for state in training.states):
-        raise UserError(f"{run.folder} was trained on another number of devices: resume it on as many")
+    devices = len(training.states)
+    if len(group["hidden"]) != worker.size * sum(len(state) for state in training.states):
+        then = len(group["hidden"]) // len(training.states[0])
+        raise UserError(
+            f"{run.folder} was trained on {then} devices (those of all workers together) and these are "
+            f"{worker.size * devices}: resume it on as many"
+        )
     for name, array in group["hidden"].items():
         device, index = map(int, name.split("."))
-        training.states[device][index][:] = nd.array(array)
+        if device // devices == worker.rank:
+            training.states[device % devices][index][:] = nd.array(array)
     run.truncate_log(training.progress.log_bytes)

@@ -14,10 +14,12 @@ from gluonlm.checkpoint import (
     STATE_FORMAT,
     read_arrays,
     read_json,
+    save_model,
     set_parameters,
     write_arrays,
 )
 from gluonlm.config import Config
+from gluonlm.dictionary import Dictionary
 from gluonlm.errors import UserError
 from gluonlm.files import write_atomically, writing
 from gluonlm.model import RNNModel
@@ -90,6 +92,12 @@ class Run:
         arrays, metadata = read_arrays(self.last, STATE_FORMAT)
         return arrays, json.loads(metadata["progress"]), json.loads(metadata["schedule"])
 
+    def save_best(
+        self, model: RNNModel, dictionary: Dictionary, config: Config, level: str, pruned: tuple[str, ...] = ()
+    ) -> None:
+        """Write the best model so far."""
+        save_model(self.best, model, dictionary, config, level, pruned)
+
     def restore(self, model: RNNModel) -> None:
         """Set the model's weights to the best of this run."""
         set_parameters(model, read_arrays(self.best, MODEL_FORMAT)[0], self.best)
@@ -106,6 +114,34 @@ class Run:
         draw_curve(figure.subplots(), self.records("interval"), self.records("epoch"))
         with writing(self.folder / "curve.png"):
             figure.savefig(self.folder / "curve.png", dpi=120)
+
+
+class Onlooker(Run):
+    """A run of which another worker writes the files: nothing is written here."""
+
+    def begin(self, config, command):
+        pass
+
+    def log(self, record):
+        return 0
+
+    def truncate_log(self, size):
+        pass
+
+    def save_state(self, arrays, progress, schedule):
+        pass
+
+    def save_best(self, model, dictionary, config, level, pruned=()):
+        pass
+
+    def restore(self, model):
+        pass
+
+    def write_result(self, result):
+        pass
+
+    def plot(self):
+        pass
 
 
 def read_log(path: Path, kind: str) -> list[dict]:

@@ -39,6 +39,7 @@ class Runtime:
     pooled_memory: bool
     cuda: gpu.CudaLibraries | None  # None with the CPU build
     mxnet_was_first: bool  # mxnet was imported before: nothing could be set
+    threads_given: bool  # by the user, in OMP_NUM_THREADS
 
 
 @cache
@@ -46,13 +47,14 @@ def prepare() -> Runtime:
     """Set up the process for MXNet; call before mxnet is imported. Calling it again changes nothing."""
     if "mxnet" in sys.modules:
         warnings.warn("mxnet was imported before gluonlm: import gluonlm first to get its speed", stacklevel=3)
-        return Runtime(asked_threads() or usable_cores(), None, None, False, None, True)
+        return Runtime(asked_threads() or usable_cores(), None, None, False, None, True, asked_threads() is not None)
+    given = asked_threads() is not None
     threads = set_threads()
     core = blas_core()
     if core:
         os.environ.setdefault("OPENBLAS_CORETYPE", core)
-    openmp, pooled = load_openmp(), keep_memory()
-    return Runtime(threads, openmp, os.environ.get("OPENBLAS_CORETYPE"), pooled, gpu.load_libraries(), False)
+    openmp, pooled, cuda = load_openmp(), keep_memory(), gpu.load_libraries()
+    return Runtime(threads, openmp, os.environ.get("OPENBLAS_CORETYPE"), pooled, cuda, False, given)
 
 
 def set_threads() -> int:

@@ -21,15 +21,17 @@ from typing import Any
 import mxnet as mx
 import numpy as np
 
+from gluonlm.agreement import check_equal
 from gluonlm.baselines import baselines
-from gluonlm.checkpoint import Trained, build_model, load_model
+from gluonlm.checkpoint import build_model, load_model
 from gluonlm.cli import contexts, dashes, run
 from gluonlm.config import PRESETS, Config, add_options, resolve
 from gluonlm.corpus import Corpus, load_corpus
 from gluonlm.detokenize import to_text
 from gluonlm.display import bits, named
+from gluonlm.distributed import KVSTORES, Alone, join
 from gluonlm.errors import UserError
-from gluonlm.export import export_onnx
+from gluonlm.export import check_exportable, export_onnx
 from gluonlm.generation import Strategy, generate
 from gluonlm.model import RNNModel
 from gluonlm.onnx_model import require
@@ -38,10 +40,11 @@ from gluonlm.prune import report
 from gluonlm.prune_schedule import read_schedule
 from gluonlm.results import machine_record
 from gluonlm.resume import load_training
-from gluonlm.runs import Run
+from gluonlm.runs import Onlooker, Run
 from gluonlm.training import Training, evaluate
 
-RUN_OPTIONS = ("preset", "gpu", "cuda", "tiny", "save", "resume", "log_interval", "checkpoint_seconds", "onnx_export")
+RUN_OPTIONS = ("preset", "tiny", "save")
+RESUME_OPTIONS = ("resume", "gpu", "cuda", "log_interval", "checkpoint_seconds", "onnx_export", "kvstore")
 SWITCHES = ("dry_run", "use_optimizer")
 
 
@@ -94,6 +97,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with the run in this folder (to --epochs)")
     parser.add_argument("--log-interval", type=int, help="batches between two log records (default: 200)")
     parser.add_argument("--checkpoint-seconds", type=float, help="work at risk in a crash (default: 60)")
+    stores = "how gradients are summed: over the devices here, or over workers that gluonlm.launch started"
+    parser.add_argument("--kvstore", choices=KVSTORES, help=f"{stores} (default: device)")
     parser.add_argument("--onnx-export", metavar="PATH", help="write the best model as an ONNX file in the end")
     parser.add_argument("--dry-run", action="store_true", help="one batch and one epoch, to see that all works")
     parser.add_argument("--use-optimizer", action="store_true", help="the same as --optimizer adamw")
@@ -103,7 +108,7 @@ def parser() -> argparse.ArgumentParser:
 
 def settings(given: dict[str, Any]) -> Config:
     """The run's settings from what was given on the command line."""
-    values = {name: value for name, value in given.items() if name not in RUN_OPTIONS + SWITCHES}
+    values = {name: value for name, value in given.items() if name not in RUN_OPTIONS + RESUME_OPTIONS + SWITCHES}
     if given.get("use_optimizer"):
         values.setdefault("optimizer", "adamw")
     if "compress" in values:  # the settings hold the schedule itself: they outlive the file
@@ -132,77 +137,90 @@ def default_folder(config: Config) -> Path:
     return Path("runs") / f"{moment}-{Path(config.data).stem}-{config.model.lower()}"
 
 
-def open_run(given: dict[str, Any]) -> tuple[Run, Config]:
-    """The run to work in: a new one, or with ``--resume`` an old one with its own settings."""
+def open_run(given: dict[str, Any], group: Alone) -> tuple[Run, Config]:
+    """The run to work in: a new one, or with ``--resume`` an old one with its own settings. Worker 0 has the files."""
     for option in ("log_interval", "checkpoint_seconds"):
         if not given.get(option, 1) >= (1 if option == "log_interval" else 0):
             raise UserError(f"--{option.replace('_', '-')} {given[option]}: is too small")
     if "resume" not in given:
         config = settings(given)
-        return Run.new(given.get("save") or default_folder(config)), config
-    run, config = Run.open(given["resume"])
-    extra = set(given) - {"resume", "epochs", "gpu", "cuda", "log_interval", "checkpoint_seconds", "onnx_export"}
+        folder = given.get("save") or default_folder(config)
+        return (Onlooker(folder) if group.rank else Run.new(folder)), config
+    extra = set(given) - {*RESUME_OPTIONS, "epochs"}
     if extra:
         raise UserError(f"--resume goes on with the run's own settings: leave out --{min(extra).replace('_', '-')}")
+    run, config = (Onlooker(given["resume"]), None) if group.rank else Run.open(given["resume"])
+    config = Config.from_json(group.exchange("run", config and config.to_json())[0])
     return run, replace(config, epochs=given.get("epochs", config.epochs))
 
 
-def main(argv: list[str]) -> Result:
-    """Train as the command line says, then evaluate the best model and show what it writes."""
+def main(argv: list[str]) -> Result | None:
+    """Train as the command line says, then evaluate the best model and show what it writes.
+
+    :return: None on all workers but the one that writes.
+    """
     given = vars(parser().parse_args(dashes(argv)))
     if given.get("onnx_export"):
-        require("onnx", "onnxruntime")  # told before hours of training, not after
+        require("onnx", "onnxruntime")
     devices = contexts(given.get("gpu") or ("0" if given.get("cuda") else None))
-    run, config = open_run(given)
+    if given.get("kvstore") == "nccl" and not mx.runtime.Features().is_enabled("NCCL"):
+        raise UserError("--kvstore nccl: the installed mxnet is built without NCCL; leave the option out")
+    with join(given.get("kvstore", "device")) as group:
+        run, config = open_run(given, group)
+        training = prepare(run, config, devices, given, group)
+        if given.get("onnx_export"):
+            check_exportable(training.model)  # told before hours of training, not after
+        if "resume" not in given:
+            run.begin(config, shlex.join(["python", "-m", "gluonlm.train", *argv]))
+        announce(training)
+        if config.finetune and not training.progress.step:
+            training.validate()  # the best so far is what the run starts from
+        finished = training.fit()
+        return conclude(training, finished, given.get("onnx_export")) if group.rank == 0 else None
+
+
+def prepare(run: Run, config: Config, devices: list, given: dict[str, Any], group: Alone) -> Training:
+    """Everything that must be there before the first step."""
     origin = None
     if config.finetune:  # a run that has begun has the model it began with, or a better one
         origin = load_model(run.best if run.best.exists() else config.finetune)
     corpus = load_corpus(config.data, config.level, origin.dictionary if origin else None)
-    training = prepare(run, corpus, config, devices, given, origin)
-    if "resume" not in given:
-        run.begin(config, shlex.join(["python", "-m", "gluonlm.train", *argv]))
-    announce(training)
-    if origin and not run.last.exists():
-        training.validate()  # the best so far is what the run starts from
-    finished = training.fit()
-    result = finish(training, finished)
-    if not finished:
-        print(f"stopped; go on with: python -m gluonlm.train --resume {shlex.quote(str(run.folder))}")
-    if given.get("onnx_export") and result.best_epoch:
-        print(export_onnx(load_model(run.best), Path(given["onnx_export"])).report)
-    return result
-
-
-def prepare(
-    run: Run, corpus: Corpus, config: Config, devices: list, given: dict[str, Any], origin: Trained | None = None
-) -> Training:
-    """Everything that must be there before the first step.
-
-    :param origin: the model to finetune.
-    """
+    check_equal(group, config, corpus, len(devices), given.get("kvstore", "device"))
     np.random.seed(config.seed)
     mx.random.seed(config.seed)
     model = build_model(config, len(corpus.dictionary), devices)
     if origin:
         for name, parameter in origin.model.trainables().items():
             model.trainables()[name].set_data(parameter.data())
-    options = {name: given[name] for name in ("log_interval", "checkpoint_seconds") if name in given}
-    training = Training(model, corpus, config, run, devices, **options)
-    if "resume" in given and run.last.exists():
+    options = {name: given[name] for name in ("log_interval", "checkpoint_seconds", "kvstore") if name in given}
+    training = Training(model, corpus, config, run, devices, **options, group=group)
+    group.start()
+    if "resume" in given and group.exchange("checkpoint", run.last.exists())[0]:
         load_training(training)
     elif origin:
         training.pruner.keep_zeros(origin.pruned)
     return training
 
 
+def conclude(training: Training, finished: bool, onnx: str | None) -> Result:
+    """Evaluate and export the best model; say how to go on if the run is not finished."""
+    result, run = finish(training, finished), training.run
+    if not finished:
+        print(f"stopped; go on with: python -m gluonlm.train --resume {shlex.quote(str(run.folder))}")
+    if onnx and result.best_epoch:
+        print(export_onnx(load_model(run.best), Path(onnx)).report)
+    return result
+
+
 def announce(training: Training) -> None:
     """Say what is going to be trained on what."""
     corpus, config = training.corpus, training.config
     layers = "1 layer" if config.nlayers == 1 else f"{config.nlayers} layers"
+    workers = f" of each of {training.group.size} workers" if training.group.size > 1 else ""
     print(
         f"{corpus.name}: {len(corpus.train)} training tokens, vocabulary {len(corpus.dictionary)}\n"
         f"{config.model}: {layers} of {config.nhid} units, {training.parameter_count} parameters, "
-        f"on {', '.join(map(str, training.contexts))}\n"
+        f"on {', '.join(map(str, training.contexts))}{workers}\n"
         f"run: {training.run.folder}",
         flush=True,
     )

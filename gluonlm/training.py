@@ -13,7 +13,6 @@ import mxnet as mx
 import numpy as np
 from mxnet import autograd, gluon, nd
 
-from gluonlm.checkpoint import save_model
 from gluonlm.config import Config
 from gluonlm.corpus import (
     Corpus,
@@ -26,6 +25,7 @@ from gluonlm.corpus import (
     segments,
 )
 from gluonlm.display import Display
+from gluonlm.distributed import ALONE, Alone
 from gluonlm.errors import UserError
 from gluonlm.model import RNNModel, detach
 from gluonlm.optim import Average, Schedule, Updater, stalled
@@ -51,7 +51,7 @@ def train_step(
     alpha: float = 0.0,
     beta: float = 0.0,
 ) -> tuple[float, list[State]]:
-    """One update from one segment, its columns divided over the updater's devices.
+    """One update from one segment, its columns divided over the updater's devices; other workers bring theirs.
 
     :param data: word ids (T, N); :param target: the ids that follow them (T, N).
     :param states: one state per device, carried over from the segment before.
@@ -73,8 +73,9 @@ def train_step(
             losses.append(loss_of(model, features, y).sum() / data.size)
             new_states.append(state)
     autograd.backward(losses + penalties)
-    norm = updater.step(lr, clip)
-    loss = sum(float(loss.asscalar()) for loss in losses)
+    loss = nd.add_n(*(loss.as_in_context(updater.contexts[0]) for loss in losses))
+    norm = updater.step(lr, clip, loss)
+    loss = float(loss.asscalar())
     return loss if math.isfinite(norm) else math.nan, [detach(state) for state in new_states]
 
 
@@ -85,21 +86,29 @@ def seed_step(seed: int, step: int) -> None:
 
 
 def evaluate(
-    model: RNNModel, ids: np.ndarray, dictionary: Dictionary, batch_size: int, ctx: mx.Context | None = None
+    model: RNNModel,
+    ids: np.ndarray,
+    dictionary: Dictionary,
+    batch_size: int,
+    ctx: mx.Context | None = None,
+    group: Alone = ALONE,
 ) -> float:
     """Mean negative log-likelihood in nats over every token of ``ids``; its exp is the perplexity.
 
-    The text is cut in ``batch_size`` columns that are read side by side from a zero state.
+    The text is cut in ``batch_size`` columns that are read side by side from a zero state, divided over the workers.
 
     :raises UserError: when ``ids`` is empty.
     """
     batch_size = evaluation_columns(ids, batch_size)
-    state, total = model.begin_state(batch_size, ctx), 0.0
-    for data, target, mask in evaluation_batches(ids, dictionary.start_id, batch_size, EVAL_STEPS):
-        features, state = model.body(nd.array(data, ctx), state)
-        losses = decoder_loss(model, features, nd.array(target, ctx))  # (T*N,)
-        total += float(nd.dot(losses, nd.array(mask, ctx).reshape(-1)).asscalar())
-    return total / len(ids)
+    own, total = group.columns(batch_size), 0.0
+    if own.stop > own.start:  # there may be more workers than columns
+        state = model.begin_state(own.stop - own.start, ctx)
+        for batch in evaluation_batches(ids, dictionary.start_id, batch_size, EVAL_STEPS):
+            data, target, mask = (nd.array(array[:, own], ctx) for array in batch)  # (T, N)
+            features, state = model.body(data, state)
+            losses = decoder_loss(model, features, target)  # (T*N,)
+            total += float(nd.dot(losses, mask.reshape(-1)).asscalar())
+    return sum(group.exchange("evaluation", total)) / len(ids)
 
 
 class Training:
@@ -118,11 +127,14 @@ class Training:
         contexts: Sequence[mx.Context] = (mx.cpu(),),
         log_interval: int = 200,
         checkpoint_seconds: float = 60.0,
+        kvstore: str = "device",
+        group: Alone = ALONE,
     ):
         self.model, self.corpus, self.config, self.run = model, corpus, config, run
-        self.contexts, self.checkpoint_seconds = list(contexts), checkpoint_seconds
-        self.source = training_columns(corpus, config, len(self.contexts))  # (L, N)
-        self.updater = Updater(model.trainables(), config.optimizer, config.wdecay)
+        self.contexts, self.checkpoint_seconds, self.group = list(contexts), checkpoint_seconds, group
+        self.source = training_columns(corpus, config, len(self.contexts), group)  # (L, N)
+        local = "device" if kvstore.startswith("dist_") else kvstore
+        self.updater = Updater(model.trainables(), config.optimizer, config.wdecay, local, group)
         self.pruner = Pruner(model, self.updater, rules_of(config), config.epochs)
         self.average = Average(model.trainables()) if config.finetune else None
         self.schedule = Schedule(config)
@@ -156,15 +168,18 @@ class Training:
 
         :raises UserError: when training diverges or a checkpoint cannot be written.
         """
+        self.updater.meet()
+        stopped = False
         with StopRequest() as stop:
             while self.progress.epoch < self.config.epochs and not self.progress.done:
                 self._train_epoch(stop)
-                if stop.asked:
+                stopped = any(self.group.exchange("end of an epoch", stop.asked))
+                if stopped:
                     save_training(self)
                     break
                 self._end_epoch()
         self.display.close()
-        return not stop.asked
+        return not stopped
 
     def _train_epoch(self, stop: StopRequest) -> None:
         progress, config = self.progress, self.config
@@ -173,10 +188,16 @@ class Training:
         plan = self.plan_epoch()
         self.display.start_epoch(progress.epoch, progress.batch, len(plan))
         for start, steps in plan[progress.batch :]:
-            if stop.asked:
+            now = time.monotonic()
+            stopping, saving = self.group.agree(stop.asked, now - saved_at > self.checkpoint_seconds)
+            if stopping:
                 break
+            if saving:
+                progress.seconds, started = progress.seconds + now - started, now
+                save_training(self)
+                saved_at = time.monotonic()
             data, target = get_batch(self.source, start, steps)
-            seed_step(config.seed, progress.step)
+            seed_step(config.seed, progress.step * self.group.size + self.group.rank)
             self._prune(progress.epoch + progress.batch / len(plan))
             lr = self.schedule.lr(progress.epoch, progress.batch / len(plan))
             if config.random_bptt:  # a longer segment has a better gradient
@@ -190,14 +211,10 @@ class Training:
                 self.average.update()
             progress.batch += 1
             progress.step += 1
-            progress.loss_sum += loss * data.size
-            progress.tokens += data.size
-            self.display.step(progress.step, loss, data.size, lr)
-            now = time.monotonic()
-            if now - saved_at > self.checkpoint_seconds:
-                progress.seconds, started = progress.seconds + now - started, now
-                save_training(self)
-                saved_at = time.monotonic()
+            tokens = data.size * self.group.size
+            progress.loss_sum += loss * tokens
+            progress.tokens += tokens
+            self.display.step(progress.step, loss, tokens, lr)
         progress.seconds += time.monotonic() - started
 
     def _prune(self, epochs: float) -> None:
@@ -234,16 +251,17 @@ class Training:
         While weights are averaged it is the average that is evaluated and saved. A model that is pruned further than
         the best one takes its place, even if its loss is higher.
         """
-        corpus, progress = self.corpus, self.progress
+        corpus, progress, columns = self.corpus, self.progress, self.config.eval_batch_size
+        self.updater.meet()
         with self.average.in_place() if self.average else nullcontext():
-            loss = evaluate(self.model, corpus.valid, corpus.dictionary, self.config.eval_batch_size, self.contexts[0])
+            loss = evaluate(self.model, corpus.valid, corpus.dictionary, columns, self.contexts[0], self.group)
             if not math.isfinite(loss):
                 raise UserError(self._diverged())
             improved = loss < progress.best_loss or self.pruner.pruned > progress.pruned
             if improved:
                 progress.best_loss, progress.pruned = loss, self.pruner.pruned
                 pruned = tuple(self.pruner.kept)
-                save_model(self.run.best, self.model, corpus.dictionary, self.config, corpus.level, pruned)
+                self.run.save_best(self.model, corpus.dictionary, self.config, corpus.level, pruned)
         return loss, improved
 
     def _react(self, valid_loss: float) -> None:
@@ -258,9 +276,10 @@ class Training:
             print("validation has stalled: from now on the average of the weights is validated and saved", flush=True)
         elif self.schedule.end_epoch(valid_loss) and config.restore_best:
             self.run.restore(self.model)
+            self.updater.meet()
 
     def _zero_states(self) -> list[State]:
-        columns = self.config.batch_size // len(self.contexts)
+        columns = self.config.batch_size // (len(self.contexts) * self.group.size)
         return [self.model.begin_state(columns, ctx) for ctx in self.contexts]
 
     def _log(self, record: dict) -> None:
@@ -274,16 +293,17 @@ class Training:
         )
 
 
-def training_columns(corpus: Corpus, config: Config, devices: int) -> np.ndarray:
-    """The training text as (L, N) columns.
+def training_columns(corpus: Corpus, config: Config, devices: int, group: Alone = ALONE) -> np.ndarray:
+    """This worker's columns (L, N) of the training text.
 
-    :raises UserError: when the text is too short for N columns, or N cannot be divided over the devices.
+    :raises UserError: when the text is too short for all columns, or they cannot be divided over workers and devices.
     """
-    if config.batch_size % devices:
-        raise UserError(f"--batch-size {config.batch_size} cannot be divided over {devices} devices: use a multiple")
+    if config.batch_size % (devices * group.size):
+        parts = f"{group.size} workers of {devices} devices" if group.size > 1 else f"{devices} devices"
+        raise UserError(f"--batch-size {config.batch_size} cannot be divided over {parts}: use a multiple")
     if len(corpus.train) < 2 * config.batch_size:
         raise UserError(
             f"the training text has {len(corpus.train)} tokens, too few for --batch-size {config.batch_size}: "
             "use a smaller batch or more text"
         )
-    return batchify(corpus.train, config.batch_size)
+    return np.ascontiguousarray(batchify(corpus.train, config.batch_size)[:, group.columns(config.batch_size)])

@@ -150,6 +150,9 @@ def test_training_evaluation_and_generation(tmp_path):
     assert trained.dictionary.decode(written) == ["w10", "w17", "w24", "w1", "w8"]
     with pytest.raises(UserError, match="adaptive softmax"):
         export_onnx(trained, tmp_path / "model.onnx")
+    with pytest.raises(UserError, match="adaptive softmax: leave out --splits"):  # before hours of training
+        train.main([*line.replace("run", "none").split(), "--splits", "5", "--onnx-export", str(tmp_path / "x.onnx")])
+    assert not (tmp_path / "none").exists()
     with pytest.raises(UserError, match="from 1 to 31"):
         train.main([*line.replace("run", "other").split(), "--splits", "99"])
 

@@ -1,0 +1,61 @@
+"""What all workers of a training must have alike, compared before the first step.
+
+>>> check_equal(group, config, corpus, devices=1, kvstore="dist_sync")
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from gluonlm.config import Config
+from gluonlm.corpus import Corpus
+from gluonlm.distributed import Alone
+from gluonlm.errors import UserError
+from gluonlm.results import version
+
+
+def check_equal(group: Alone, config: Config, corpus: Corpus, devices: int, kvstore: str) -> None:
+    """Compare with the other workers all that must be the same.
+
+    :raises UserError: on every worker, with a sentence on the first difference; for what ``dist_async`` cannot do.
+    """
+    if group.asynchronous:
+        check_asynchronous(config)
+    own = {
+        "gluonlm's code": code_hash(),
+        "version of mxnet": version("mxnet") or version("mxnet-cu112"),
+        "version of numpy": version("numpy"),
+        "--kvstore": kvstore,
+        "number of devices": devices,
+        **{f"--{name.replace('_', '-')}": value for name, value in json.loads(config.to_json()).items()},
+        "vocabulary": hashlib.sha256(corpus.dictionary.to_json().encode()).hexdigest()[:12],
+        "text": hashlib.sha256(b"".join(map(bytes, (corpus.train, corpus.valid)))).hexdigest()[:12],
+    }
+    (first, first_host), *others = group.exchange("settings", [own, os.environ.get("GLUONLM_HOST", "")])
+    for number, (values, host) in enumerate(others, 1):
+        for name, value in values.items():
+            if value != first.get(name):
+                raise UserError(
+                    f"workers 0 on {first_host} and {number} on {host} differ in {name} ({first.get(name)} and "
+                    f"{value}): it must be the same on all machines"
+                )
+
+
+def check_asynchronous(config: Config) -> None:
+    """Raise a UserError for settings that workers which do not wait for each other cannot follow."""
+    for setting in ("finetune", "restore_best", "nonmono", "compress", "prune"):
+        if getattr(config, setting) not in (None, False):
+            name = setting.replace("_", "-")
+            raise UserError(f"--{name} needs workers that take each step together: use --kvstore dist_sync")
+    if config.optimizer != "sgd":
+        raise UserError(
+            f"--optimizer {config.optimizer} has a memory of its own on each worker of dist_async, which no checkpoint "
+            "holds: use sgd, or --kvstore dist_sync"
+        )
+
+
+def code_hash() -> str:
+    """A hash of the package's source."""
+    files = sorted(path for path in Path(__file__).parent.iterdir() if path.suffix in (".py", ".c"))
+    return hashlib.sha256(b"".join(file.name.encode() + file.read_bytes() for file in files)).hexdigest()[:12]

@@ -1,0 +1,284 @@
+"""Training by several processes: the weights of one.
+
+The tests with real workers are few, because each process imports mxnet; see test_launch.py for the rest.
+"""
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import mxnet as mx
+import numpy as np
+import pytest
+from test_launch import assert_gone, marked
+
+from gluonlm import train
+from gluonlm.agreement import check_asynchronous, check_equal
+from gluonlm.checkpoint import LAST, STATE_FORMAT, build_model, read_arrays
+from gluonlm.config import Config
+from gluonlm.corpus import load_corpus
+from gluonlm.distributed import Alone
+from gluonlm.errors import UserError
+from gluonlm.optim import Updater
+from gluonlm.resume import load_training, save_training
+from gluonlm.runs import Run
+from gluonlm.training import Training, training_columns
+
+WORDS = [f"w{number}" for number in range(30)]
+SMALL = ["--emsize", "8", "--nhid", "8", "--batch-size", "8", "--bptt", "5", "--dropout", "0"]
+SMALL += ["--lr", "2", "--wd", "0.001", "--epochs", "2", "--max-batches", "12", "--schedule", "constant"]
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    """A folder with a small text in which each word all but tells the next."""
+    words, folder = random.Random(5), tmp_path_factory.mktemp("text")
+    for split, lines in (("train", 100), ("valid", 15), ("test", 15)):
+        starts = [words.randrange(30) for _ in range(lines)]
+        sentences = (" ".join(WORDS[(start + 7 * step) % 30] for step in range(8)) for start in starts)
+        (folder / f"{split}.txt").write_text("\n".join(sentences) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(text, tmp_path_factory):
+    """The run of a single worker, and its result."""
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    return folder, train.main(["--data", str(text), "--save", str(folder), *SMALL])
+
+
+def command(text, save, *launching, more=(), resume=False):
+    where = ["--resume", str(save)] if resume else ["--data", str(text), "--save", str(save), *SMALL]
+    return [sys.executable, "-m", "gluonlm.launch", *launching, "--", *where, *more]
+
+
+def launched(*arguments, **options):
+    return subprocess.run(command(*arguments, **options), capture_output=True, text=True, timeout=120)
+
+
+def last(folder):
+    arrays, metadata = read_arrays(folder / LAST, STATE_FORMAT)
+    return arrays, json.loads(metadata["progress"])
+
+
+def assert_close(folder, other, tolerance=1e-5):
+    """The same weights, validation losses and place in the text."""
+    (arrays, progress), (others, expected) = last(folder), last(other)
+    for name in arrays:
+        if not name.startswith("hidden"):
+            np.testing.assert_allclose(arrays[name], others[name], atol=tolerance, rtol=0, err_msg=name)
+    np.testing.assert_allclose(progress["valid_losses"], expected["valid_losses"], atol=tolerance)
+    assert (progress["epoch"], progress["step"]) == (expected["epoch"], expected["step"])
+
+
+def test_four_workers_of_a_quarter_make_the_weights_of_one(text, alone, tmp_path):
+    ended = launched(text, tmp_path / "four", "-n", "4", "-s", "2", "--local")
+    assert ended.returncode == 0, ended.stderr
+    assert "on cpu(0) of each of 4 workers" in ended.stdout
+    assert ended.stdout.count("valid loss") == 2  # only one of them speaks
+    assert_close(tmp_path / "four", alone[0])
+    result = json.loads((tmp_path / "four" / "result.json").read_text())
+    assert result["test_loss"] == pytest.approx(alone[1].test_loss, abs=1e-5)
+
+
+def test_a_killed_worker_ends_all_and_the_run_resumes(text, alone, tmp_path):
+    more = ["--checkpoint-seconds", "0", "--epochs", "2000"]
+    started = subprocess.Popen(
+        command(text, tmp_path / "two", "-n", "2", "--local", more=more),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "GLUONLM_TEST": str(tmp_path)},
+    )
+    while not started.stdout.readline().startswith("epoch   2"):
+        assert started.poll() is None
+    workers = [process for process, text in marked(str(tmp_path)).items() if "gluonlm.train\0" in text]
+    (victim,) = [process for process in workers if "GLUONLM_WORKER=1\0" in marked(str(tmp_path))[process]]
+    assert len(workers) == 2
+    assert len(marked(str(tmp_path))) == 1 + 1 + 3 * 2  # launcher, scheduler, three nodes with a process each
+    began = time.monotonic()
+    os.kill(victim, signal.SIGKILL)
+    _, errors = started.communicate(timeout=60)
+    assert time.monotonic() - began < 30
+    assert started.returncode == 2
+    sentence = "error: worker 1 on 127.0.0.1 was killed by SIGKILL: all others were stopped; go on from the last"
+    assert errors.splitlines()[-1].startswith(sentence)
+    assert_gone(str(tmp_path))
+    arrays, progress = last(tmp_path / "two")
+    assert progress["step"] >= 12
+    assert arrays["hidden.0.0"].shape == (1, 4, 8)  # of worker 0, and beside it:
+    assert np.abs(arrays["hidden.1.0"]).max() > 0 or progress["batch"] == 0
+    # as if it had never happened: the same epochs by one worker that was never stopped
+    epochs = progress["epoch"] + 2
+    ended = launched(text, tmp_path / "two", "-n", "2", "--local", more=["--epochs", str(epochs)], resume=True)
+    assert ended.returncode == 0, ended.stderr
+    shutil.copytree(alone[0], tmp_path / "one")
+    train.main(["--resume", str(tmp_path / "one"), "--epochs", str(epochs)])
+    assert_close(tmp_path / "two", tmp_path / "one", 1e-4)
+
+
+def test_workers_that_do_not_wait_for_each_other_learn_too(text, tmp_path):
+    ended = launched(text, tmp_path / "run", "-n", "2", "--local", more=["--kvstore", "dist_async"])
+    assert ended.returncode == 0, ended.stderr
+    _, progress = last(tmp_path / "run")
+    assert progress["step"] == 24
+    assert progress["valid_losses"][1] < progress["valid_losses"][0] < 3.5
+
+
+NAMESPACES = ("gluonlm-a", "gluonlm-b")
+
+
+def ip(*arguments, check=True):
+    return subprocess.run(["ip", *arguments], capture_output=True, text=True, check=check)
+
+
+@pytest.fixture
+def two_machines():
+    """Two network namespaces joined by a wire, without a way to anywhere else."""
+    if os.geteuid() or not shutil.which("ip"):
+        pytest.skip("network namespaces need root and the command ip")
+    if "error" in (made := ip("netns", "add", NAMESPACES[0], check=False)).stderr.lower() or made.returncode:
+        pytest.skip(f"network namespaces are not permitted here: {made.stderr.strip()}")
+    try:
+        ip("netns", "add", NAMESPACES[1])
+        wire = ip(
+            "-n", NAMESPACES[0], "link", "add", "w0", "type", "veth", "peer", "w1", "netns", NAMESPACES[1], check=False
+        )
+        if wire.returncode:
+            pytest.skip(f"there are no virtual wires here: {wire.stderr.strip()}")
+        for name, device, address in ((NAMESPACES[0], "w0", "10.77.0.1/24"), (NAMESPACES[1], "w1", "10.77.0.2/24")):
+            ip("-n", name, "addr", "add", address, "dev", device)
+            ip("-n", name, "link", "set", device, "up")
+            ip("-n", name, "link", "set", "lo", "up")
+        yield {"10.77.0.1": NAMESPACES[0], "10.77.0.2": NAMESPACES[1]}
+    finally:
+        for name in NAMESPACES:
+            ip("netns", "del", name, check=False)
+
+
+def test_two_machines_with_addresses_of_their_own(text, alone, tmp_path, two_machines):
+    """Launched on the first; in the place of ssh is a command that enters the namespace of an address."""
+    remote = tmp_path / "remote"
+    cases = "\n".join(f'{address}) exec ip netns exec {name} sh -c "$2";;' for address, name in two_machines.items())
+    remote.write_text(f"#!/bin/sh\ncase $1 in\n{cases}\nesac\n")
+    remote.chmod(0o755)
+    launching = ["-n", "2", "-s", "1", "-H", ",".join(two_machines), "--ssh", str(remote)]
+    ended = subprocess.run(
+        ["ip", "netns", "exec", NAMESPACES[0], *command(text, tmp_path / "two", *launching)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert_close(tmp_path / "two", alone[0])
+
+
+def test_a_full_disk_on_the_writer(text, tmp_path):
+    """In a mount namespace of its own, with a file system of 200 kB for the run."""
+    (tmp_path / "small").mkdir()
+    if os.geteuid() or subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
+        pytest.skip("a small file system needs root and mount namespaces")
+    line = command(text, tmp_path / "small" / "run", "-n", "1", "--local", more=["--emsize", "400", "--nhid", "400"])
+    mount = f'mount -t tmpfs -o size=200k none {tmp_path / "small"} && exec "$@"'
+    ended = subprocess.run(
+        ["unshare", "-m", "sh", "-c", mount, "sh", *line], capture_output=True, text=True, timeout=90
+    )
+    assert ended.returncode == 2
+    assert re.fullmatch(
+        r"error: cannot write .* \(No space left on device\): free some space, then .*resume the run",
+        ended.stderr.splitlines()[-1],
+    )
+
+
+class Two(Alone):
+    """Worker 0 of two, of which the other is only claimed."""
+
+    size = 2
+
+    def __init__(self, other=lambda value: value):
+        self.other = other
+
+    def exchange(self, what, value):
+        return [value, self.other(value)]
+
+    def gather(self, arrays):
+        return [*arrays, *arrays]
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "sentence"),
+    [
+        ("gluonlm's code", "abc", r"differ in gluonlm's code \(\w{12} and abc\): it must be the same on all machines"),
+        ("--lr", 5.0, r"workers 0 on .* and 1 on b differ in --lr \(None and 5.0\)"),
+        ("vocabulary", "abc", "differ in vocabulary"),
+        ("text", "abc", "differ in text"),
+        ("version of numpy", "2.0", "differ in version of numpy"),
+    ],
+)
+def test_workers_that_differ(text, name, other, sentence):
+    corpus, config = load_corpus(str(text)), Config(data=str(text))
+    check_equal(Two(), config, corpus, 1, "dist_sync")
+    group = Two(lambda value: [value[0] | {name: other}, "b"])
+    with pytest.raises(UserError, match=sentence):
+        check_equal(group, config, corpus, 1, "dist_sync")
+
+
+def test_another_number_of_workers_on_resume(text, tmp_path):
+    config, corpus = Config(data=str(text), emsize=4, nhid=4, batch_size=4), load_corpus(str(text))
+
+    def training(group):
+        run = Run(tmp_path / "run")
+        run.begin(config, "")
+        return Training(build_model(config, len(corpus.dictionary)), corpus, config, run, group=group)
+
+    save_training(training(Two()))
+    load_training(training(Two()))
+    with pytest.raises(UserError, match="trained on 2 devices .* and these are 1: resume it on as"):
+        load_training(training(Alone()))
+
+
+def test_each_worker_has_its_columns(text):
+    class Second(Two):
+        rank = 1
+
+    config, corpus = Config(batch_size=6), load_corpus(str(text))
+    whole, first, second = (training_columns(corpus, config, 1, group) for group in (Alone(), Two(), Second()))
+    np.testing.assert_array_equal(np.concatenate([first, second], axis=1), whole)
+    with pytest.raises(UserError, match="--batch-size 5 cannot be divided over 2 workers of 1 devices"):
+        training_columns(corpus, Config(batch_size=5), 1, Two())
+
+
+def test_every_device_of_a_worker_gets_the_average():
+    class Ones(Two):
+        def average(self, arrays):
+            for array in arrays:
+                array[:] = 1
+
+    weight = mx.gluon.Parameter("w", shape=(3,))
+    weight.initialize(mx.init.Zero(), ctx=[mx.cpu(0), mx.cpu(1)])
+    Updater({"w": weight}, "sgd", 0.0, group=Ones()).step(lr=0.5, clip=0)
+    for array in weight.list_data():
+        np.testing.assert_array_equal(array.asnumpy(), [-0.5] * 3)
+
+
+@pytest.mark.parametrize(
+    "setting", [{"optimizer": "adam"}, {"nonmono": 5}, {"restore_best": True}, {"finetune": "runs/x"}]
+)
+def test_what_cannot_be_asynchronous(setting):
+    with pytest.raises(UserError, match=f"--{next(iter(setting)).replace('_', '-')}.*dist_sync"):
+        check_asynchronous(Config(**setting))
+
+
+@pytest.mark.parametrize(
+    ("kvstore", "sentence"), [("dist_sync", "start them with `python -m gluonlm.launch"), ("nccl", "without NCCL")]
+)
+def test_stores_that_are_not_here(text, tmp_path, kvstore, sentence):
+    with pytest.raises(UserError, match=sentence):
+        train.main(["--data", str(text), "--save", str(tmp_path / "run"), *SMALL, "--kvstore", kvstore])
+    assert not (tmp_path / "run").exists()
