@@ -63,10 +63,12 @@ class Predictor:
         """Token ids (T, N) and a state -> logits (T, N, V) float32 and the new state."""
         inputs = mx.nd.from_numpy(np.array(ids, np.float32)).as_in_context(self.ctx)  # shares the copy's memory
         features, state = self.body(inputs, state)
-        features = features.asnumpy()
-        if features.shape[0] * features.shape[1] <= MATRIX_ROWS:
-            logits = np.matmul(self.weight, features[..., None])[..., 0]  # (T, N, V), one product per row
-        else:
-            logits = (features.reshape(-1, features.shape[-1]) @ self.weight.T).reshape(*features.shape[:2], -1)
+        logits = self.decode(features.asnumpy())
         logits += self.bias
         return (log_probabilities(logits, self.splits) if self.splits else logits), state
+
+    def decode(self, features: np.ndarray) -> np.ndarray:
+        """Features (T, N, C) times the decoder's matrix, (T, N, V), without its bias."""
+        if features.shape[0] * features.shape[1] <= MATRIX_ROWS:
+            return np.matmul(self.weight, features[..., None])[..., 0]  # one product per row
+        return (features.reshape(-1, features.shape[-1]) @ self.weight.T).reshape(*features.shape[:2], -1)
