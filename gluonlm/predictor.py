@@ -15,6 +15,7 @@ import numpy as np
 from gluonlm.adaptive import log_probabilities
 from gluonlm.model import RNNModel
 
+CSR_SPARSITY, CSR_ROWS = 0.945, range(10, 51)  # where a sparse decoder makes a step faster (benchmarks/sparse.py)
 MATRIX_ROWS = 12  # up to so many rows, products with vectors are faster than one with a matrix (V = 10,000, C = 200)
 
 
@@ -54,6 +55,8 @@ class Predictor:
                 np.concatenate([words, entries.asnumpy()])
                 for words, entries in zip((self.weight, self.bias), clusters, strict=True)
             )
+        sparse = np.mean(self.weight == 0) >= CSR_SPARSITY
+        self.sparse_weight = mx.nd.array(self.weight).tostype("csr") if sparse else None
 
     def begin_state(self, batch_size: int) -> list[mx.nd.NDArray]:
         """A state of zeros for so many columns."""
@@ -63,10 +66,18 @@ class Predictor:
         """Token ids (T, N) and a state -> logits (T, N, V) float32 and the new state."""
         inputs = mx.nd.from_numpy(np.array(ids, np.float32)).as_in_context(self.ctx)  # shares the copy's memory
         features, state = self.body(inputs, state)
-        features = features.asnumpy()
-        if features.shape[0] * features.shape[1] <= MATRIX_ROWS:
-            logits = np.matmul(self.weight, features[..., None])[..., 0]  # (T, N, V), one product per row
-        else:
-            logits = (features.reshape(-1, features.shape[-1]) @ self.weight.T).reshape(*features.shape[:2], -1)
+        logits = self.decode(features.asnumpy())
         logits += self.bias
         return (log_probabilities(logits, self.splits) if self.splits else logits), state
+
+    def decode(self, features: np.ndarray) -> np.ndarray:
+        """Features (T, N, C) times the decoder's matrix, (T, N, V), without its bias, in the fastest way."""
+        rows = features.reshape(-1, features.shape[-1])  # (T*N, C)
+        if self.sparse_weight is not None and len(rows) in CSR_ROWS:
+            products = mx.nd.sparse.dot(self.sparse_weight, mx.nd.array(rows.T)).asnumpy()  # (V, T*N)
+            logits = np.ascontiguousarray(products.T)
+        elif len(rows) <= MATRIX_ROWS:
+            logits = np.matmul(self.weight, rows[..., None])[..., 0]  # one product per row
+        else:
+            logits = rows @ self.weight.T
+        return logits.reshape(*features.shape[:2], -1)

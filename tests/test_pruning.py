@@ -14,6 +14,7 @@ from gluonlm.checkpoint import BEST, LAST, MODEL_FORMAT, STATE_FORMAT, build_mod
 from gluonlm.config import Config
 from gluonlm.errors import UserError
 from gluonlm.optim import Average, Updater
+from gluonlm.predictor import Predictor
 from gluonlm.pruning import Pruner, Rule, match, prunable, usual_rule, values, without_smallest
 from gluonlm.training import train_step
 
@@ -384,3 +385,14 @@ def test_what_cannot_be_done_is_said(text, tmp_path, line, message):
     run(text, tmp_path / "run", "--epochs", "1", "--max-batches", "1", "--tied")
     with pytest.raises(UserError, match=message):
         prune.main([str(tmp_path / "run"), *line.split()])
+
+
+def test_many_texts_at_once_use_the_sparse_decoder_and_get_the_same_logits():
+    model = tiny_model(tied=True)
+    Pruner(model, Updater(model.trainables(), "sgd", 0.0)).prune({"encoder.weight": 0.95})
+    predictor, ids = Predictor(model), np.random.RandomState(0).randint(0, V, (1, 20))
+    logits, _ = predictor.predict(ids, predictor.begin_state(20))
+    assert predictor.sparse_weight.stype == "csr"
+    predictor.sparse_weight = None
+    np.testing.assert_allclose(logits, predictor.predict(ids, predictor.begin_state(20))[0], atol=1e-6)
+    assert Predictor(tiny_model()).sparse_weight is None
