@@ -1,4 +1,4 @@
-"""What the notebooks share: how much to compute, library source shown in place, the look of figures.
+"""What the notebooks share: how much to compute, library source shown in place, figures and what they show in words.
 
     GLUONLM_WORKLOAD=full jupyter lab notebooks/01_language_model.ipynb
 
@@ -6,11 +6,15 @@ Import it before mxnet: it keeps the warnings of MXNet 1.9.1, which is older tha
 """
 
 import inspect
+import io
 import os
+import tempfile
 import textwrap
 import warnings
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -74,6 +78,31 @@ def workload() -> Workload:
     if name == "full":
         return Workload(name, resolve("austen", {}), contexts("0" if mx.context.num_gpus() else None)[0])
     raise UserError(f"GLUONLM_WORKLOAD={name}: set it to tiny or full")
+
+
+def train_quietly(config: Config, corpus: Corpus, device: Any) -> tuple[Any, list[dict]]:
+    """Train a model as notebook 01 does, without showing the log, in a folder that is thrown away.
+
+    :param device: an ``mx.Context``.
+    :return: the model (:class:`gluonlm.model.RNNModel`) with the weights of the epoch that was best on the validation
+        text, and the log's record of each epoch (``train_loss``, ``valid_loss``, ``lr`` and the like).
+    """
+    import mxnet as mx
+
+    from gluonlm.checkpoint import build_model
+    from gluonlm.runs import Run
+    from gluonlm.training import Training
+
+    log = io.StringIO()
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(log), redirect_stderr(log):
+        run = Run.new(Path(folder) / "lesson")
+        run.begin(config, command="a notebook")
+        np.random.seed(config.seed)
+        mx.random.seed(config.seed)
+        model = build_model(config, len(corpus.dictionary), [device])
+        Training(model, corpus, config, run, [device]).fit()
+        run.restore(model)
+        return model, run.records("epoch")
 
 
 def smaller(corpus: Corpus, vocab_size: int, tokens: dict[str, int]) -> Corpus:

@@ -4,9 +4,11 @@ import base64
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import matplotlib
 import matplotlib.pyplot as plt
+import mxnet as mx
 import numpy as np
 import pytest
 
@@ -14,6 +16,7 @@ from gluonlm import teaching
 from gluonlm.config import Config, resolve
 from gluonlm.corpus import Corpus, Dictionary
 from gluonlm.errors import UserError
+from gluonlm.training import evaluate
 
 matplotlib.use("Agg")
 
@@ -65,6 +68,18 @@ def test_another_workload_is_refused(monkeypatch):
     monkeypatch.setenv("GLUONLM_WORKLOAD", "huge")
     with pytest.raises(UserError, match="tiny or full"):
         teaching.workload()
+
+
+def test_training_quietly_gives_the_best_model_and_says_nothing(corpus, capfd):
+    ids = np.tile(corpus.train, 20)
+    corpus = replace(corpus, train=ids, valid=ids, test=ids)
+    config = Config(data="toy", emsize=4, nhid=4, nlayers=1, batch_size=2, bptt=5, epochs=2)
+    model, epochs = teaching.train_quietly(config, corpus, mx.cpu())
+    again, _ = teaching.train_quietly(config, corpus, mx.cpu())
+    assert capfd.readouterr() == ("", "")
+    assert [record["epoch"] for record in epochs] == [1, 2]
+    assert evaluate(model, ids, corpus.dictionary, 10) == min(record["valid_loss"] for record in epochs)
+    assert (model.decoder.weight.data() == again.decoder.weight.data()).asnumpy().all()
 
 
 def test_show_source_shows_what_is_installed():
