@@ -77,7 +77,9 @@ def run(tmp_path_factory):
 
 
 @by_scheme
-@pytest.mark.parametrize("settings", [{"tied": True}, {"tied": True, "nhid": 8}, {"nlayers": 3}, {"model": "GRU"}])
+@pytest.mark.parametrize(
+    "settings", [{"tied": True}, {"tied": True, "nhid": 8}, {"nlayers": 3}, {"model": "GRU"}, {"model": "QRNN"}]
+)
 def test_what_is_written_is_read(tmp_path, scheme, settings):
     trained = untrained(tmp_path / "best.safetensors", **settings)
     again = written(trained, scheme, tmp_path / "q.safetensors")
@@ -262,6 +264,17 @@ def test_a_loop_over_steps_and_the_operator_for_a_whole_layer_pass_on_their_stat
             pieces.append(logits)
         # dynamic ranges are those of a call, so that the calls differ by a step of these integers
         assert np.abs(np.concatenate(pieces) - whole).max() < (1e-5 if scheme.clip else 0.05)
+
+
+@pytest.mark.parametrize("scheme", [Scheme(), Scheme(mode="asymmetric", activations="kl")], ids=str)
+def test_a_quasi_recurrent_model_multiplies_integers_too(tmp_path, scheme, capsys):
+    quantized = written(untrained(tmp_path / "x", model="QRNN"), scheme, tmp_path / "q.safetensors")
+    model = integer_model.integer_model(quantized)
+    assert capsys.readouterr().err == ""
+    ids = np.random.default_rng(1).integers(V, size=(6, 3))
+    logits, _ = model.predict(ids, model.begin_state(3))
+    floats, _ = quantized.model(mx.nd.array(ids), quantized.model.begin_state(3))
+    assert 1e-4 < np.abs(floats.asnumpy() - logits).max() < 0.1
 
 
 def test_losses_are_those_of_the_logits(tmp_path):
