@@ -20,6 +20,7 @@ from gluonlm.corpus import Dictionary
 from gluonlm.errors import UserError
 from gluonlm.files import write_atomically
 from gluonlm.model import RNNModel
+from gluonlm.quantized import Quantized, read_quantized
 from gluonlm.sparse import pack, unpack
 
 BEST, LAST = "best.safetensors", "last.safetensors"
@@ -36,6 +37,9 @@ class Trained:
     level: str  # "word" or "char"
     path: Path
     pruned: tuple[str, ...] = ()  # names of the tensors that have been pruned (gluonlm.pruning)
+    quantized: Quantized | None = (
+        None  # the weights as the file has them if they are not float32; the model's are equal
+    )
 
 
 def write_arrays(path: Path, kind: str, arrays: dict[str, mx.nd.NDArray], metadata: dict[str, str]) -> None:
@@ -65,16 +69,30 @@ def read_arrays(path: Path, kind: str) -> tuple[dict[str, np.ndarray], dict[str,
 
 
 def save_model(
-    path: Path, model: RNNModel, dictionary: Dictionary, config: Config, level: str, pruned: tuple[str, ...] = ()
+    path: Path,
+    model: RNNModel,
+    dictionary: Dictionary,
+    config: Config,
+    level: str,
+    pruned: tuple[str, ...] = (),
+    quantized: Quantized | None = None,
 ) -> None:
-    """Write a model with all that is needed to use it; ``pruned`` names the tensors whose zeros are to stay."""
-    arrays = {name: parameter.data(parameter.list_ctx()[0]) for name, parameter in model.trainables().items()}
+    """Write a model with all that is needed to use it.
+
+    :param pruned: names of the tensors whose zeros are to stay.
+    :param quantized: what to write for the model's weights.
+    """
     metadata = {
         "config": config.to_json(),
         "dictionary": dictionary.to_json(),
         "level": level,
         "pruned": json.dumps(pruned),
     }
+    if quantized:
+        arrays = {name: mx.nd.array(array, dtype=array.dtype) for name, array in quantized.arrays().items()}
+        metadata["quantized"] = quantized.to_json()
+    else:
+        arrays = {name: parameter.data(parameter.list_ctx()[0]) for name, parameter in model.trainables().items()}
     write_arrays(path, MODEL_FORMAT, arrays, metadata)
 
 
@@ -87,10 +105,19 @@ def load_model(path: str | Path, contexts: list[mx.Context] | None = None) -> Tr
     path = path / BEST if path.is_dir() else path
     arrays, metadata = read_arrays(path, MODEL_FORMAT)
     config, dictionary = Config.from_json(metadata["config"]), Dictionary.from_json(metadata["dictionary"])
+    quantized = read_quantized(arrays, metadata["quantized"], path) if "quantized" in metadata else None
     model = build_model(config, len(dictionary), contexts)
-    set_parameters(model, arrays, path)
+    set_parameters(model, quantized.floats() if quantized else arrays, path)
+    if quantized and config.model != "QRNN" and computes_in_half(quantized, contexts):
+        model.cast("float16")
     pruned = tuple(json.loads(metadata.get("pruned", "[]")))
-    return Trained(model, dictionary, config, metadata["level"], path, pruned)
+    return Trained(model, dictionary, config, metadata["level"], path, pruned, quantized)
+
+
+def computes_in_half(quantized: Quantized, contexts: list[mx.Context] | None) -> bool:
+    """Whether a model is to compute with float16: one stored so, on GPUs; MXNet cannot on a CPU."""
+    half = all(scheme.kind == "fp16" for scheme in quantized.schemes.values())
+    return half and bool(contexts) and all(ctx.device_type == "gpu" for ctx in contexts)
 
 
 def build_model(config: Config, vocab_size: int, contexts: list[mx.Context] | None = None) -> RNNModel:

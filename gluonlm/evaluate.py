@@ -25,7 +25,7 @@ from gluonlm.corpus import encode_file, evaluation_batches, evaluation_columns, 
 from gluonlm.datasets import resolve
 from gluonlm.display import bits, named
 from gluonlm.errors import UserError
-from gluonlm.onnx_model import OnnxModel, cross_entropy
+from gluonlm.onnx_model import OnnxModel
 
 if TYPE_CHECKING:
     from gluonlm.checkpoint import Trained
@@ -87,12 +87,17 @@ def read_ids(model: "Trained | OnnxModel", data: str | None, split: str) -> np.n
 def open_checkpoint(options: argparse.Namespace) -> tuple["Trained", Evaluate]:
     """A trained model and what computes its loss."""
     from gluonlm.checkpoint import load_model  # here, because a model in ONNX is evaluated without MXNet
+    from gluonlm.integer_model import has_integers, integer_model, simulated
     from gluonlm.training import evaluate
 
     ctx = contexts(options.gpu or ("0" if options.cuda else None))[:1]
     trained = load_model(options.checkpoint, ctx)
     if options.cache:
+        if has_integers(trained):
+            simulated("with a cache")
         return trained, with_cache(options, trained, ctx[0])
+    if integers := integer_model(trained, ctx[0], losses=True):
+        return trained, lambda ids, batch_size: evaluate_onnx(integers, ids, batch_size)
     return trained, lambda ids, batch_size: evaluate(trained.model, ids, trained.dictionary, batch_size, ctx[0])
 
 
@@ -133,8 +138,8 @@ def evaluate_onnx(model: OnnxModel, ids: np.ndarray, batch_size: int) -> float:
     batch_size = evaluation_columns(ids, batch_size)
     state, total = model.begin_state(batch_size), 0.0
     for inputs, targets, mask in evaluation_batches(ids, model.dictionary.start_id, batch_size, ONNX_STEPS):
-        logits, state = model.predict(inputs, state)
-        total += float((cross_entropy(logits, targets) * mask).sum())
+        losses, state = model.losses(inputs, targets, state)
+        total += float((losses * mask).sum())
     return total / len(ids)
 
 

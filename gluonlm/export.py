@@ -28,12 +28,14 @@ from gluonlm.corpus import batchify, encode_span
 from gluonlm.datasets import is_here, resolve
 from gluonlm.errors import UserError
 from gluonlm.files import write_atomically, writing
-from gluonlm.generation import generate
+from gluonlm.generation import generate, surprise
+from gluonlm.integer_model import has_integers, simulated
 from gluonlm.model import RNNModel
-from gluonlm.onnx_model import FORMAT, OnnxModel, require
+from gluonlm.onnx_model import OnnxModel, describe, require
 from gluonlm.predictor import Predictor
 
 TOLERANCE = 1e-4  # of a logit, absolute, and relative where it is larger than 1
+INTEGER_TOLERANCE = 0.5  # of the loss in nats: far more than rounding should cost
 TEXT_TOKENS, OWN_TOKENS = 2000, 200  # of real text to compare on: of the validation text, or by the model itself
 
 
@@ -64,6 +66,8 @@ def main(argv: list[str]) -> Exported:
     options = parse(argv)
     trained = load_model(options.checkpoint)
     if options.format == "gluon":
+        if has_integers(trained):
+            simulated("in Gluon's format")
         exported = export_gluon(trained, options.path or trained.path.with_name("model"))
     else:
         exported = export_onnx(trained, options.path or trained.path.with_name("model.onnx"))
@@ -80,9 +84,12 @@ def export_onnx(trained: Trained, path: Path) -> Exported:
     check_exportable(trained.model)
     from gluonlm.onnx_graph import build
 
-    content = build(trained.model, describe(trained)).SerializeToString()
+    content = build(trained.model, describe(trained), trained.quantized).SerializeToString()
     text, source = real_text(trained)
-    difference = compare(trained, OnnxModel(content), text)
+    exported = OnnxModel(content)
+    if has_integers(trained):
+        return write_integers(trained, exported, path, content, text, source)
+    difference = compare(trained, exported, text)
     if not difference <= TOLERANCE:
         raise UserError(
             f"ONNX Runtime computes something else than MXNet (relative difference {difference:.1e}), so {path} was "
@@ -99,24 +106,31 @@ def export_onnx(trained: Trained, path: Path) -> Exported:
 def check_exportable(model: RNNModel) -> None:
     """Raise a UserError when ONNX is not installed or does not know a part of the model; training asks beforehand."""
     require("onnx", "onnxruntime")
-    if hasattr(model.decoder, "splits"):
-        raise UserError(
-            "the ONNX export does not know the adaptive softmax: leave out --splits and --adaptive (or give "
-            "--no-adaptive), or export with --format gluon"
-        )
     from gluonlm.onnx_graph import refuse_unknown  # here, because everything else works without the package onnx
 
     refuse_unknown(model)
 
 
-def describe(trained: Trained) -> dict[str, str]:
-    """What the user of a model must know besides its weights."""
-    return {
-        "format": FORMAT,
-        "config": trained.config.to_json(),
-        "dictionary": trained.dictionary.to_json(),
-        "level": trained.level,
-    }
+def write_integers(
+    trained: Trained, exported: OnnxModel, path: Path, content: bytes, text: np.ndarray, source: str
+) -> Exported:
+    """Write a model that multiplies integers; MXNet has its weights, but does not round what they multiply.
+
+    :raises UserError: when that changes so much of what the model says of the text that it must be a mistake.
+    """
+    start = trained.dictionary.start_id
+    ours, theirs = (float(surprise(model, text, start).mean()) for model in (Predictor(trained.model), exported))
+    if not abs(theirs - ours) <= INTEGER_TOLERANCE:
+        raise UserError(
+            f"with integers the loss on {source} is {theirs:.2f} instead of {ours:.2f}, so {path} was not written: "
+            "quantize with other settings, for example --activations dynamic"
+        )
+    write(path, content)
+    report = (
+        f"{path}: {len(content) / 1e6:.3g} MB; on {len(text)} tokens of {source} the loss is {theirs:.4f}, with the "
+        f"same weights in float32 arithmetic {ours:.4f}"
+    )
+    return Exported(path, report)
 
 
 def real_text(trained: Trained) -> tuple[np.ndarray, str]:

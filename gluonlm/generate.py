@@ -80,11 +80,12 @@ def open_model(options: argparse.Namespace) -> tuple["Trained | OnnxModel", "Pre
         model = OnnxModel(options.onnx)
         return model, model
     from gluonlm.checkpoint import load_model  # here, because a model in ONNX writes without MXNet
+    from gluonlm.integer_model import integer_model
     from gluonlm.predictor import Predictor
 
     ctx = contexts(options.gpu or ("0" if options.cuda else None))[:1]
     trained = load_model(model_path(options), ctx)
-    return trained, Predictor(trained.model, ctx[0])
+    return trained, integer_model(trained, ctx[0]) or Predictor(trained.model, ctx[0])
 
 
 def strategy(options: argparse.Namespace, trained: "Trained | OnnxModel") -> Strategy:

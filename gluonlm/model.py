@@ -70,8 +70,9 @@ class RecurrentLayer(HybridBlock):
         return outputs, state
 
     def begin_state(self, batch_size: int, ctx: mx.Context | None = None) -> list[mx.nd.NDArray]:
-        """A state of zeros."""
-        return [mx.nd.zeros((1, batch_size, self.hidden_size), ctx) for _ in range(self.state_count)]
+        """A state of zeros, in the numbers that the weights have."""
+        shape, dtype = (1, batch_size, self.hidden_size), self.weights.dtype
+        return [mx.nd.zeros(shape, ctx, dtype=dtype) for _ in range(self.state_count)]
 
     def parts(self, flat: mx.nd.NDArray) -> dict[str, mx.nd.NDArray]:
         """The weight matrices and biases in a flat vector (the weights or their gradient), sharing its memory."""

@@ -6,18 +6,21 @@ operators with their gates in another order, so that the graph is soon written b
     ids -> Gather -> [LSTM | GRU | RNN -> Squeeze] per layer -> Gemm (projection) -> Gemm (decoder) -> logits
 
 with a state in and out for each layer. A QRNN layer is a MatMul and the loop over time that ONNX calls Scan. T and N
-are free. https://onnx.ai/onnx/operators/ defines the operators.
+are free. https://onnx.ai/onnx/operators/ defines the operators. Weights that are stored as integers are multiplied as
+integers (:mod:`gluonlm.onnx_integer`), or stand behind a DequantizeLinear where there is no integer operator for them.
 """
 
-import mxnet as mx
 import numpy as np
 import onnx
 from mxnet.gluon import nn
 from onnx import TensorProto, helper, numpy_helper
 
 from gluonlm.errors import UserError
+from gluonlm.integers import Integers
 from gluonlm.model import Body, RecurrentLayer, RNNModel
+from gluonlm.onnx_integer import DOMAIN, add_lookup, add_lstm, multiply, product
 from gluonlm.qrnn import QRNNLayer
+from gluonlm.quantized import Quantized, quantize_model
 
 OPSET, IR_VERSION = 17, 8  # of 2022, which every runtime since then reads
 LARGEST = 2**31 - 1  # bytes of a protobuf message, which is what an ONNX file is
@@ -32,10 +35,15 @@ OPERATORS = {
 
 
 class Graph:
-    """Nodes, weights, inputs and outputs as they are added; a weight that is shared is stored once."""
+    """Nodes, weights, inputs and outputs as they are added; a weight that is shared is stored once.
 
-    def __init__(self):
-        self.nodes, self.weights, self.inputs, self.outputs = [], {}, [], []
+    :param outer: the graph whose weights the nodes of this one, the body of a loop, may use.
+    """
+
+    def __init__(self, outer: "Graph | None" = None, prefix: str = ""):
+        self.nodes, self.inputs, self.outputs = [], [], []
+        self.weights, self.domains = (outer.weights, outer.domains) if outer else ({}, set())
+        self.prefix = prefix
 
     def input(self, name: str, kind: int, shape: list) -> str:
         """Declare an input; a dimension given as text is free."""
@@ -52,9 +60,19 @@ class Graph:
         self.weights[name] = array
         return name
 
+    def floats(self, name: str, weight: Integers | np.ndarray) -> str:
+        """Store a constant in the numbers that it is in; returns the name of what it is in float32."""
+        if isinstance(weight, Integers):
+            stored = self.weight(name, weight.values), self.weight(f"{name}.scale", weight.scale)
+            zero = self.weight(f"{name}.zero", weight.zero)
+            return self.node("DequantizeLinear", [*stored, zero], axis=0)
+        stored = self.weight(name, weight)
+        return stored if weight.dtype == np.float32 else self.node("Cast", [stored], to=TensorProto.FLOAT)
+
     def node(self, operator: str, inputs: list[str], *outputs: str, **attributes) -> str:
         """Add a node; returns the name of its first output, by default one that is new."""
-        outputs = outputs or (f"{operator.lower()}{len(self.nodes)}",)
+        outputs = outputs or (f"{self.prefix}{operator.lower()}{len(self.nodes)}",)
+        self.domains.add(attributes.get("domain", ""))
         self.nodes.append(helper.make_node(operator, inputs, list(outputs), name=outputs[0], **attributes))
         return outputs[0]
 
@@ -76,43 +94,54 @@ class Graph:
             )
         tensors = [numpy_helper.from_array(array, name) for name, array in self.weights.items()]
         graph = helper.make_graph(self.nodes, "gluonlm", self.inputs, self.outputs, tensors)
-        model = helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="gluonlm"
-        )
+        domains = [helper.make_opsetid("", OPSET)]
+        if DOMAIN in self.domains:
+            domains.append(helper.make_opsetid(DOMAIN, 1))
+        model = helper.make_model(graph, opset_imports=domains, ir_version=IR_VERSION, producer_name="gluonlm")
         helper.set_model_props(model, metadata)
         onnx.checker.check_model(model)
         return model
 
 
-def build(model: RNNModel, metadata: dict[str, str]) -> onnx.ModelProto:
+def build(
+    model: RNNModel, metadata: dict[str, str], quantized: Quantized | None = None, losses: bool = False
+) -> onnx.ModelProto:
     """The model in ONNX: ``ids`` (T, N) int64 and states (1, N, H) -> ``logits`` (T, N, V) and new states.
 
     The states are ``h0``, ``c0``, ``h1``, ... by layer (``c`` only for an LSTM; ``c0``, ``x0``, ``c1``, ... for a QRNN,
     ``x`` where its window is 2), the new ones ``h0_out``, ...
 
+    :param quantized: the model's weights as they are to be stored and multiplied; None for float32.
+    :param losses: for scoring: a further input ``targets`` (T, N) int64 and, in place of the logits, ``losses`` (T, N),
+        the negative log-likelihood of the targets in nats.
     :raises UserError: when the model has a part that is not expressed here, or is larger than 2 GiB.
     """
     refuse_unknown(model)
-    graph, encoder, decoder = Graph(), model.body.encoder.weight, model.decoder.weight
-    vocab_size = graph.weight("vocab_size", np.array([decoder.shape[0]]))
+    graph, stored, vocab_size = Graph(), quantized or quantize_model(model, {}), model.decoder.weight.shape[0]
     ids = graph.input("ids", TensorProto.INT64, ["T", "N"])
-    graph.output("logits", ["T", "N", decoder.shape[0]])
-    embedding = graph.weight("embedding", values(encoder))  # (V, E)
-    hidden = graph.node("Gather", [embedding, ids])  # (T, N, E)
+    result = graph.output(*(("losses", ["T", "N"]) if losses else ("logits", ["T", "N", vocab_size])))
+    shared = model.decoder.weight is model.body.encoder.weight
+    words = stored.weights["body.encoder.weight"]  # (V, E)
+    if isinstance(words, Integers):
+        hidden = add_lookup(graph, "embedding", words, ids)  # (T, N, E)
+    else:
+        hidden = graph.node("Gather", [graph.floats("embedding", words), ids])
+    signal = "embedding"
     for index, layer in enumerate(model.body.layers):
         add = add_qrnn_layer if isinstance(layer, QRNNLayer) else add_layer
-        hidden = add(graph, layer, hidden, index)  # (T, N, H)
+        hidden = add(graph, layer, hidden, index, stored, signal)  # (T, N, H)
+        signal = f"layer{index}"
     rows = graph.weight("rows", np.array([-1, model.body.layers[-1].hidden_size]))
     hidden = graph.node("Reshape", [hidden, rows])  # (T*N, H)
     if model.body.projection:
-        weight = graph.weight("projection.weight", values(model.body.projection.weight))  # (E, H)
-        bias = graph.weight("projection.bias", values(model.body.projection.bias))
-        hidden = graph.node("Gemm", [hidden, weight, bias], transB=1)  # (T*N, E)
-    weight = embedding if decoder is encoder else graph.weight("decoder.weight", values(decoder))  # (V, C)
-    bias = graph.weight("decoder.bias", values(model.decoder.bias))
-    scores = graph.node("Gemm", [hidden, weight, bias], transB=1)  # (T*N, V)
-    shape = graph.node("Concat", [graph.node("Shape", [ids]), vocab_size], axis=0)
-    graph.node("Reshape", [scores, shape], "logits")
+        hidden = add_linear(graph, "projection", "body.projection", hidden, stored, signal)  # (T*N, E)
+        signal = "projection"
+    scores = add_linear(graph, "decoder", "decoder", hidden, stored, signal, words if shared else None)  # (T*N, V)
+    if losses:
+        add_losses(graph, scores, ids, result)
+    else:
+        width = graph.weight("vocab_size", np.array([vocab_size]))
+        graph.node("Reshape", [scores, graph.node("Concat", [graph.node("Shape", [ids]), width], axis=0)], result)
     return graph.model(metadata)
 
 
@@ -121,6 +150,11 @@ def refuse_unknown(model: RNNModel) -> None:
 
     What regularizes in training only may be derived from these parts: the export compares the results anyway.
     """
+    if hasattr(model.decoder, "splits"):
+        raise UserError(
+            "the ONNX export does not know the adaptive softmax: leave out --splits and --adaptive (or give "
+            "--no-adaptive), or export with --format gluon"
+        )
     known = (RNNModel, Body, RecurrentLayer, QRNNLayer, nn.Dense, nn.Embedding)
     parts = [model, model.body, model.body.encoder, *model.body.layers, model.decoder]
     for part in parts:
@@ -131,21 +165,45 @@ def refuse_unknown(model: RNNModel) -> None:
             )
 
 
-def add_layer(graph: Graph, layer: RecurrentLayer, inputs: str, index: int) -> str:
+def add_linear(
+    graph: Graph, part: str, name: str, inputs: str, stored: Quantized, signal: str, weight: Integers | None = None
+) -> str:
+    """Add a linear map of rows (M, C) -> (M, R); ``weight`` is the embedding's where it is shared.
+
+    :param signal: what the rows are, to find their range.
+    """
+    scheme, bias = stored.schemes[part], stored.weights[f"{name}.bias"].astype(np.float32)
+    shared, weight = weight is not None, stored.weights[f"{name}.weight"] if weight is None else weight
+    weight_name, bias_name = "embedding" if shared else f"{part}.weight", graph.weight(f"{part}.bias", bias)
+    if scheme.multiplies_integers:
+        return multiply(graph, inputs, product(graph, weight_name, weight, bias_name, stored.input_of(part, signal)))
+    return graph.node("Gemm", [inputs, graph.floats(weight_name, weight), bias_name], transB=1)
+
+
+def add_losses(graph: Graph, scores: str, ids: str, result: str) -> None:
+    """Add targets as an input, and compute their losses (T, N) from scores (T*N, V)."""
+    targets = graph.input("targets", TensorProto.INT64, ["T", "N"])
+    column = graph.node("Reshape", [targets, graph.weight("column", np.array([-1, 1]))])  # (T*N, 1)
+    chosen = graph.node("GatherElements", [graph.node("LogSoftmax", [scores], axis=1), column], axis=1)
+    graph.node("Reshape", [graph.node("Neg", [chosen]), graph.node("Shape", [ids])], result)
+
+
+def add_layer(graph: Graph, layer: RecurrentLayer, inputs: str, index: int, stored: Quantized, signal: str) -> str:
     """Add a recurrent layer with its states; returns the name of its outputs (T, N, H)."""
     operator, gates, attributes = OPERATORS[layer.mode]
-    flat = layer.weights.data(layer.weights.list_ctx()[0])
-    parts = {name: by_gates(part.asnumpy(), gates) for name, part in layer.parts(flat).items()}
-    weights = [
-        graph.weight(f"layer{index}.W", parts["i2h_weight"][None]),  # (1, G*H, I): one direction
-        graph.weight(f"layer{index}.R", parts["h2h_weight"][None]),  # (1, G*H, H)
-        graph.weight(f"layer{index}.B", np.concatenate([parts["i2h_bias"], parts["h2h_bias"]])[None]),  # (1, 2*G*H)
-    ]
+    parts = {name: by_gates(stored.weights[f"body.layers.{index}.weights/{name}"], gates) for name in layer.shapes}
+    bias = np.concatenate([parts["i2h_bias"], parts["h2h_bias"]]).astype(np.float32)  # (2*G*H,)
     letters = "hc" if layer.mode == "LSTM" else "h"
     states = [graph.state(f"{letter}{index}", layer.hidden_size) for letter in letters]
+    if layer.mode == "LSTM" and stored.schemes[f"layer{index}"].multiplies_integers:
+        return add_lstm(graph, index, inputs, parts["i2h_weight"], parts["h2h_weight"], bias, stored, signal)
+    weights = [
+        one_direction(graph, f"layer{index}.{letter}", parts[name])
+        for letter, name in (("W", "i2h_weight"), ("R", "h2h_weight"))
+    ]
     outputs = graph.node(
         operator,
-        [inputs, *weights, "", *states],  # "": sequences of a length of their own, which we have not
+        [inputs, *weights, graph.weight(f"layer{index}.B", bias[None]), "", *states],  # "": sequences of own lengths
         f"layer{index}",
         *(f"{state}_out" for state in states),
         hidden_size=layer.hidden_size,
@@ -154,7 +212,7 @@ def add_layer(graph: Graph, layer: RecurrentLayer, inputs: str, index: int) -> s
     return graph.node("Squeeze", [outputs, graph.weight("direction", np.array([1]))])
 
 
-def add_qrnn_layer(graph: Graph, layer: QRNNLayer, inputs: str, index: int) -> str:
+def add_qrnn_layer(graph: Graph, layer: QRNNLayer, inputs: str, index: int, stored: Quantized, signal: str) -> str:
     """Add a quasi-recurrent layer with its states; returns the name of its outputs (T, N, H)."""
     zero, last, end = (graph.weight(f"at{at}", np.array([at])) for at in (0, -1, LARGEST))
     one = graph.weight("one", np.float32(1))
@@ -163,9 +221,7 @@ def add_qrnn_layer(graph: Graph, layer: QRNNLayer, inputs: str, index: int) -> s
         longer = graph.node("Concat", [graph.state(f"x{index}", layer.input_size), inputs], axis=0)  # (T+1, N, I)
         seen = graph.node("Concat", [inputs, graph.node("Slice", [longer, zero, last, zero])], axis=2)  # (T, N, 2I)
         graph.node("Slice", [inputs, last, end, zero], f"x{index}_out")
-    weight = graph.weight(f"layer{index}.W", values(layer.weight).T)  # (window I, 3H)
-    product = graph.node("MatMul", [seen, weight])
-    gates = graph.node("Add", [product, graph.weight(f"layer{index}.B", values(layer.bias))])  # (T, N, 3H)
+    gates = add_gates(graph, f"layer{index}", f"body.layers.{index}", seen, stored, signal)  # (T, N, 3H)
     z, f, o = (f"layer{index}.{letter}" for letter in "zfo")
     graph.node("Split", [gates], z, f, o, axis=2)
     z, f, o = graph.node("Tanh", [z]), graph.node("Sigmoid", [f]), graph.node("Sigmoid", [o])
@@ -175,6 +231,21 @@ def add_qrnn_layer(graph: Graph, layer: QRNNLayer, inputs: str, index: int) -> s
     final = graph.node("Scan", [start, update, z], f"layer{index}.final", cells, num_scan_inputs=2, body=pooling())
     graph.node("Unsqueeze", [final, zero], f"c{index}_out")
     return graph.node("Mul", [o, cells])
+
+
+def add_gates(graph: Graph, part: str, name: str, seen: str, stored: Quantized, signal: str) -> str:
+    """Add the product of a quasi-recurrent layer (T, N, window I) -> (T, N, 3H)."""
+    weight, bias = (
+        stored.weights[f"{name}.weight"],
+        graph.weight(f"{part}.B", stored.weights[f"{name}.bias"].astype("f4")),
+    )
+    if stored.schemes[part].multiplies_integers:
+        return multiply(graph, seen, product(graph, f"{part}.W", weight, bias, stored.input_of(part, signal)))
+    if isinstance(weight, Integers):
+        matrix = graph.node("Transpose", [graph.floats(f"{part}.W", weight)])
+    else:
+        matrix = graph.floats(f"{part}.W", weight.T)
+    return graph.node("Add", [graph.node("MatMul", [seen, matrix]), bias])
 
 
 def pooling() -> onnx.GraphProto:
@@ -190,12 +261,18 @@ def pooling() -> onnx.GraphProto:
     return helper.make_graph(nodes, "pooling", [c, update, z], [new, cell])
 
 
-def by_gates(array: np.ndarray, gates: list[int]) -> np.ndarray:
+def one_direction(graph: Graph, name: str, weight: Integers | np.ndarray) -> str:
+    """A recurrent layer's matrix (G*H, C) as float32 (1, G*H, C), as ONNX has it for one direction."""
+    if isinstance(weight, Integers):
+        return graph.node("Unsqueeze", [graph.floats(name, weight), graph.weight("first", np.array([0]))])
+    return graph.floats(name, weight[None])
+
+
+def by_gates(array: Integers | np.ndarray, gates: list[int]) -> Integers | np.ndarray:
     """The rows of a matrix or vector (G*H, ...) with its G blocks in another order."""
+    if isinstance(array, Integers):
+        per_row = array.scale.ndim > 0
+        scale, zero = (by_gates(part, gates) if per_row else part for part in (array.scale, array.zero))
+        return Integers(by_gates(array.values, gates), scale, zero)
     blocks = np.split(array, len(gates))
     return np.concatenate([blocks[gate] for gate in gates])
-
-
-def values(parameter: mx.gluon.Parameter) -> np.ndarray:
-    """A parameter's values."""
-    return parameter.data(parameter.list_ctx()[0]).asnumpy()

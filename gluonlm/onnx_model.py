@@ -11,6 +11,7 @@ It is a predictor, see :mod:`gluonlm.generation`: what writes and scores with a 
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,6 +19,9 @@ import gluonlm
 from gluonlm.config import Config
 from gluonlm.dictionary import Dictionary
 from gluonlm.errors import UserError
+
+if TYPE_CHECKING:
+    from gluonlm.checkpoint import Trained
 
 FORMAT = "gluonlm onnx 1"
 
@@ -40,9 +44,10 @@ class OnnxModel:
             )
         self.dictionary, self.level = Dictionary.from_json(metadata["dictionary"]), metadata["level"]
         self.config = Config.from_json(metadata["config"])
-        _, *states = self.session.get_inputs()
-        self.states = {state.name: state.shape[-1] for state in states}  # name: H
-        self.outputs = ["logits", *(f"{name}_out" for name in self.states)]
+        words = ("ids", "targets")
+        self.states = {one.name: one.shape[-1] for one in self.session.get_inputs() if one.name not in words}  # name: H
+        self.scores = any(one.name == "losses" for one in self.session.get_outputs())  # instead of giving logits
+        self.outputs = [f"{name}_out" for name in self.states]
 
     def begin_state(self, batch_size: int) -> list[np.ndarray]:
         """A state of zeros, arrays (1, N, H)."""
@@ -51,8 +56,29 @@ class OnnxModel:
     def predict(self, ids: np.ndarray, state: Sequence[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
         """Token ids (T, N) and a state -> logits (T, N, V) float32 and the new state."""
         feed = dict(zip(self.states, state, strict=True))
-        logits, *state = self.session.run(self.outputs, {"ids": np.asarray(ids, np.int64), **feed})
+        logits, *state = self.session.run(["logits", *self.outputs], {"ids": np.asarray(ids, np.int64), **feed})
         return logits, state
+
+    def losses(
+        self, ids: np.ndarray, targets: np.ndarray, state: Sequence[np.ndarray]
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Token ids and targets (T, N) and a state -> negative log-likelihoods (T, N) in nats and the new state."""
+        if not self.scores:
+            logits, state = self.predict(ids, state)
+            return cross_entropy(logits, targets), state
+        feed = dict(zip(self.states, state, strict=True), targets=np.asarray(targets, np.int64))
+        losses, *state = self.session.run(["losses", *self.outputs], {"ids": np.asarray(ids, np.int64), **feed})
+        return losses, state
+
+
+def describe(trained: "Trained") -> dict[str, str]:
+    """What the user of an exported model must know besides its weights."""
+    return {
+        "format": FORMAT,
+        "config": trained.config.to_json(),
+        "dictionary": trained.dictionary.to_json(),
+        "level": trained.level,
+    }
 
 
 def cross_entropy(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -85,6 +111,7 @@ def open_session(source: str | Path | bytes, threads: int):
         raise UserError(f"there is no file {source}: give an ONNX file that `python -m gluonlm.export` wrote")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
+    options.add_session_config_entry("session.disable_quant_qdq", "1")  # weights become float32 once, not at each call
     try:
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own kinds of error share no other base

@@ -46,8 +46,8 @@ class Predictor:
     def __init__(self, model: RNNModel, ctx: mx.Context | None = None):
         self.model, self.body = model, _Planned(model.body)
         self.ctx = ctx or model.decoder.weight.list_ctx()[0]
-        self.weight = model.decoder.weight.data(self.ctx).asnumpy()  # (V, C)
-        self.bias = model.decoder.bias.data(self.ctx).asnumpy()  # (V,)
+        self.weight = to_floats(model.decoder.weight.data(self.ctx))  # (V, C)
+        self.bias = to_floats(model.decoder.bias.data(self.ctx))  # (V,)
         self.splits = getattr(model.decoder, "splits", ())
         if self.splits:
             clusters = model.decoder.cluster_weight.data(self.ctx), model.decoder.cluster_bias.data(self.ctx)
@@ -66,7 +66,7 @@ class Predictor:
         """Token ids (T, N) and a state -> logits (T, N, V) float32 and the new state."""
         inputs = mx.nd.from_numpy(np.array(ids, np.float32)).as_in_context(self.ctx)  # shares the copy's memory
         features, state = self.body(inputs, state)
-        logits = self.decode(features.asnumpy())
+        logits = self.decode(to_floats(features))
         logits += self.bias
         return (log_probabilities(logits, self.splits) if self.splits else logits), state
 
@@ -81,3 +81,8 @@ class Predictor:
         else:
             logits = rows @ self.weight.T
         return logits.reshape(*features.shape[:2], -1)
+
+
+def to_floats(array: mx.nd.NDArray) -> np.ndarray:
+    """An array as float32, which NumPy multiplies fast."""
+    return array.asnumpy().astype(np.float32, copy=False)

@@ -14,6 +14,7 @@ SMALLEST = 1.2e-38  # smallest normal float32: a probability that underflows cos
 def losses_of(features: nd.NDArray, weight: nd.NDArray, bias: nd.NDArray, targets: nd.NDArray) -> tuple:
     """With p = softmax(x W' + b): loss_i = -log p[i, target_i] (B,), and what :func:`gradients_of` needs."""
     scores = nd.FullyConnected(features, weight, bias, num_hidden=weight.shape[0])  # (B, V)
+    scores = scores.astype("float32", copy=False)  # of a float16 model, whose probabilities would underflow
     nd.softmax(scores, out=scores)
     chosen = nd.pick(scores, targets)  # (B,)
     return -nd.log(nd.maximum(chosen, SMALLEST)), (features, weight, scores, chosen, targets)

@@ -7,7 +7,8 @@
     {'weight': [10]}
 
 A float32 array of n numbers is stored as one bit per number and the numbers that are not zero, n/8 + 4 kept bytes for
-4 n, if that is less. At a sparsity of 80 % that is 23 % of the bytes, at 90 % 13 %, at 95 % 8 %.
+4 n, if that is less. At a sparsity of 80 % that is 23 % of the bytes, at 90 % 13 %, at 95 % 8 %. Of 8-bit integers with
+these sparsities it is 32, 22 and 17 %.
 """
 
 import math
@@ -15,6 +16,7 @@ import math
 import numpy as np
 
 BITS = ".bits"
+TYPES = (np.float32, np.float16, np.int8)
 
 
 def pack(arrays: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, list[int]]]:
@@ -22,10 +24,12 @@ def pack(arrays: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str
     packed, shapes = {}, {}
     for name, array in arrays.items():
         packed[name] = array
-        if array.dtype != np.float32:
+        if array.dtype not in TYPES:
             continue
         flat = np.ascontiguousarray(array).reshape(-1)
-        present = flat.view(np.uint32) != 0  # a zero with a minus sign is kept: what is read is what was written
+        present = (
+            flat.view(f"u{flat.itemsize}") != 0
+        )  # a zero with a minus sign is kept: what is read is what was written
         values = flat[present]
         bits = np.packbits(present)
         if values.nbytes + bits.nbytes < flat.nbytes:
@@ -47,7 +51,7 @@ def unpack(packed: dict[str, np.ndarray], shapes: dict[str, list[int]]) -> dict[
         present = np.unpackbits(arrays.pop(name + BITS), count=size).astype(bool)
         if np.count_nonzero(present) != len(values):
             raise ValueError(f"the parts of {name} do not fit each other")
-        flat = np.zeros(size, np.float32)
+        flat = np.zeros(size, values.dtype)
         flat[present] = values
         arrays[name] = flat.reshape(shape)
     return arrays

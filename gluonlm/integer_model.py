@@ -1,0 +1,59 @@
+"""What computes a quantized checkpoint with integers: ONNX Runtime on a graph made from the checkpoint's own integers.
+
+    >>> trained = load_model("runs/ptb/int8.safetensors")
+    >>> model = integer_model(trained)                       # a predictor, see gluonlm.generation
+
+``trained.model`` has the float32 values that the integers stand for: it computes with MXNet, on any device and with any
+part of this package, what rounding the weights does, but not what rounding the activations does, and no faster.
+"""
+
+import sys
+from typing import TYPE_CHECKING
+
+from gluonlm.errors import UserError
+from gluonlm.onnx_model import OnnxModel, describe, require
+
+if TYPE_CHECKING:
+    import mxnet as mx
+
+    from gluonlm.checkpoint import Trained
+
+
+def integer_model(trained: "Trained", ctx: "mx.Context | None" = None, losses: bool = False) -> OnnxModel | None:
+    """The model that multiplies integers; None where float32 arithmetic is what the checkpoint wants, or all there is.
+
+    That there is no integer arithmetic for a checkpoint of integers is said on stderr.
+
+    :param ctx: the device that was asked for. :param losses: make a model for scoring, see :meth:`OnnxModel.losses`.
+    :raises UserError: when onnx or onnxruntime is not installed.
+    """
+    if not has_integers(trained):
+        return None
+    if ctx is not None and ctx.device_type == "gpu":
+        return simulated("on a GPU")
+    require("onnx", "onnxruntime")
+    from gluonlm.onnx_graph import build, refuse_unknown  # here, because only this needs the package onnx
+
+    try:
+        refuse_unknown(trained.model)
+    except UserError:
+        return simulated("for a part of this model")
+    if trained.config.model not in ("LSTM", "QRNN"):
+        print(
+            f"no integer arithmetic for {trained.config.model} layers: their weights are INT8, computed in float32",
+            file=sys.stderr,
+        )
+    return OnnxModel(build(trained.model, describe(trained), trained.quantized, losses).SerializeToString())
+
+
+def has_integers(trained: "Trained") -> bool:
+    """Whether a checkpoint asks for products of integers in any part."""
+    stored = trained.quantized
+    return stored is not None and any(scheme.multiplies_integers for scheme in stored.schemes.values())
+
+
+def simulated(where: str) -> None:
+    """Say that there the weights are rounded as the integers have it and the arithmetic is float32."""
+    print(
+        f"no integer arithmetic {where}: the weights are those of the INT8 file, computed in float32", file=sys.stderr
+    )

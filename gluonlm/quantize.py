@@ -1,0 +1,147 @@
+"""Quantize a trained model: fewer bytes, and integers where they are faster. Nothing is trained again.
+
+    python -m gluonlm.quantize runs/ptb                                # runs/ptb/int8.safetensors
+    python -m gluonlm.quantize runs/ptb --fp16                         # half the bytes, float32 arithmetic on a CPU
+    python -m gluonlm.quantize runs/ptb --int8 asymmetric,row,averaged # ranges measured on the training text
+    python -m gluonlm.quantize runs/ptb --part decoder=fp16 --part layer0=int8,tensor,kl --out mixed.safetensors
+    python -m gluonlm.quantize runs/ptb --table                        # the usual ones side by side
+
+What it writes is a model like any other: for evaluate, generate and export. A scheme is words in any order, the first
+of each line if none is said (:class:`gluonlm.quantized.Scheme`):
+
+    int8 | fp16 | fp32                                     numbers
+    symmetric | asymmetric                                 of weights and activations
+    row | tensor                                           one scale for each output row of a matrix, or for all
+    dynamic | extremes | averaged | kl | float             how the ranges of activations are known
+
+Ranges are measured on the text that the model was trained on, and never on another (:mod:`gluonlm.calibrate`); they are
+written beside the run and can be used again with ``--statistics``.
+"""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+from gluonlm.calibrate import TOKENS, Statistics, calibrate, read_statistics
+from gluonlm.checkpoint import Trained, load_model, save_model
+from gluonlm.cli import dashes, run
+from gluonlm.errors import UserError
+from gluonlm.files import writing
+from gluonlm.quantized import Quantized, Scheme, parse_scheme, parts_of, quantize_model
+
+STATISTICS = "statistics.json"
+
+
+@dataclass(frozen=True)
+class Written:
+    """A quantized checkpoint, and how many bytes it and the one in float32 have."""
+
+    path: Path
+    quantized: Quantized
+    bytes: int
+    float_bytes: int
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The command line's settings."""
+    parser = argparse.ArgumentParser(
+        prog="python -m gluonlm.quantize", description="Store a trained model in fewer bytes.", allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("checkpoint", help="folder of a run, or model file")
+    add(
+        "--int8",
+        nargs="?",
+        const="int8",
+        metavar="SCHEME",
+        help="8-bit integers (default), with these words of a scheme",
+    )
+    add("--fp16", action="store_true", help="16-bit floating point instead")
+    add("--part", action="append", default=[], metavar="NAME=SCHEME", help="another scheme for one part of the model")
+    add("--statistics", type=Path, metavar="FILE", help="use the ranges that were measured before")
+    add("--calibration-tokens", type=int, default=TOKENS, help=f"training text to measure (default: {TOKENS})")
+    add("--out", type=Path, help="file to write (default: int8.safetensors, fp16.safetensors or quantized.json)")
+    add(
+        "--table", action="store_true", help="compare the usual schemes: bytes, perplexity, speed; writes no checkpoint"
+    )
+    add("--tokens", type=int, help="with --table: tokens of the validation and test text to evaluate (default: all)")
+    return parser.parse_args(dashes(argv))
+
+
+def main(argv: list[str]) -> "Written | list":
+    """Quantize, or compare, as the command line says."""
+    options = parse(argv)
+    if options.int8 and options.fp16:
+        raise UserError("--int8 and --fp16 are two schemes for the whole model: leave out one, or use --part")
+    trained = load_model(options.checkpoint)
+    if trained.quantized:
+        raise UserError(f"{trained.path} is quantized already: give the model that training wrote")
+    if options.table:
+        from gluonlm.quantize_table import TABLE, compare  # here, because it needs onnxruntime and the data
+
+        out, command = options.out or trained.path.with_name(TABLE), ["python", "-m", "gluonlm.quantize", *argv]
+        return compare(trained, statistics_for(trained, options), command, out, options.tokens)
+    base = Scheme("fp16") if options.fp16 else parse_scheme(options.int8 or "int8")
+    schemes = choose_schemes(trained, base, options.part)
+    statistics = None
+    if any(scheme.clip for scheme in schemes.values()):
+        statistics = statistics_for(trained, options).ranges
+    path = options.out or trained.path.with_name(f"{base.kind}.safetensors")
+    written = write(trained, quantize_model(trained.model, schemes, statistics), path)
+    print(report(written))
+    return written
+
+
+def choose_schemes(trained: Trained, base: Scheme, given: list[str]) -> dict[str, Scheme]:
+    """The scheme of each part: ``base``, or what ``NAME=SCHEME`` says of it.
+
+    :raises UserError: when the model has no such part.
+    """
+    schemes = dict.fromkeys(parts_of(trained.model), base)
+    for text in given:
+        name, equals, words = text.partition("=")
+        if name not in schemes or not equals:
+            raise UserError(f"--part {text}: write NAME=SCHEME; the model's parts are {', '.join(schemes)}")
+        schemes[name] = parse_scheme(words, base if base.kind == "int8" else Scheme())
+    return schemes
+
+
+def statistics_for(trained: Trained, options: argparse.Namespace) -> Statistics:
+    """The statistics in the file that was named, or measured now and written beside the model."""
+    if options.statistics:
+        return read_statistics(options.statistics, trained.model)
+    if options.calibration_tokens < 1:
+        raise UserError(f"--calibration-tokens {options.calibration_tokens}: must be at least 1")
+    statistics = calibrate(trained, options.calibration_tokens)
+    path = trained.path.with_name(STATISTICS)
+    statistics.save(path)
+    print(f"{path}: ranges of activations on {statistics.tokens} tokens of the training text ({statistics.source})")
+    return statistics
+
+
+def write(trained: Trained, quantized: Quantized, path: Path) -> Written:
+    """Write a quantized checkpoint, making its folder.
+
+    :raises UserError: when it cannot be written, or would replace the model it is made from.
+    """
+    if path.resolve() == trained.path.resolve():
+        raise UserError(f"--out {path} is the model itself: choose another name")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    save_model(
+        path, trained.model, trained.dictionary, trained.config, trained.level, trained.pruned, quantized=quantized
+    )
+    return Written(path, quantized, path.stat().st_size, trained.path.stat().st_size)
+
+
+def report(written: Written) -> str:
+    """What was written, part by part."""
+    lines = [f"{part:>10}  {scheme}" for part, scheme in written.quantized.schemes.items()]
+    share = written.bytes / written.float_bytes
+    return "\n".join(
+        [*lines, f"{written.path}: {written.bytes / 1e6:.3g} MB, {share:.1%} of the model it is made from"]
+    )
+
+
+if __name__ == "__main__":
+    run(main)
