@@ -21,7 +21,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from IPython.core.pylabtools import print_figure
 from IPython.display import Markdown, display
+from matplotlib import cm
 from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -156,3 +158,34 @@ def draw_cells(axes: Axes, words: Sequence[Sequence[str]], colours: Sequence[Seq
             axes.text(column + 0.5, row + 0.5, word, ha="center", va="center", color="white", fontsize=10)
     axes.set(xlim=(-0.1, max(map(len, words)) + 0.1), ylim=(len(words) + 0.1, -0.1), aspect="equal", title=title)
     axes.axis("off")
+
+
+def heat_strip(
+    words: Sequence[str],
+    values: Sequence[float],
+    title: str,
+    description: str,
+    label: str = "nats",
+    highest: float = 9.0,
+    width: int = 78,
+) -> None:
+    """Show words in lines of ``width`` characters, each on a ground that is the darker the higher its value.
+
+    :param description: what :func:`show_figure` wants; a new line begins after each ``<eos>``.
+    :param label: what the values are; :param highest: the value of the darkest ground, pale yellow is 0.
+    """
+    scale, placed, x, y = Normalize(0, highest), [], 0, 0
+    for word, value in zip(words, values, strict=True):
+        if x and x + len(word) > width:
+            x, y = 0, y + 1
+        placed.append((x, y, word, value))
+        x = x + len(word) + 1 if word != "<eos>" else width
+    figure, axes = plt.subplots(figsize=(9, 0.62 + 0.3 * (y + 1)))
+    for x, y, word, value in placed:
+        ink = "white" if scale(value) > 0.65 else "black"
+        axes.barh(y, len(word) + 0.9, left=x - 0.45, height=0.86, color=cm.YlOrRd(scale(value)))
+        axes.text(x + len(word) / 2, y, word, ha="center", va="center", family="monospace", fontsize=9.5, color=ink)
+    axes.set(xlim=(-1, width + 1), ylim=(y + 0.6, -0.6), title=title)
+    axes.axis("off")
+    figure.colorbar(cm.ScalarMappable(scale, "YlOrRd"), ax=axes, label=label, aspect=4 * (y + 1), pad=0.01)
+    show_figure(figure, description)

@@ -36,6 +36,7 @@ from gluonlm.resume import Progress, State, StopRequest, save_training
 from gluonlm.runs import Run
 from gluonlm.softmax import SampledSoftmax, decoder_loss
 
+PLOT_SECONDS = 10  # at most so often is the curve drawn, which takes as long as a short epoch
 EVAL_STEPS = 70  # the length of a segment changes nothing in evaluation but speed and memory
 
 
@@ -143,7 +144,7 @@ class Training:
             self.loss_of = SampledSoftmax(
                 np.bincount(corpus.train, minlength=len(corpus.dictionary)), config.softmax_samples
             )
-        self.progress = Progress()
+        self.progress, self.plotted_at = Progress(), time.monotonic()
         self.states = self._zero_states()
         self.display = Display(config.epochs, log_interval, self._log, corpus.level)
 
@@ -179,6 +180,7 @@ class Training:
                     break
                 self._end_epoch()
         self.display.close()
+        self.run.plot()
         return not stopped
 
     def _train_epoch(self, stop: StopRequest) -> None:
@@ -240,7 +242,9 @@ class Training:
             record["sparsity"] = self.pruner.sparsity
         self._log({"kind": "epoch", **record})
         self.display.end_epoch(record, len(self.corpus.dictionary))
-        self.run.plot()
+        if started - self.plotted_at > PLOT_SECONDS:
+            self.run.plot()
+            self.plotted_at = started
         progress.epoch, progress.batch, progress.loss_sum, progress.tokens = progress.epoch + 1, 0, 0.0, 0
         self.states = self._zero_states()
         save_training(self)

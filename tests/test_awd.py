@@ -211,6 +211,22 @@ def test_a_trigger_that_never_fires_changes_nothing(text, tmp_path):
         assert not any(array.startswith("average.") for array in arrays)
 
 
+def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_best_model(text, tmp_path, monkeypatch):
+    """Also while weights are averaged: a mean with a NaN in it would never be a number again."""
+    stall_after(monkeypatch, 1)
+    recorder = Recorder(monkeypatch)
+    real = recorder.step
+
+    def spoiled(model, updater, *rest):
+        result = real(model, updater, *rest)
+        return (math.nan, result[1]) if len(recorder.iterates) > 60 else result
+
+    monkeypatch.setattr("gluonlm.training.train_step", spoiled)
+    with pytest.raises(UserError, match=r"diverged in epoch \d+, step 61 .*the best model so far is in"):
+        run(text, tmp_path / "run", "--epochs 9")
+    assert math.isfinite(evaluate_command.main([str(tmp_path / "run")]).loss)
+
+
 def test_finetuning_starts_from_the_best_averages_at_once_and_stops_early(text, tmp_path, monkeypatch):
     run(text, tmp_path / "first", "--epochs 3")
     first = load_model(tmp_path / "first")

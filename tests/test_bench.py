@@ -148,3 +148,14 @@ def test_the_qrnn_against_the_lstm_and_each_way_to_pool(tmp_path):
     assert set(layer["faster_than_lstm"]) == {"window 1", "window 2"}
     assert result["training_step"]["ms"].keys() == {"awd", "qrnn"}
     assert result["command"].startswith("python benchmarks/qrnn.py --quick")
+
+
+def test_what_weight_drop_costs(tmp_path):
+    out, script = tmp_path / "weight_drop.json", BENCH.with_name("weight_drop.py")
+    command = [sys.executable, str(script), "--sizes", "24", "--rounds", "2", "--out", str(out)]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    (one,) = json.loads(out.read_text())["runs"]
+    for name in ("ours", "gluonnlp"):
+        assert 0 < one[name]["times_slower"]["low"] <= one[name]["times_slower"]["high"]
+    assert all(value for check, value in one["ours"].items() if check != "times_slower")

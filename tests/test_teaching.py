@@ -125,3 +125,20 @@ def test_importing_mxnet_after_it_warns_of_nothing():
         [sys.executable, "-W", "default", "-c", code], capture_output=True, text=True, env=os.environ, check=True
     )
     assert "mxnet" not in result.stderr
+
+
+def test_a_heat_strip_breaks_lines_and_darkens_with_the_value(monkeypatch):
+    shown = []
+    monkeypatch.setattr(teaching, "show_figure", lambda figure, description: shown.append((figure, description)))
+    words, values = ["she", "was", "late", "<eos>", "a", "dreadfully", "long", "day"], [0, 1, 9, 2, 3, 4, 5, 20]
+    teaching.heat_strip(words, values, "surprise", "words on coloured grounds", label="bits", width=14)
+    ((figure, description),) = shown
+    axes, scale = figure.axes
+    assert [text.get_text() for text in axes.texts] == words
+    assert [text.get_position()[1] for text in axes.texts] == [0, 0, 0, 1, 2, 2, 3, 3]  # full, or after <eos>
+    grounds = [sum(patch.get_facecolor()[:3]) for patch in axes.patches]
+    assert grounds[0] > grounds[1] > grounds[4] > grounds[2] == grounds[7]  # 9 is the darkest
+    assert axes.get_title() == "surprise"
+    assert scale.get_ylabel() == "bits"
+    assert description == "words on coloured grounds"
+    plt.close(figure)
