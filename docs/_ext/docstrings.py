@@ -43,6 +43,8 @@ def process(app: Sphinx, what: str, name: str, item: object, options: dict, line
     """Rewrite a docstring in place, paragraph by paragraph."""
     paragraphs = [text.split("\n") for text in re.split(r"\n(?: *\n)+", "\n".join(lines).strip("\n"))]
     lines[:] = [line for paragraph in paragraphs for line in [*rewritten(paragraph), ""]]
+    if what == "class" and (bases := [base.__qualname__ for base in item.__bases__ if base is not object]):
+        lines[:0] = [f"A kind of ``{'``, ``'.join(bases)}``.", ""]
     if what == "class" and dataclasses.is_dataclass(item):  # Config declares what a setting means at the setting
         lines += [f":param {one.name}: {one.metadata['help']}" for one in dataclasses.fields(item) if one.metadata]
 

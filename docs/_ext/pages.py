@@ -26,7 +26,6 @@ API = """{title}
 
 .. automodule:: {name}
    :members:
-   :show-inheritance:
 """
 
 
