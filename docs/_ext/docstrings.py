@@ -46,7 +46,9 @@ def process(app: Sphinx, what: str, name: str, item: object, options: dict, line
     if what == "class" and (bases := [base.__qualname__ for base in item.__bases__ if base is not object]):
         lines[:0] = [f"A kind of ``{'``, ``'.join(bases)}``.", ""]
     if what == "class" and dataclasses.is_dataclass(item):  # Config declares what a setting means at the setting
-        lines += [f":param {one.name}: {one.metadata['help']}" for one in dataclasses.fields(item) if one.metadata]
+        lines += [
+            f":param {one.name}: {prose(one.metadata['help'])}" for one in dataclasses.fields(item) if one.metadata
+        ]
 
 
 def setup(app: Sphinx) -> dict:
