@@ -123,7 +123,7 @@ def write_integers(
     if not abs(theirs - ours) <= INTEGER_TOLERANCE:
         raise UserError(
             f"with integers the loss on {source} is {theirs:.2f} instead of {ours:.2f}, so {path} was not written: "
-            "quantize with other settings, for example --activations dynamic"
+            "quantize with other settings, for example --int8 dynamic"
         )
     write(path, content)
     report = (

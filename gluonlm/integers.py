@@ -51,7 +51,8 @@ class Integers:
 def scale_and_zero(low, high, symmetric: bool, kind: type) -> tuple[np.ndarray, np.ndarray]:
     """The scale, float32, and the zero point that represent the numbers from ``low`` to ``high``, and 0 in any case.
 
-    :param low, high: a number each, or arrays of one shape.
+    :param low: a number, or an array.
+    :param high: likewise, of the same shape.
     :param kind: ``WEIGHTS`` or ``ACTIVATIONS``.
     """
     low = np.minimum(np.asarray(low, np.float32), 0)

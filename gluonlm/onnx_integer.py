@@ -95,7 +95,8 @@ def add_lstm(
 ) -> str:
     """Add an LSTM layer; returns the name of its outputs (T, N, H).
 
-    :param i2h, h2h: weights (4*H, C) with the gates in ONNX's order: input, output, forget, cell.
+    :param i2h: weights (4*H, C) with the gates in ONNX's order: input, output, forget, cell.
+    :param h2h: weights (4*H, H), likewise.
     :param bias: (8*H,), of input-to-hidden, then of hidden-to-hidden. :param signal: what the inputs are.
     """
     name = f"layer{index}"
