@@ -110,7 +110,10 @@ def add_lstm(
 
 
 def add_dynamic_lstm(graph: "Graph", index: int, inputs: str, i2h: Integers, h2h: Integers, bias: np.ndarray) -> str:
-    """Add an LSTM layer that measures the range of its inputs at each call and of its state at each step."""
+    """Add an LSTM layer that measures the range of its inputs at each call and of its state at each step.
+
+    ONNX Runtime divides the columns over threads and measures for each: results depend a little on their number.
+    """
     operands = {"W": i2h, "R": h2h}
     weights = [graph.weight(f"layer{index}.{k}", part.values.T[None]) for k, part in operands.items()]  # (1, C, 4*H)
     grids = [

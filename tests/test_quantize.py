@@ -240,15 +240,17 @@ def reference(stored: Quantized, ids: np.ndarray, layers: int) -> np.ndarray:
 def test_integers_are_multiplied_exactly(tmp_path, scheme, tied):
     quantized = written(untrained(tmp_path / "x", tied=tied), scheme, tmp_path / "q.safetensors")
     model = integer_model.integer_model(quantized)
-    ids = np.random.default_rng(1).integers(V, size=(6, 3))
-    logits, state = model.predict(ids, model.begin_state(3))
+    # ONNX Runtime divides columns over threads, and finds a dynamic range for the columns of each thread
+    columns = 1 if scheme.activations == "dynamic" else 3
+    ids = np.random.default_rng(1).integers(V, size=(6, columns))
+    logits, state = model.predict(ids, model.begin_state(columns))
     expected = reference(quantized.quantized, ids, 2)
     difference = np.abs(logits - expected)
     # a gate that differs in its last bit may be rounded to the next integer, which then is one step off
     assert np.quantile(difference, 0.9) < 1e-5
     assert difference.max() < 0.02
-    assert [array.shape for array in state] == [(1, 3, 12)] * 4
-    float_logits, _ = quantized.model(mx.nd.array(ids), quantized.model.begin_state(3))
+    assert [array.shape for array in state] == [(1, columns, 12)] * 4
+    float_logits, _ = quantized.model(mx.nd.array(ids), quantized.model.begin_state(columns))
     assert np.abs(float_logits.asnumpy() - logits).max() > 1e-4  # which are not rounded
 
 
