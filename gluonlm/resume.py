@@ -98,8 +98,8 @@ def load_training(training: "Training") -> None:
     if len(group["hidden"]) != worker.size * sum(len(state) for state in training.states):
         then = len(group["hidden"]) // len(training.states[0])
         raise UserError(
-            f"{run.folder} was trained on {then} device{'s' * (then > 1)} (those of all workers together) and these are "
-            f"{worker.size * devices}: resume it on as many"
+            f"{run.folder} was trained on {then} device{'s' * (then > 1)} (those of all workers together) and these "
+            f"are {worker.size * devices}: resume it on as many"
         )
     for name, array in group["hidden"].items():
         device, index = map(int, name.split("."))
