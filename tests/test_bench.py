@@ -159,3 +159,8 @@ def test_what_weight_drop_costs(tmp_path):
     for name in ("ours", "gluonnlp"):
         assert 0 < one[name]["times_slower"]["low"] <= one[name]["times_slower"]["high"]
     assert all(value for check, value in one["ours"].items() if check != "times_slower")
+
+
+def test_readme_shows_the_recorded_table():
+    ended = subprocess.run([sys.executable, str(BENCH), "--table"], capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() in (ROOT / "README.md").read_text()
