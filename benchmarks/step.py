@@ -179,7 +179,10 @@ def main(argv: list[str]) -> dict:
     """Measure all settings, print the table, and record."""
     options = parse(argv)
     if options.table:
-        result = json.loads((options.out or FOLDER / "step.json").read_text(encoding="utf-8"))
+        path = options.out or FOLDER / "step.json"
+        if not path.is_file():
+            raise UserError(f"{path} is not there: measure first, with the same command without --table")
+        result = json.loads(path.read_text(encoding="utf-8"))
         print(table(result["settings"]))
         return result
     if options.quick:

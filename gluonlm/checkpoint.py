@@ -148,4 +148,5 @@ def read_json(path: Path) -> dict:
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path} ({error}): give the folder of a run that training has made") from None
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot read {path} ({reason}): give the folder of a run that training has made") from None

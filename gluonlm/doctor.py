@@ -70,6 +70,16 @@ def check_mxnet(report: Report) -> bool:
     return True
 
 
+def check_compiler(report: Report) -> None:
+    """The C compiler, which makes the operator of a QRNN."""
+    from gluonlm.native import find_compiler
+
+    try:
+        report.findings["C compiler"] = find_compiler()
+    except UserError as error:
+        report.findings["C compiler"] = f"none: {error}"
+
+
 def check_speed_settings(report: Report, mxnet_works: bool) -> None:
     """Processor, BLAS kernels, threads, OpenMP, memory."""
     cores, prepared = runtime.usable_cores(), gluonlm.RUNTIME
@@ -201,6 +211,8 @@ def main(argv: list[str]) -> Report:
     report = Report()
     check_python(report)
     mxnet_works = check_mxnet(report)
+    if mxnet_works:
+        check_compiler(report)
     check_speed_settings(report, mxnet_works)
     check_gpus(report)
     check_data(report)

@@ -10,6 +10,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shlex
 import shutil
 from collections.abc import Sequence
@@ -65,7 +66,7 @@ def record(out: Path | None, command: Sequence[str], **figures: Any) -> dict[str
 
 
 def add(folder: Path, record: Path) -> None:
-    """Copy what a recorded result keeps of a finished run.
+    """Copy what a recorded result keeps of a finished run, in its command the run's folder as ``runs/NAME``.
 
     :raises UserError: when the run is not finished.
     """
@@ -75,6 +76,9 @@ def add(folder: Path, record: Path) -> None:
     record.mkdir(parents=True, exist_ok=True)
     for name in KEPT:
         shutil.copyfile(folder / name, record / name)
+    config = json.loads((record / "config.json").read_text())
+    config["command"] = re.sub(r"(--save|--resume) [^ ;]+", rf"\1 runs/{record.name}", config["command"])
+    write_atomically(record / "config.json", json.dumps(config, indent=1).encode())
 
 
 def recorded() -> dict[str, tuple[dict, dict]]:

@@ -30,10 +30,11 @@ class Run:
 
     :param folder: where they are.
     :param best: where the best model goes if not into the folder (``--save model.pt``).
+    :param command: what was typed so far, for config.json.
     """
 
-    def __init__(self, folder: Path, best: Path | None = None):
-        self.folder = folder
+    def __init__(self, folder: Path, best: Path | None = None, command: str = ""):
+        self.folder, self.command = folder, command
         self.best, self.last = best or folder / BEST, folder / LAST
         self.log_path, self.config_path = folder / "log.jsonl", folder / "config.json"
 
@@ -49,10 +50,18 @@ class Run:
         return run
 
     def begin(self, config: Config, command: str) -> None:
-        """Make the folder and write config.json; raises UserError when that cannot be done."""
+        """Make the folder and write config.json, again when a resumed run gets other settings.
+
+        :raises UserError: when that cannot be done.
+        """
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        settings = {"command": command, "best": os.path.relpath(self.best, self.folder), **json.loads(config.to_json())}
+        self.command = "; ".join(filter(None, (self.command, command)))
+        settings = {
+            "command": self.command,
+            "best": os.path.relpath(self.best, self.folder),
+            **json.loads(config.to_json()),
+        }
         write_atomically(self.config_path, json.dumps(settings, indent=1).encode())
 
     @classmethod
@@ -62,9 +71,9 @@ class Run:
         :raises UserError: when the folder holds none.
         """
         settings = read_json(folder / "config.json")
-        settings.pop("command", None)
+        command = settings.pop("command", "")
         best = folder / settings.pop("best", BEST)
-        return cls(folder, best), Config.from_json(json.dumps(settings))
+        return cls(folder, best, command), Config.from_json(json.dumps(settings))
 
     def log(self, record: dict) -> int:
         """Append a record to the log; returns the log's size in bytes."""

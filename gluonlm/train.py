@@ -151,7 +151,7 @@ def open_run(given: dict[str, Any], group: Alone) -> tuple[Run, Config]:
         raise UserError(f"--resume goes on with the run's own settings: leave out --{min(extra).replace('_', '-')}")
     run, config = (Onlooker(given["resume"]), None) if group.rank else Run.open(given["resume"])
     config = Config.from_json(group.exchange("run", config and config.to_json())[0])
-    return run, replace(config, epochs=given.get("epochs", config.epochs))
+    return run, config
 
 
 def main(argv: list[str]) -> Result | None:
@@ -166,11 +166,12 @@ def main(argv: list[str]) -> Result | None:
     if given.get("kvstore") == "nccl" and not mx.runtime.Features().is_enabled("NCCL"):
         raise UserError("--kvstore nccl: the installed mxnet is built without NCCL; leave the option out")
     with join(given.get("kvstore", "device")) as group:
-        run, config = open_run(given, group)
+        run, begun = open_run(given, group)
+        config = replace(begun, epochs=given.get("epochs", begun.epochs))
         training = prepare(run, config, devices, given, group)
         if given.get("onnx_export"):
             check_exportable(training.model)  # told before hours of training, not after
-        if "resume" not in given:
+        if "resume" not in given or config != begun:
             run.begin(config, shlex.join(["python", "-m", "gluonlm.train", *argv]))
         announce(training)
         if config.finetune and not training.progress.step:

@@ -128,6 +128,15 @@ def test_a_race_that_cannot_be_run(tmp_path):
     assert "give --published" in ended.stderr
 
 
+def test_a_table_needs_a_record(tmp_path):
+    ended = subprocess.run(
+        [sys.executable, str(BENCH), "--table", "--out", str(tmp_path / "none.json")], capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("error: ")
+    assert "measure first" in ended.stderr
+
+
 def test_the_table_is_that_of_the_record(recorded, tmp_path):
     path = tmp_path / "step.json"
     path.write_text(json.dumps(recorded[0]))

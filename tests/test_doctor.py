@@ -36,7 +36,7 @@ def test_a_command_on_a_machine_like_this():
     assert ended.returncode == 0, ended.stdout + ended.stderr
     lines = dict(line.split("  ", 1) for line in ended.stdout.splitlines() if "  " in line)
     subjects = ("python", "numpy", "mxnet", "features", "processor", "threads", "OpenMP", "memory", "BLAS kernels")
-    for subject in (*subjects, "GPUs", "data sets", "speed"):
+    for subject in (*subjects, "C compiler", "GPUs", "data sets", "speed"):
         assert lines[subject].strip(), subject
     assert int(lines["speed"].split()[0]) > 0
     assert ended.stdout.endswith("all is well\n")
@@ -68,6 +68,13 @@ def test_blas_that_cannot_be_asked_is_unknown(no_speed, monkeypatch):
     report, _ = no_speed()
     assert report.findings["BLAS kernels"] == "unknown"
     assert not [problem for problem in report.problems if "BLAS" in problem]
+
+
+def test_without_a_c_compiler(no_speed, monkeypatch):
+    monkeypatch.setenv("CC", "no-such-compiler")
+    report, _ = no_speed()
+    assert "a QRNN needs a C compiler, and there is no no-such-compiler" in report.findings["C compiler"]
+    assert not report.problems  # all other models do without
 
 
 def test_mxnet_that_cannot_be_imported(no_speed, monkeypatch):

@@ -43,9 +43,13 @@ def test_only_a_finished_run_is_recorded(tmp_path):
 def test_a_finished_run_is_recorded(tmp_path):
     for name in results.KEPT:
         (tmp_path / name).write_text("{}")
+    typed = "python -m gluonlm.train --save /home/me/x --epochs 2; python -m gluonlm.train --resume x --epochs 9"
+    (tmp_path / "config.json").write_text(json.dumps({"command": typed}))
     (tmp_path / "last.safetensors").write_text("large")
     results.main(["add", str(tmp_path), str(tmp_path / "record" / "one")])
     assert {path.name for path in (tmp_path / "record" / "one").iterdir()} == set(results.KEPT)
+    command = json.loads((tmp_path / "record" / "one" / "config.json").read_text())["command"]
+    assert command == typed.replace("/home/me/x", "runs/one").replace("--resume x", "--resume runs/one")
 
 
 def test_the_machine_is_described():

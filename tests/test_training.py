@@ -108,6 +108,18 @@ def test_resumed_from_any_point_the_weights_are_the_same(text, tmp_path, monkeyp
     assert epochs[0] == epochs[1]
 
 
+def test_a_finished_run_goes_on_to_more_epochs(text, tmp_path):
+    run(text, tmp_path / "whole", "--epochs", "3")
+    run(text, tmp_path / "more", "--epochs", "2")
+    assert run(text, tmp_path / "more", "--epochs", "3", resume=True).finished
+    assert_same(tmp_path / "whole", tmp_path / "more")
+    whole, more = (json.loads((tmp_path / one / "config.json").read_text()) for one in ("whole", "more"))
+    first, second = more.pop("command").split("; ")  # a record of the run tells all that was typed
+    assert first.endswith("--epochs 2")
+    assert second == f"python -m gluonlm.train --resume {tmp_path / 'more'} --epochs 3"
+    assert more == {key: value for key, value in whole.items() if key != "command"}
+
+
 def test_kill_9_at_random_moments_loses_nothing_but_time(text, tmp_path):
     run(text, tmp_path / "whole", "--epochs", "4")
     command = [sys.executable, "-m", "gluonlm.train", "--checkpoint-seconds", "0"]
