@@ -4,6 +4,7 @@
 #: make lab     open the first notebook in JupyterLab
 #: make docs    build the site, docs/_build/html/index.html (its environment is .venv-docs)
 #: make env     only build the environment in .venv
+#: make horovod build Horovod into it, for training with --kvstore horovod (minutes; needs cmake and a C++ compiler)
 #:
 #: Any Python 3.8 or newer, a C compiler and make are enough: the first run fetches uv and the locked
 #: packages. MXNET=cu112 selects the CUDA 11.2 build of MXNet (and stays selected), MXNET=cpu the default.
@@ -21,7 +22,7 @@ ifdef PIP_CERT # where pip is told which certificates to trust, uv is to trust t
 export SSL_CERT_FILE ?= $(PIP_CERT)
 endif
 
-.PHONY: help env train test bench lab docs
+.PHONY: help env train test bench lab docs horovod
 .DELETE_ON_ERROR:
 
 help:
@@ -68,6 +69,14 @@ $(SYNCED): pyproject.toml uv.lock .python-version | $(filter .uv/bin/uv,$(UV))
 .venv-docs/.synced: pyproject.toml uv.lock .python-version | $(filter .uv/bin/uv,$(UV))
 	$(call sync,--group docs --group onnx --group cpu)
 	@touch $@
+
+# Not in uv.lock: there is only its source, and the build must find MXNet installed, or it leaves MXNet out.
+# HOROVOD_WITHOUT_MPI=0 builds it for mpirun, too.
+export HOROVOD_WITHOUT_MPI ?= 1
+horovod: env
+	$(UV) pip install --quiet --python $(PYTHON) setuptools==69.5.1 wheel==0.48.0
+	HOROVOD_WITH_MXNET=1 HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_TENSORFLOW=1 HOROVOD_WITHOUT_PYTORCH=1 \
+	  $(UV) pip install --python $(PYTHON) --no-build-isolation horovod==0.28.1 cloudpickle==3.1.2
 
 # The first python3 on PATH that has either venv with ensurepip (which Debian splits off) or pip installs uv.
 .uv/bin/uv:

@@ -6,6 +6,7 @@
 import hashlib
 import json
 import os
+import socket
 from pathlib import Path
 
 from gluonlm.config import Config
@@ -32,7 +33,9 @@ def check_equal(group: Alone, config: Config, corpus: Corpus, devices: int, kvst
         "vocabulary": hashlib.sha256(corpus.dictionary.to_json().encode()).hexdigest()[:12],
         "text": hashlib.sha256(b"".join(map(bytes, (corpus.train, corpus.valid)))).hexdigest()[:12],
     }
-    (first, first_host), *others = group.exchange("settings", [own, os.environ.get("GLUONLM_HOST", "")])
+    (first, first_host), *others = group.exchange(
+        "settings", [own, os.environ.get("GLUONLM_HOST", socket.gethostname())]
+    )
     for number, (values, host) in enumerate(others, 1):
         for name, value in values.items():
             if value != first.get(name):
@@ -45,7 +48,8 @@ def check_equal(group: Alone, config: Config, corpus: Corpus, devices: int, kvst
 def check_asynchronous(config: Config) -> None:
     """Raise a UserError for settings that workers which do not wait for each other cannot follow."""
     for setting in ("finetune", "restore_best", "nonmono", "compress", "prune"):
-        if getattr(config, setting) not in (None, False):
+        value = getattr(config, setting)
+        if value is not None and value is not False:  # 0 is a value
             name = setting.replace("_", "-")
             raise UserError(f"--{name} needs workers that take each step together: use --kvstore dist_sync")
     if config.optimizer != "sgd":

@@ -1,6 +1,7 @@
 """Training by several workers: which columns each reads, and what they tell each other.
 
     python -m gluonlm.launch -n 2 --local -- --data ptb --tied          # starts the workers, see gluonlm.launch
+    horovodrun -np 2 python -m gluonlm.train --kvstore horovod ...      # by Horovod, see gluonlm.ring
 
 Each worker is a process with its own columns of the global batch. ``dist_sync``: in each step the workers' gradients
 are averaged by ps-lite's servers and every worker makes the same update, so that the weights are those of one worker
@@ -27,7 +28,8 @@ from mxnet import nd
 from gluonlm.control import World
 from gluonlm.errors import UserError
 
-KVSTORES = ("local", "device", "nccl", "dist_sync", "dist_async")
+LOCAL = ("local", "device", "nccl")  # over the devices of one process
+KVSTORES = (*LOCAL, "dist_sync", "dist_async", "horovod")
 ASSEMBLY = 120.0  # seconds for workers and servers to find each other, once all are there
 
 
@@ -93,23 +95,29 @@ class Channel:
         self.file.flush()
 
     def exchange(self, what: str, value: Any) -> list:
-        """The values of all workers.
-
-        :raises UserError: when another worker is at another place.
-        """
+        """The values of all workers."""
         self._send(value=[what, value])
-        values = json.loads(self.file.readline())["values"]
-        for number, (other, _) in enumerate(values):
-            if other != what:
-                raise UserError(
-                    f"worker {number} tells its {other} when others tell their {what}: start all workers with the "
-                    "same command and the same gluonlm"
-                )
-        return [value for _, value in values]
+        return same_place(what, json.loads(self.file.readline())["values"])
+
+
+def same_place(what: str, messages: list[list]) -> list:
+    """The values in the messages [what, value] of all workers.
+
+    :raises UserError: when another worker is at another place.
+    """
+    for number, (other, _) in enumerate(messages):
+        if other != what:
+            raise UserError(
+                f"worker {number} tells its {other} when others tell their {what}: start all workers with the same "
+                "command and the same gluonlm"
+            )
+    return [value for _, value in messages]
 
 
 class Together(Alone):
     """Workers that take each step together: kvstore ``dist_sync``.
+
+    :param channel: for small values.
 
     The sum over three or more workers is rounded in the order in which their gradients arrive: the last bit of a
     weight may differ from run to run. With two it cannot.
@@ -117,7 +125,7 @@ class Together(Alone):
 
     kind = "dist_sync"
 
-    def __init__(self, channel: Channel, rank: int, size: int):
+    def __init__(self, rank: int, size: int, channel: Channel | None = None):
         self.rank, self.size, self.channel = rank, size, channel
         self.wishes = self.agreed = (False, False)
         self.known: set[str] = set()
@@ -279,15 +287,24 @@ def unpack(flat: nd.NDArray, arrays: Sequence[nd.NDArray]) -> None:
 def join(kvstore: str) -> Alone:
     """The group that this process belongs to.
 
-    :param kvstore: one of ``KVSTORES``; those that begin with ``dist_`` need processes that the launcher started.
-    :raises UserError: when it did not.
+    :param kvstore: one of ``KVSTORES``; those that begin with ``dist_`` are for processes that the launcher started.
+    :raises UserError: when it did not, or when it did for another one.
     """
-    if not kvstore.startswith("dist_"):
+    launched = "GLUONLM_WORKER" in os.environ
+    if launched and not kvstore.startswith("dist_"):  # each would be alone, and all would write the same run
+        raise UserError(
+            f"--kvstore {kvstore} is not for the workers of python -m gluonlm.launch: leave it out, or use dist_async"
+        )
+    if kvstore in LOCAL:
         return Alone()
-    if "GLUONLM_WORKER" not in os.environ:
+    if kvstore == "horovod":
+        from gluonlm.ring import join_ring
+
+        return join_ring()
+    if not launched:
         raise UserError(
             f"--kvstore {kvstore} needs several processes: start them with `python -m gluonlm.launch -n 2 --local -- "
             "...`, or let a job scheduler start that (see python -m gluonlm.launch --help)"
         )
     world, rank = World.of(os.environ), int(os.environ["GLUONLM_WORKER"])
-    return (Together if kvstore == "dist_sync" else Apart)(Channel(world, rank), rank, world.workers)
+    return (Together if kvstore == "dist_sync" else Apart)(rank, world.workers, Channel(world, rank))

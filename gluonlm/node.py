@@ -49,7 +49,7 @@ class Child:
     async def wait(self) -> int:
         """Pass its stderr on until it has ended; the exit code, negative for a signal."""
         async for line in self.process.stderr:
-            text = line.decode(errors="replace").rstrip("\n")
+            text = line.decode(errors="replace").rstrip("\r\n")  # ssh ends its lines with both
             self.tail.append(text)
             if self.show and not text.startswith("error: "):
                 print(text, file=sys.stderr, flush=True)
@@ -62,7 +62,8 @@ class Child:
                 return f"{name}: {line.removeprefix('error: ')}".removeprefix(": ")
         if not self.show:
             print("\n".join(self.tail), file=sys.stderr, flush=True)
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+        last = f" ({self.tail[-1]})" if self.tail else ""
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}{last}"
         return f"{name or 'worker 0'} {how}: all others were stopped; {RESUME}"
 
     def interrupt(self) -> None:

@@ -70,11 +70,16 @@ def set_threads() -> int:
                 "unset it, or set a number such as 2",
                 stacklevel=4,
             )
-        threads = usable_cores()
+        threads = max(1, usable_cores() // local_workers())
         os.environ["OMP_NUM_THREADS"] = str(threads)
     if not any(os.environ.get(name) for name in WAIT_VARIABLES):
         os.environ.update(WAITING)
     return threads
+
+
+def local_workers() -> int:
+    """How many workers horovodrun has started on this machine; 1 without it."""
+    return int(os.environ.get("HOROVOD_LOCAL_SIZE", "1"))
 
 
 def asked_threads() -> int | None:

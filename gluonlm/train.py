@@ -97,7 +97,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with the run in this folder (to --epochs)")
     parser.add_argument("--log-interval", type=int, help="batches between two log records (default: 200)")
     parser.add_argument("--checkpoint-seconds", type=float, help="work at risk in a crash (default: 60)")
-    stores = "how gradients are summed: over the devices here, or over workers that gluonlm.launch started"
+    stores = "how gradients are summed: over the devices here, or over workers of gluonlm.launch or horovodrun"
     parser.add_argument("--kvstore", choices=KVSTORES, help=f"{stores} (default: device)")
     parser.add_argument("--onnx-export", metavar="PATH", help="write the best model as an ONNX file in the end")
     parser.add_argument("--dry-run", action="store_true", help="one batch and one epoch, to see that all works")
@@ -207,7 +207,8 @@ def conclude(training: Training, finished: bool, onnx: str | None) -> Result:
     """Evaluate and export the best model; say how to go on if the run is not finished."""
     result, run = finish(training, finished), training.run
     if not finished:
-        print(f"stopped; go on with: python -m gluonlm.train --resume {shlex.quote(str(run.folder))}")
+        how = "with as many workers and" if training.group.size > 1 else "with: python -m gluonlm.train"
+        print(f"stopped; go on {how} --resume {shlex.quote(str(run.folder))}")
     if onnx and result.best_epoch:
         print(export_onnx(load_model(run.best), Path(onnx)).report)
     return result

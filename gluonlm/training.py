@@ -25,7 +25,7 @@ from gluonlm.corpus import (
     segments,
 )
 from gluonlm.display import Display
-from gluonlm.distributed import ALONE, Alone
+from gluonlm.distributed import ALONE, LOCAL, Alone
 from gluonlm.errors import UserError
 from gluonlm.model import RNNModel, detach
 from gluonlm.optim import Average, Schedule, Updater, stalled
@@ -134,7 +134,7 @@ class Training:
         self.model, self.corpus, self.config, self.run = model, corpus, config, run
         self.contexts, self.checkpoint_seconds, self.group = list(contexts), checkpoint_seconds, group
         self.source = training_columns(corpus, config, len(self.contexts), group)  # (L, N)
-        local = "device" if kvstore.startswith("dist_") else kvstore
+        local = kvstore if kvstore in LOCAL else "device"
         self.updater = Updater(model.trainables(), config.optimizer, config.wdecay, local, group)
         self.pruner = Pruner(model, self.updater, rules_of(config), config.epochs)
         self.average = Average(model.trainables()) if config.finetune else None

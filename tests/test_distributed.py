@@ -5,22 +5,18 @@ The tests with real workers are few, because each process imports mxnet; see tes
 
 import json
 import os
-import random
 import re
 import shutil
-import signal
 import subprocess
-import sys
-import time
 
 import mxnet as mx
 import numpy as np
 import pytest
-from test_launch import assert_gone, marked
+from workers import SMALL, assert_close, command, kill_worker_1, last, launched
 
 from gluonlm import train
 from gluonlm.agreement import check_asynchronous, check_equal
-from gluonlm.checkpoint import LAST, STATE_FORMAT, build_model, read_arrays
+from gluonlm.checkpoint import build_model
 from gluonlm.config import Config
 from gluonlm.corpus import load_corpus
 from gluonlm.distributed import Alone
@@ -29,52 +25,6 @@ from gluonlm.optim import Updater
 from gluonlm.resume import load_training, save_training
 from gluonlm.runs import Run
 from gluonlm.training import Training, training_columns
-
-WORDS = [f"w{number}" for number in range(30)]
-SMALL = ["--emsize", "8", "--nhid", "8", "--batch-size", "8", "--bptt", "5", "--dropout", "0"]
-SMALL += ["--lr", "2", "--wd", "0.001", "--epochs", "2", "--max-batches", "12", "--schedule", "constant"]
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory):
-    """A folder with a small text in which each word all but tells the next."""
-    words, folder = random.Random(5), tmp_path_factory.mktemp("text")
-    for split, lines in (("train", 100), ("valid", 15), ("test", 15)):
-        starts = [words.randrange(30) for _ in range(lines)]
-        sentences = (" ".join(WORDS[(start + 7 * step) % 30] for step in range(8)) for start in starts)
-        (folder / f"{split}.txt").write_text("\n".join(sentences) + "\n")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def alone(text, tmp_path_factory):
-    """The run of a single worker, and its result."""
-    folder = tmp_path_factory.mktemp("alone") / "run"
-    return folder, train.main(["--data", str(text), "--save", str(folder), *SMALL])
-
-
-def command(text, save, *launching, more=(), resume=False):
-    where = ["--resume", str(save)] if resume else ["--data", str(text), "--save", str(save), *SMALL]
-    return [sys.executable, "-m", "gluonlm.launch", *launching, "--", *where, *more]
-
-
-def launched(*arguments, **options):
-    return subprocess.run(command(*arguments, **options), capture_output=True, text=True, timeout=120)
-
-
-def last(folder):
-    arrays, metadata = read_arrays(folder / LAST, STATE_FORMAT)
-    return arrays, json.loads(metadata["progress"])
-
-
-def assert_close(folder, other, tolerance=1e-5):
-    """The same weights, validation losses and place in the text."""
-    (arrays, progress), (others, expected) = last(folder), last(other)
-    for name in arrays:
-        if not name.startswith("hidden"):
-            np.testing.assert_allclose(arrays[name], others[name], atol=tolerance, rtol=0, err_msg=name)
-    np.testing.assert_allclose(progress["valid_losses"], expected["valid_losses"], atol=tolerance)
-    assert (progress["epoch"], progress["step"]) == (expected["epoch"], expected["step"])
 
 
 def test_four_workers_of_a_quarter_make_the_weights_of_one(text, alone, tmp_path):
@@ -88,28 +38,13 @@ def test_four_workers_of_a_quarter_make_the_weights_of_one(text, alone, tmp_path
 
 
 def test_a_killed_worker_ends_all_and_the_run_resumes(text, alone, tmp_path):
-    more = ["--checkpoint-seconds", "0", "--epochs", "2000"]
-    started = subprocess.Popen(
-        command(text, tmp_path / "two", "-n", "2", "--local", more=more),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "GLUONLM_TEST": str(tmp_path)},
+    line = command(text, tmp_path / "two", "-n", "2", "--local", more=["--checkpoint-seconds", "0", "--epochs", "2000"])
+    code, said, processes = kill_worker_1(line, str(tmp_path))
+    assert code == 2
+    assert said.splitlines()[-1].startswith(
+        "error: worker 1 on 127.0.0.1 was killed by SIGKILL: all others were stopped; go on from the last checkpoint"
     )
-    while not started.stdout.readline().startswith("epoch   2"):
-        assert started.poll() is None
-    workers = [process for process, text in marked(str(tmp_path)).items() if "gluonlm.train\0" in text]
-    (victim,) = [process for process in workers if "GLUONLM_WORKER=1\0" in marked(str(tmp_path))[process]]
-    assert len(workers) == 2
-    assert len(marked(str(tmp_path))) == 1 + 1 + 3 * 2  # launcher, scheduler, three nodes with a process each
-    began = time.monotonic()
-    os.kill(victim, signal.SIGKILL)
-    _, errors = started.communicate(timeout=60)
-    assert time.monotonic() - began < 30
-    assert started.returncode == 2
-    sentence = "error: worker 1 on 127.0.0.1 was killed by SIGKILL: all others were stopped; go on from the last"
-    assert errors.splitlines()[-1].startswith(sentence)
-    assert_gone(str(tmp_path))
+    assert processes == 1 + 1 + 3 * 2  # launcher, scheduler, three nodes with a process each
     arrays, progress = last(tmp_path / "two")
     assert progress["step"] >= 12
     assert arrays["hidden.0.0"].shape == (1, 4, 8)  # of worker 0, and beside it:
@@ -123,12 +58,21 @@ def test_a_killed_worker_ends_all_and_the_run_resumes(text, alone, tmp_path):
     assert_close(tmp_path / "two", tmp_path / "one", 1e-4)
 
 
-def test_workers_that_do_not_wait_for_each_other_learn_too(text, tmp_path):
-    ended = launched(text, tmp_path / "run", "-n", "2", "--local", more=["--kvstore", "dist_async"])
+def test_workers_that_do_not_wait_for_each_other_learn_too_and_go_on_after_a_death(text, tmp_path):
+    store, run = ["--kvstore", "dist_async"], tmp_path / "run"
+    more = [*store, "--checkpoint-seconds", "0", "--epochs", "2000"]
+    code, said, _ = kill_worker_1(command(text, run, "-n", "2", "--local", more=more), str(tmp_path))
+    assert (code, "worker 1 on 127.0.0.1 was killed by SIGKILL" in said) == (2, True)
+    _, before = last(run)
+    more = [*store, "--epochs", str(before["epoch"] + 2)]
+    ended = launched(text, run, "-n", "2", "--local", more=more, resume=True)
     assert ended.returncode == 0, ended.stderr
-    _, progress = last(tmp_path / "run")
-    assert progress["step"] == 24
-    assert progress["valid_losses"][1] < progress["valid_losses"][0] < 3.5
+    _, progress = last(run)
+    assert progress["step"] == 12 * progress["epoch"] == 12 * (before["epoch"] + 2)
+    losses = progress["valid_losses"]
+    assert losses[: before["epoch"]] == before["valid_losses"]
+    assert losses[1] < losses[0] < 3.5
+    assert max(losses[before["epoch"] :]) < losses[0]  # what was learned before is still known
 
 
 NAMESPACES = ("gluonlm-a", "gluonlm-b")
@@ -268,7 +212,17 @@ def test_every_device_of_a_worker_gets_the_average():
 
 
 @pytest.mark.parametrize(
-    "setting", [{"optimizer": "adam"}, {"nonmono": 5}, {"restore_best": True}, {"finetune": "runs/x"}]
+    "setting",
+    [
+        {"optimizer": "adam"},
+        {"nonmono": 5},
+        {"nonmono": 0},
+        {"restore_best": True},
+        {"finetune": "runs/x"},
+        {"prune": 0.8},
+        {"prune": 0.0},
+        {"compress": "a schedule"},
+    ],
 )
 def test_what_cannot_be_asynchronous(setting):
     with pytest.raises(UserError, match=f"--{next(iter(setting)).replace('_', '-')}.*dist_sync"):
@@ -276,7 +230,11 @@ def test_what_cannot_be_asynchronous(setting):
 
 
 @pytest.mark.parametrize(
-    ("kvstore", "sentence"), [("dist_sync", "start them with `python -m gluonlm.launch"), ("nccl", "without NCCL")]
+    ("kvstore", "sentence"),
+    [
+        ("dist_sync", "start them with `python -m gluonlm.launch"),
+        ("nccl", "without NCCL"),
+    ],
 )
 def test_stores_that_are_not_here(text, tmp_path, kvstore, sentence):
     with pytest.raises(UserError, match=sentence):

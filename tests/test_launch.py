@@ -70,7 +70,7 @@ def test_all_end_well(monkeypatch):
         ("import os; os.kill(os.getpid(), 9)", "was killed by SIGKILL: all others were stopped; go on"),
         ("import sys; sys.exit('error: no such word')", ": no such word$|^no such word$"),
         ("import sys; print('error: no such word', file=sys.stderr); sys.exit(2)", "no such word$"),
-        ("1/0", "ended with code 1: all others were stopped"),
+        ("1/0", r"ended with code 1 \(ZeroDivisionError: division by zero\): all others were stopped"),
     ],
 )
 def test_one_that_fails_ends_all(monkeypatch, capfd, program, sentence):
@@ -180,13 +180,28 @@ def test_a_port_that_is_taken():
     assert said == f"error: port {port} is taken: choose another with --port"
 
 
-def test_a_host_that_cannot_be_reached(tmp_path):
+@pytest.mark.parametrize(
+    ("code", "reason", "sentence"),
+    [
+        (
+            255,
+            "ssh: connect to host b port 22: Connection timed out",
+            "b cannot be reached by ssh ({}): check `ssh b true`",
+        ),
+        (
+            2,
+            "sh: 1: cd: can't cd to /here",
+            "worker 0 on b ended with code 2 ({}): all others were stopped; go on from ",
+        ),
+    ],
+)
+def test_a_host_that_cannot_be_reached_or_lacks_the_folder(tmp_path, code, reason, sentence):
+    """Every node fails in the same way: it is the worker's that is looked at."""
     ssh = tmp_path / "ssh"
-    ssh.write_text("#!/bin/sh\necho 'ssh: connect to host b port 22: Connection timed out' >&2\nexit 255\n")
+    ssh.write_text(f'#!/bin/sh\ncase $2 in *=server*) sleep 9;; esac\nprintf "{reason}\\r\\n" >&2\nexit {code}\n')
     ssh.chmod(0o755)
     said = refused("-n", "1", "-H", "b", "--ssh", str(ssh), "--root", "127.0.0.1", "--", "--tiny")
-    reason = "ssh: connect to host b port 22: Connection timed out"
-    assert said == f"error: b cannot be reached by ssh ({reason}): check `ssh b true`"
+    assert said.startswith(f"error: {sentence.format(reason)}")
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,7 @@ def make(*arguments: str, cwd: Path = ROOT, **variables: str) -> subprocess.Comp
         (["lab"], "-m jupyterlab notebooks/01_language_model.ipynb"),
         (["docs"], "-m sphinx -q -W --keep-going"),
         (["-B", "docs"], "sync --locked $managed --no-default-groups --group docs --group onnx --group cpu"),
+        (["horovod"], "uv pip install --python .venv/bin/python --no-build-isolation horovod==0.28.1"),
         (["-B", "env"], "sync --locked $managed --no-default-groups --group dev --group onnx --group cpu"),
         (["-B", "env", "MXNET=cu112"], "--no-default-groups --group dev --group onnx --group cu112"),
     ],
