@@ -1,0 +1,96 @@
+"""The ablation of AWD-LSTM trains each variant once, goes on with what was stopped, and tabulates what it recorded."""
+
+import importlib.util
+import json
+import math
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from gluonlm.config import PRESETS
+from gluonlm.errors import UserError
+
+PATH = Path(__file__).parents[1] / "benchmarks" / "ablation.py"
+REGULARIZERS = ("dropout", "dropouti", "dropouth", "dropoute", "wdrop", "alpha", "beta", "wdecay", "random_bptt")
+SMALL = "--emsize 8 --nhid 8 --nlayers 2 --batch-size 4 --bptt 5 --softmax-samples 8 --lr 1 --max-batches 6"
+
+
+@pytest.fixture
+def ablation():
+    spec = importlib.util.spec_from_file_location("ablation", PATH)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def ablate(ablation, tmp_path):
+    """Runs it at a tiny size in ``tmp_path``; more arguments go on top."""
+    (tmp_path / "text.txt").write_text("the cat sat on the mat and saw the dog\n" * 60)
+    where = ["--data", str(tmp_path / "text.txt"), "--runs", str(tmp_path), "--out", str(tmp_path / "records")]
+    return lambda *more: ablation.main([*where, "--epochs", "2", *more, *([] if "--table" in more else SMALL.split())])
+
+
+def config(folder, variant):
+    return json.loads((folder / "records" / f"text-awd-400-2-{variant}" / "config.json").read_text())
+
+
+def test_every_variant_lacks_what_its_name_says(ablation, ablate, tmp_path):
+    ablate()
+    whole = config(tmp_path, "all")
+    assert all(whole[name] for name in (*REGULARIZERS, "locked"))
+    lacking = {
+        variant: {name for name in (*REGULARIZERS, "locked") if not config(tmp_path, variant)[name]}
+        for variant in ablation.VARIANTS
+    }
+    assert lacking == {
+        "all": set(),
+        "no-weight-drop": {"wdrop"},
+        "no-embedding-dropout": {"dropoute"},
+        "no-locked-dropout": {"dropout", "dropouti", "dropouth"},
+        "unlocked-dropout": {"locked"},
+        "no-penalties": {"alpha", "beta"},
+        "no-random-lengths": {"random_bptt"},
+        "no-weight-decay": {"wdecay"},
+        "none": set(REGULARIZERS),
+    }
+    assert {name for name in REGULARIZERS if PRESETS["awd"].get(name)} == set(REGULARIZERS)  # none is forgotten
+
+
+def test_stopped_goes_on_and_recorded_is_not_repeated(ablate, tmp_path, monkeypatch, capsys):
+    from gluonlm import training
+
+    step, calls = training.train_step, 0
+
+    def stopping(*arguments):
+        nonlocal calls
+        calls += 1
+        if calls == 9:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(*arguments)
+
+    monkeypatch.setattr(training, "train_step", stopping)
+    with pytest.raises(UserError, match="all is not finished: the same command goes on with it"):
+        ablate("--only", "all")
+    assert not (tmp_path / "records").exists()
+    with pytest.raises(UserError, match="no run with --epochs 2 is recorded"):
+        ablate("--table")
+    ablate("--only", "all", "none")
+    assert calls == 24  # six steps, two epochs, two variants: none twice
+    capsys.readouterr()
+    ablate("--only", "all", "none")
+    assert calls == 24
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()]
+    results = {
+        variant: json.loads((tmp_path / "records" / f"text-awd-400-2-{variant}" / "result.json").read_text())
+        for variant in ("all", "none")
+    }
+    valid = {variant: result["valid_perplexity"] for variant, result in results.items()}
+    assert [row[0].strip("| ") for row in rows] == ["regularizers", "|---|---|---|---|".strip("|"), "all", "none"]
+    assert rows[3][1:] == [
+        f"{valid['none']:.2f}",
+        f"{valid['none'] / valid['all'] - 1:+.1%}",
+        f"{math.exp(results['none']['test_loss']):.2f} |",
+    ]
