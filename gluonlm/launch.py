@@ -11,6 +11,8 @@ DMLC_ROLE (scheduler, server or worker), DMLC_PS_ROOT_URI, DMLC_PS_ROOT_PORT, DM
 and DMLC_WORKER_ID if it matters which worker is number 0:
 
     python -m gluonlm.launch -- --data wikitext-103
+
+So does the launcher in MXNet's wheel, given back the Thread.isAlive that Python 3.9 dropped (tests/test_distributed.py).
 """
 
 import argparse

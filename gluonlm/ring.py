@@ -28,8 +28,6 @@ class Ring(Together):
     :param horovod: the module ``horovod.mxnet``.
     """
 
-    kind = "horovod"
-
     def __init__(self, horovod: Any):
         horovod.init()
         super().__init__(horovod.rank(), horovod.size())

@@ -6,14 +6,19 @@ The tests with real workers are few, because each process imports mxnet; see tes
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import mxnet as mx
 import numpy as np
 import pytest
+from test_launch import assert_gone
 from workers import SMALL, assert_close, command, kill_worker_1, last, launched
 
+import gluonlm
 from gluonlm import train
 from gluonlm.agreement import check_asynchronous, check_equal
 from gluonlm.checkpoint import build_model
@@ -49,6 +54,8 @@ def test_a_killed_worker_ends_all_and_the_run_resumes(text, alone, tmp_path):
     assert progress["step"] >= 12
     assert arrays["hidden.0.0"].shape == (1, 4, 8)  # of worker 0, and beside it:
     assert np.abs(arrays["hidden.1.0"]).max() > 0 or progress["batch"] == 0
+    with pytest.raises(UserError, match="two was trained on 2 devices .* and these are 1: resume it on as many"):
+        train.main(["--resume", str(tmp_path / "two")])
     # as if it had never happened: the same epochs by one worker that was never stopped
     epochs = progress["epoch"] + 2
     ended = launched(text, tmp_path / "two", "-n", "2", "--local", more=["--epochs", str(epochs)], resume=True)
@@ -123,12 +130,19 @@ def test_two_machines_with_addresses_of_their_own(text, alone, tmp_path, two_mac
     assert_close(tmp_path / "two", alone[0])
 
 
-def test_a_full_disk_on_the_writer(text, tmp_path):
-    """In a mount namespace of its own, with a file system of 200 kB for the run."""
-    (tmp_path / "small").mkdir()
+@pytest.fixture
+def mounts():
+    """Skips where nothing can be mounted for a process alone."""
     if os.geteuid() or subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
-        pytest.skip("a small file system needs root and mount namespaces")
-    line = command(text, tmp_path / "small" / "run", "-n", "1", "--local", more=["--emsize", "400", "--nhid", "400"])
+        pytest.skip("a mount for a single process needs root and mount namespaces")
+
+
+@pytest.mark.usefixtures("mounts")
+def test_a_full_disk_on_the_writer(text, tmp_path, monkeypatch):
+    """In a mount namespace of its own, with a file system of 200 kB for the run."""
+    monkeypatch.setenv("GLUONLM_TEST", str(tmp_path))
+    (tmp_path / "small").mkdir()
+    line = command(text, tmp_path / "small" / "run", "-n", "2", "--local", more=["--emsize", "400", "--nhid", "400"])
     mount = f'mount -t tmpfs -o size=200k none {tmp_path / "small"} && exec "$@"'
     ended = subprocess.run(
         ["unshare", "-m", "sh", "-c", mount, "sh", *line], capture_output=True, text=True, timeout=90
@@ -138,6 +152,47 @@ def test_a_full_disk_on_the_writer(text, tmp_path):
         r"error: cannot write .* \(No space left on device\): free some space, then .*resume the run",
         ended.stderr.splitlines()[-1],
     )
+    assert_gone(str(tmp_path))
+
+
+@pytest.mark.usefixtures("mounts")
+@pytest.mark.parametrize("what", ["gluonlm's code", "vocabulary"])
+def test_two_machines_with_other_code_or_another_text(text, tmp_path, monkeypatch, what):
+    """In the place of ssh is a command that shows the second machine another folder in the place of its own."""
+    monkeypatch.setenv("GLUONLM_TEST", str(tmp_path))
+    own = Path(gluonlm.__file__).parent if what == "gluonlm's code" else text
+    shutil.copytree(own, tmp_path / "other", ignore=shutil.ignore_patterns("__pycache__"))
+    with open(tmp_path / "other" / ("errors.py" if what == "gluonlm's code" else "train.txt"), "a") as file:
+        file.write("# changed\n")
+    remote = tmp_path / "remote"
+    remote.write_text(
+        '#!/bin/sh\n[ $1 = 127.0.0.1 ] && exec sh -c "$2"\n'
+        f'exec unshare -m sh -c "mount --bind {tmp_path / "other"} {own} && $2"\n'
+    )
+    remote.chmod(0o755)
+    ended = launched(text, tmp_path / "run", "-n", "2", "-s", "1", "-H", "127.0.0.1,127.0.0.2", "--ssh", str(remote))
+    assert ended.returncode == 2
+    said = rf"workers 0 on .* and 1 on .* differ in {what} \(\w{{12}} and \w{{12}}\): it must be the same on all"
+    assert re.search(said, ended.stderr.splitlines()[-1])
+    assert not (tmp_path / "run").exists()
+    assert_gone(str(tmp_path))
+
+
+def test_the_launcher_of_mxnets_wheel(text, alone, tmp_path, monkeypatch):
+    """It tells processes by their environment what they are, as job schedulers do; alias is what Python 3.9 dropped."""
+    monkeypatch.setenv("GLUONLM_TEST", str(tmp_path))
+    program = (
+        "import runpy, threading, dmlc_tracker.tracker as tracker\n"
+        "threading.Thread.isAlive = threading.Thread.is_alive\n"
+        "tracker.get_host_ip = lambda *_: '127.0.0.1'\n"
+        f"runpy.run_path({str(Path(mx.__file__).parent / 'tools' / 'launch.py')!r}, run_name='__main__')\n"
+    )
+    each = shlex.join(command(text, tmp_path / "run"))
+    line = [sys.executable, "-c", program, "-n", "2", "-s", "1", "--launcher", "local", each]
+    ended = subprocess.run(line, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr
+    assert_close(tmp_path / "run", alone[0])
+    assert_gone(str(tmp_path))
 
 
 class Two(Alone):

@@ -7,12 +7,14 @@ import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import mxnet as mx
 import numpy as np
 import onnx
 import pytest
 
+import gluonlm
 from gluonlm import evaluate, export, onnx_graph, train
 from gluonlm.checkpoint import Trained, build_model, load_model
 from gluonlm.config import MODELS, Config
@@ -170,6 +172,26 @@ def test_the_command_writes_the_same_text_without_mxnet(trained):
     assert printed == joined(generate_text(["--onnx", file, *arguments, "--temperature", "1"]))
     with pytest.raises(UserError, match="leave out other models"):
         generate_text([str(trained), "--onnx", file])
+
+
+def test_scores_and_texts_where_mxnet_is_not_installed(trained, tmp_path):
+    """In an environment that consists of the standard library, NumPy and ONNX Runtime."""
+    for package in ("numpy", "onnxruntime"):
+        folder = Path(importlib.util.find_spec(package).origin).parent
+        for part in (folder, folder.with_name(f"{package}.libs")):
+            if part.exists():
+                (tmp_path / part.name).symlink_to(part)
+    paths = os.pathsep.join([str(Path(gluonlm.__file__).parents[1]), str(tmp_path)])
+
+    def run(*line):
+        environment = {**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
+        return subprocess.run([sys.executable, "-S", *line], capture_output=True, text=True, env=environment)
+
+    assert "No module named 'mxnet'" in run("-c", "import mxnet").stderr
+    model, arguments = ["--onnx", str(trained / "at-once.onnx")], ["--seed-text", "the cat", "--words", "20"]
+    written = run("-m", "gluonlm.generate", *model, *arguments)
+    assert written.returncode == 0, written.stderr
+    assert written.stdout == joined(generate_text([str(trained), *arguments]))
 
 
 def test_cross_entropy_by_hand_and_with_huge_logits():

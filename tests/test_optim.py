@@ -79,11 +79,12 @@ def test_adam_equals_numpy_also_after_its_state_was_saved(optimizer, interrupted
     np.testing.assert_allclose(weight.data().asnumpy(), expected, rtol=1e-4, atol=1e-6)
 
 
-def test_devices_are_summed_before_clipping():
+@pytest.mark.parametrize("kvstore", ["local", "device"])
+def test_devices_are_summed_before_clipping(kvstore):
     contexts = [mx.cpu(0), mx.cpu(1)]
     weight = parameter([0.0, 0.0], contexts)
     set_gradient(weight, [3.0, 0.0], [0.0, 4.0])
-    assert Updater({"w": weight}, "sgd", 0).step(lr=1, clip=1) == pytest.approx(5)
+    assert Updater({"w": weight}, "sgd", 0, kvstore).step(lr=1, clip=1) == pytest.approx(5)
     for ctx in contexts:
         np.testing.assert_allclose(weight.data(ctx).asnumpy(), [-0.6, -0.8], rtol=1e-5)
 
