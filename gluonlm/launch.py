@@ -12,7 +12,7 @@ and DMLC_WORKER_ID if it matters which worker is number 0:
 
     python -m gluonlm.launch -- --data wikitext-103
 
-So does the launcher in MXNet's wheel, given back the Thread.isAlive that Python 3.9 dropped (tests/test_distributed.py).
+So does the launcher in MXNet's wheel, once it has the Thread.isAlive again that Python 3.9 dropped.
 """
 
 import argparse

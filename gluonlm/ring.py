@@ -5,7 +5,8 @@
 
 Horovod's workers add up their gradients among themselves, without servers: each passes sums on to the next in a ring.
 What is added up, and what is made of the sum, is as with kvstore ``dist_sync``. It is horovodrun (or mpirun, if Horovod
-was built with MPI) that starts the workers, reaches the other machines, and ends all when one of them dies.
+was built with MPI) that starts the workers, reaches the other machines, ends all when one of them dies, and says which;
+a worker that it does not end in time notices that sums no longer come about, and ends with a sentence.
 """
 
 import contextlib
