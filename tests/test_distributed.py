@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 from test_launch import assert_gone
-from workers import SMALL, assert_close, command, kill_worker_1, last, launched
+from workers import SMALL, assert_close, command, disturbed, last, launched
 
 import gluonlm
 from gluonlm import train
@@ -44,7 +45,7 @@ def test_four_workers_of_a_quarter_make_the_weights_of_one(text, alone, tmp_path
 
 def test_a_killed_worker_ends_all_and_the_run_resumes(text, alone, tmp_path):
     line = command(text, tmp_path / "two", "-n", "2", "--local", more=["--checkpoint-seconds", "0", "--epochs", "2000"])
-    code, said, processes = kill_worker_1(line, str(tmp_path))
+    code, _, said, processes = disturbed(line, str(tmp_path))
     assert code == 2
     assert said.splitlines()[-1].startswith(
         "error: worker 1 on 127.0.0.1 was killed by SIGKILL: all others were stopped; go on from the last checkpoint"
@@ -65,10 +66,20 @@ def test_a_killed_worker_ends_all_and_the_run_resumes(text, alone, tmp_path):
     assert_close(tmp_path / "two", tmp_path / "one", 1e-4)
 
 
+def test_ctrl_c_stops_all_workers_in_good_order(text, tmp_path):
+    more = ["--checkpoint-seconds", "1000", "--epochs", "2000"]
+    line = command(text, tmp_path / "run", "-n", "2", "--local", more=more)
+    code, said, errors, _ = disturbed(line, str(tmp_path), lambda launcher, _: os.kill(launcher, signal.SIGINT))
+    assert code == 0, errors
+    assert said.endswith(f"stopped; go on with as many workers and --resume {tmp_path / 'run'}\n")
+    assert last(tmp_path / "run")[1]["step"] >= 24
+    assert "test perplexity" in said
+
+
 def test_workers_that_do_not_wait_for_each_other_learn_too_and_go_on_after_a_death(text, tmp_path):
     store, run = ["--kvstore", "dist_async"], tmp_path / "run"
     more = [*store, "--checkpoint-seconds", "0", "--epochs", "2000"]
-    code, said, _ = kill_worker_1(command(text, run, "-n", "2", "--local", more=more), str(tmp_path))
+    code, _, said, _ = disturbed(command(text, run, "-n", "2", "--local", more=more), str(tmp_path))
     assert (code, "worker 1 on 127.0.0.1 was killed by SIGKILL" in said) == (2, True)
     _, before = last(run)
     more = [*store, "--epochs", str(before["epoch"] + 2)]

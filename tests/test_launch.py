@@ -2,17 +2,19 @@
 
 import asyncio
 import contextlib
+import json
 import re
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from gluonlm import launch, node
-from gluonlm.control import World
+from gluonlm.control import Node, Root, World
 from gluonlm.errors import UserError
 
 
@@ -139,6 +141,29 @@ def test_a_machine_that_falls_silent(monkeypatch):
         return await asyncio.gather(launch.lead(here, 10, []), silent(), return_exceptions=True)
 
     assert str(asyncio.run(both())[0]).startswith("worker 0 on b has died or lost its connection")
+
+
+@pytest.mark.parametrize("all_are_there", [False, True])
+def test_ctrl_c_is_passed_on_and_the_second_time_ends_all(all_are_there):
+    sent, here = [], world(1, 1)
+
+    async def interrupted_twice():
+        root = Root(here, 10)
+        await root.start()
+        if all_are_there:
+            root.nodes = {seat: Node(*seat, "a", SimpleNamespace(write=sent.append)) for seat in root.expected}
+        root.interrupt()
+        at_once = root.outcome.done()
+        root.interrupt()
+        return at_once, await root.outcome
+
+    at_once, sentence = asyncio.run(interrupted_twice())
+    assert at_once != all_are_there
+    assert sentence.startswith("interrupted: all were stopped; go on from the last checkpoint with --resume")
+    assert [json.loads(message)["kind"] for message in sent[:4]] == ["interrupt", "interrupt", "stop", "stop"][
+        : len(sent)
+    ]
+    assert (len(sent) > 0) == all_are_there
 
 
 def test_what_else_knocks_at_the_port_does_no_harm(monkeypatch):

@@ -14,7 +14,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 from mxnet import nd
-from workers import SMALL, assert_close, kill_worker_1, last
+from workers import SMALL, assert_close, disturbed, last
 
 from gluonlm import distributed, ring, runtime, train, training
 from gluonlm.agreement import check_equal
@@ -270,7 +270,7 @@ def test_horovod_makes_the_weights_of_one_worker(text, alone, tmp_path):
 @real
 def test_a_worker_of_horovod_that_is_killed(text, tmp_path):
     line = horovodrun(2, text, tmp_path / "run", "--checkpoint-seconds", "0", "--epochs", "2000")
-    code, said, _ = kill_worker_1(line, str(tmp_path))
+    code, _, said, _ = disturbed(line, str(tmp_path))
     assert code
     ours = r"error: another worker is gone or cannot be reached \(MXNetError: Horovod has been shut down\): go on"
     assert re.search(rf"{ours}|Process name: 1\s+Exit code: 137", said)  # whichever is the first to notice

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from test_launch import assert_gone
-from workers import assert_close, command, kill_worker_1
+from workers import assert_close, command, disturbed
 
 from gluonlm import launch
 
@@ -99,7 +99,7 @@ def test_two_workers_by_ssh_make_the_weights_of_one(text, alone, tmp_path, ssh, 
 def test_a_worker_that_is_killed_on_another_machine(text, tmp_path, ssh, hosts):
     more = ["--checkpoint-seconds", "0", "--epochs", "2000"]
     line = command(text, tmp_path / "run", "-n", "2", "-s", "1", "-H", hosts, *ssh, more=more)
-    code, said, processes = kill_worker_1(line, str(tmp_path))
+    code, _, said, processes = disturbed(line, str(tmp_path))
     assert code == 2
     sentence = "error: worker 1 on 127.0.0.1 was killed by SIGKILL: all others were stopped; go on from the last"
     assert said.splitlines()[-1].startswith(sentence)

@@ -54,10 +54,15 @@ def assert_close(folder, other, tolerance=1e-5):
     assert (progress["epoch"], progress["step"]) == (expected["epoch"], expected["step"])
 
 
-def kill_worker_1(line, mark):
-    """Run a training that would go on for long, and kill its worker 1; all must end soon, and leave nothing behind.
+def kill_worker(launcher, worker):
+    os.kill(worker, signal.SIGKILL)
 
-    :return: the exit code, what is said on stderr, and how many processes there were.
+
+def disturbed(line, mark, disturb=kill_worker):
+    """Run a training that would go on for long, and disturb it; all must end soon, and leave nothing behind.
+
+    :param disturb: gets the numbers of the launcher's process and of that of worker 1.
+    :return: the exit code, what is said on stdout and stderr, and how many processes there were.
     """
     environment = {**os.environ, "GLUONLM_TEST": mark}
     with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as started:
@@ -72,10 +77,10 @@ def kill_worker_1(line, mark):
             )
             assert (len(first), len(second)) == (1, 1)
             began = time.monotonic()
-            os.kill(*second, signal.SIGKILL)
-            _, errors = started.communicate(timeout=60)
+            disturb(started.pid, *second)
+            output, errors = started.communicate(timeout=60)
         finally:
             started.kill()
     assert time.monotonic() - began < 30
     assert_gone(mark)
-    return started.returncode, errors, len(processes)
+    return started.returncode, output, errors, len(processes)
