@@ -10,7 +10,6 @@ which falls to 0 by the end: what averaging (NT-ASGD) adds shows only in runs th
 
 import argparse
 import json
-import math
 from pathlib import Path
 
 from gluonlm import results, train
@@ -79,7 +78,7 @@ def table(options: argparse.Namespace) -> str:
         change = f"{result['valid_perplexity'] / whole - 1:+.1%}" if variant != "all" else ""
         lines.append(
             f"| {variant.replace('-', ' ')} | {result['valid_perplexity']:.2f} | {change} "
-            f"| {math.exp(result['test_loss']):.2f} |"
+            f"| {result['test_perplexity']:.2f} |"
         )
     return "\n".join(lines)
 

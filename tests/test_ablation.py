@@ -1,28 +1,23 @@
 """The ablation of AWD-LSTM trains each variant once, goes on with what was stopped, and tabulates what it recorded."""
 
-import importlib.util
 import json
 import math
 import os
 import signal
-from pathlib import Path
 
 import pytest
+from scripts import load_script
 
 from gluonlm.config import PRESETS
 from gluonlm.errors import UserError
 
-PATH = Path(__file__).parents[1] / "benchmarks" / "ablation.py"
 REGULARIZERS = ("dropout", "dropouti", "dropouth", "dropoute", "wdrop", "alpha", "beta", "wdecay", "random_bptt")
 SMALL = "--emsize 8 --nhid 8 --nlayers 2 --batch-size 4 --bptt 5 --softmax-samples 8 --lr 1 --max-batches 6"
 
 
 @pytest.fixture
 def ablation():
-    spec = importlib.util.spec_from_file_location("ablation", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/ablation.py")
 
 
 @pytest.fixture

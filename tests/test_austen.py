@@ -1,6 +1,5 @@
 """The bundled corpus: the committed files are what the committed script makes of the committed raw text."""
 
-import importlib.util
 import json
 import lzma
 import re
@@ -8,11 +7,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from scripts import load_script
 
 DATA = Path(__file__).parents[1] / "data"
-spec = importlib.util.spec_from_file_location("build_austen", DATA / "build_austen.py")
-build_austen = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(build_austen)
+build_austen = load_script("data/build_austen.py")
 
 
 def test_rebuilding_gives_the_committed_bytes(tmp_path, capsys):

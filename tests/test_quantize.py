@@ -1,12 +1,11 @@
 """Quantized models: what a file holds, that integers are multiplied exactly, and that every command takes them."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import mxnet as mx
 import numpy as np
 import pytest
+from scripts import load_script
 
 from gluonlm import calibrate, evaluate, export, integer_model, quantize, quantize_table, tradeoff, train
 from gluonlm.calibrate import Statistics, kl_threshold, ranges_of, read_statistics
@@ -456,9 +455,7 @@ def test_a_model_is_quantized_once_and_never_overwritten(run, tmp_path):
 
 
 def test_the_benchmark_compares_pairs(tmp_path, monkeypatch):
-    spec = importlib.util.spec_from_file_location("bench", Path(__file__).parents[1] / "benchmarks" / "quantize.py")
-    bench = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(bench)
+    bench = load_script("benchmarks/quantize.py")
     monkeypatch.setattr(bench, "V", 40)
     monkeypatch.setattr(bench, "mxnet_kernels", dict)
     options = ["--sizes", "8", "--rounds", "2", "--tokens", "60", "--words", "3", "--out", str(tmp_path / "q.json")]

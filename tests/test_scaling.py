@@ -1,14 +1,12 @@
 """The cost model of data-parallel training against sums done by hand, and its benchmark at a tiny size."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
+from scripts import load_script
 
 from gluonlm.scaling import TWO_BITS, Cost, best_workers, fit
 
-BENCH = Path(__file__).parents[1] / "benchmarks" / "scaling.py"
 COST = Cost(fixed=0.02, column=0.01, size=10e6, bandwidth=100e6, latency=0.001)
 
 
@@ -44,10 +42,7 @@ def test_the_constants_from_measured_steps():
 
 @pytest.fixture
 def benchmark():
-    spec = importlib.util.spec_from_file_location("scaling_benchmark", BENCH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/scaling.py")
 
 
 def test_the_benchmark_records_what_it_measured(benchmark, tmp_path, monkeypatch, capsys):
