@@ -1,12 +1,15 @@
 """Time to a perplexity: the preset fast-cpu against PyTorch's word-level example, tied, 6 epochs.
 
-    python benchmarks/quality.py --data ptb --epochs 4 --torch-python torch-env/bin/python
-    python benchmarks/quality.py --data wikitext-2 --epochs 4 --torch-python torch-env/bin/python --torch-epochs 1
+    export GLUONLM_TORCH_PYTHON=torch-env/bin/python
+    python benchmarks/quality.py --data ptb --epochs 5
+    python benchmarks/quality.py --data wikitext-2 --epochs 6 --torch-epochs 0.2 --published 130.3
+    python benchmarks/quality.py --table    # the recorded races
 
 Both are whole programs, from reading the text to the test perplexity. They run by turns of half a minute, one halted
 while the other works, and only working time counts: a load on the machine meets both. PyTorch's time for six epochs is
 taken from --torch-epochs of them where that is less; its perplexity is then not measured, but that of --published.
-Recorded in results/quality-DATA.json.
+(Less than one epoch has no evaluation, but its start is counted with it: an estimate.)
+Recorded in results/quality-DATA.json, with how many epochs each was trained.
 """
 
 import argparse
@@ -98,22 +101,46 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="ptb", help="a word-level data set, as for gluonlm.train")
     parser.add_argument("--preset", default="fast-cpu")
-    parser.add_argument("--epochs", type=int, default=4, help="of ours")
+    parser.add_argument("--epochs", type=int, default=5, help="of ours")
     parser.add_argument("--torch-python", default=os.environ.get("GLUONLM_TORCH_PYTHON"), metavar="PYTHON")
-    parser.add_argument("--torch-epochs", type=int, default=EPOCHS, help=f"that are run, of the example's {EPOCHS}")
+    parser.add_argument("--torch-epochs", type=float, default=EPOCHS, help=f"that are run, of the example's {EPOCHS}")
     parser.add_argument("--published", type=float, help=f"the example's test perplexity after {EPOCHS} epochs")
     parser.add_argument("--units", type=int, default=200)
     parser.add_argument("--turn", type=float, default=30.0, help="seconds of work before the other has its turn")
     parser.add_argument("--out", type=Path, help="file to record the figures in")
+    parser.add_argument("--table", action="store_true", help="print the recorded races, measure nothing")
     options = parser.parse_args(argv)
+    if options.torch_epochs <= 0 or options.torch_epochs > 1 and options.torch_epochs % 1:
+        raise UserError(f"--torch-epochs {options.torch_epochs}: must be a whole number, or a part of one epoch")
     if options.torch_epochs < EPOCHS and options.published is None:
         raise UserError(f"--torch-epochs {options.torch_epochs}: give --published, what {EPOCHS} epochs reach")
     return options
 
 
-def main(argv: list[str]) -> dict:
+def table() -> str:
+    """The recorded races as Markdown, the shortest of a data set first."""
+    races = [json.loads(path.read_text()) for path in FOLDER.glob("quality-*.json")]
+    lines = [
+        "| data | our epochs | our test | seconds | PyTorch's test, 6 epochs | seconds | ours / PyTorch's seconds |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for race in sorted(races, key=lambda race: (race["data"], race["epochs"]["ours"])):
+        seconds, reached, theirs = race["seconds"], race["test_perplexity"], race["epochs"]["torch"]
+        source = "" if theirs == EPOCHS else f" (from {theirs:g} epochs)"
+        lines.append(
+            f"| {race['data']} | {race['epochs']['ours']} | {reached['ours']:.2f} | {seconds['ours']:,.0f} "
+            f"| {reached['torch']:.2f} ({race['torch_perplexity_is']}) | {seconds['torch']:,.0f}{source} "
+            f"| **{race['ours_over_torch_time']:.2f}** |"
+        )
+    return "\n".join(lines)
+
+
+def main(argv: list[str]) -> dict | None:
     """Race, print and record."""
     options = parse(argv)
+    if options.table:
+        print(table())
+        return None
     python = find_torch(options.torch_python)
     if python is None:
         raise UserError(NO_TORCH)
@@ -147,6 +174,7 @@ def main(argv: list[str]) -> dict:
         options.out or FOLDER / f"quality-{Path(options.data).stem}.json",
         ["python", "benchmarks/quality.py", *argv],
         data=options.data,
+        epochs={"ours": options.epochs, "torch": options.torch_epochs},
         seconds=seconds,
         test_perplexity=shown,
         torch_perplexity_is=source,

@@ -2,8 +2,9 @@
 
     torch-env/bin/python benchmarks/quality_torch.py TRAIN VALID TEST --epochs 6
 
-Prints a line per epoch and, as its last line, a JSON object with the test perplexity of the best epoch. PyTorch and
-the standard library only; the model is that of benchmarks/step_torch.py.
+Prints a line per epoch and, as its last line, a JSON object with the test perplexity of the best epoch. Less than one
+epoch is trained and not evaluated, to measure time alone. PyTorch and the standard library only; the model is that of
+benchmarks/step_torch.py.
 """
 
 import argparse
@@ -48,11 +49,11 @@ def zero_state(work: Work, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.zeros(work.layers, batch, work.units), torch.zeros(work.layers, batch, work.units)
 
 
-def train_epoch(model: Model, source: torch.Tensor, work: Work, lr: float) -> None:
-    """Plain stochastic gradient descent, the state carried over."""
+def train_epoch(model: Model, source: torch.Tensor, work: Work, lr: float, part: float = 1.0) -> None:
+    """Plain stochastic gradient descent on that part of the text, the state carried over."""
     model.train()
     loss_of, state = nn.NLLLoss(), zero_state(work, work.batch)
-    for inputs, targets in pairs(source, work.bptt):
+    for inputs, targets in pairs(source[: int(part * len(source))], work.bptt):
         model.zero_grad()
         output, state = model(inputs, tuple(array.detach() for array in state))
         loss_of(output, targets).backward()
@@ -76,7 +77,7 @@ def evaluate(model: Model, source: torch.Tensor, work: Work) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("texts", nargs=3, metavar="TEXT", help="training, validation and test text")
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=float, default=6, help="a whole number, or less than 1")
     parser.add_argument("--units", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1111)
     options = parser.parse_args()
@@ -85,7 +86,12 @@ def main() -> None:
     work = Work("train", vocab, options.units, layers=2, batch=20, bptt=35, clip=CLIP)
     model, lr, best, kept = Model(work), LR, math.inf, None
     source, valid, test = columns(train, work.batch), columns(valid, EVAL_BATCH), columns(test, EVAL_BATCH)
-    for epoch in range(options.epochs):
+    versions = {"torch": torch.__version__, "threads": torch.get_num_threads()}
+    if options.epochs < 1:
+        train_epoch(model, source, work, lr, options.epochs)
+        print(json.dumps(versions), flush=True)
+        return
+    for epoch in range(int(options.epochs)):
         train_epoch(model, source, work, lr)
         loss = evaluate(model, valid, work)
         print(f"epoch {epoch + 1} | lr {lr} | valid ppl {math.exp(loss):.2f}", flush=True)
@@ -95,7 +101,7 @@ def main() -> None:
             lr /= 4
     model.load_state_dict(kept)
     facts = {"valid_perplexity": math.exp(best), "test_perplexity": math.exp(evaluate(model, test, work))}
-    print(json.dumps(facts | {"torch": torch.__version__, "threads": torch.get_num_threads()}), flush=True)
+    print(json.dumps(facts | versions), flush=True)
 
 
 if __name__ == "__main__":

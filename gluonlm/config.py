@@ -11,7 +11,8 @@ from gluonlm.errors import UserError
 
 MODELS = ("RNN_TANH", "RNN_RELU", "LSTM", "GRU", "QRNN")
 OPTIMIZERS = ("sgd", "adam", "adamw")
-SCHEDULES = ("plateau", "constant", "linear", "cosine", "onecycle")
+FALLING = ("linear", "cosine", "onecycle")  # to 0 by the end of the run
+SCHEDULES = ("plateau", "constant", *FALLING)
 
 
 def setting(default: Any, help: str, *aliases: str, **checks: Any) -> Any:
@@ -80,7 +81,10 @@ class Config:
         None, "share of every weight matrix that is pruned, gradually, by the middle of the run", low=0, high=0.99
     )
     compress: str | None = setting(None, "YAML file with a pruning schedule (its format: gluonlm/prune_schedule.py)")
-    finetune: str | None = setting(None, "run whose best model to start from, averaging its weights from the start")
+    finetune: str | None = setting(
+        None,
+        "run whose best model to start from, averaging from the first step on unless --schedule falls to 0",
+    )
 
     def __post_init__(self):
         for name in ("when", "splits"):  # lists where they come from JSON or a command line

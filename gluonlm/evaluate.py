@@ -6,6 +6,7 @@
     python -m gluonlm.evaluate runs/ptb --cache             # with a continuous cache (gluonlm.cache)
     python -m gluonlm.evaluate runs/ptb --tune-cache        # the same, its parameters searched on the validation text
     python -m gluonlm.evaluate --onnx model.onnx            # an exported model; MXNet need not be installed
+    python -m gluonlm.evaluate runs/ptb --record score.json # the figures with the command and the machine, too
 
 Words that the model does not know count as ``<unk>``; their share is printed, with a caution when it is large.
 """
@@ -26,6 +27,7 @@ from gluonlm.datasets import resolve
 from gluonlm.display import bits, named
 from gluonlm.errors import UserError
 from gluonlm.onnx_model import OnnxModel
+from gluonlm.results import record
 
 if TYPE_CHECKING:
     from gluonlm.checkpoint import Trained
@@ -72,6 +74,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--theta", type=float, help="how sharply the cache looks (default: what suits the data set)")
     parser.add_argument("--lambdasm", type=float, help="share of the cache in the mixture")
     parser.add_argument("--window", type=int, help="tokens that the cache reaches back")
+    parser.add_argument("--record", type=Path, metavar="FILE", help="write the figures as JSON, too")
     parser.add_argument("--gpu", help="number of the GPU to use")
     parser.add_argument("--cuda", action="store_true", help="the same as --gpu 0")
     return parser.parse_args(dashes(argv))
@@ -85,8 +88,8 @@ def read_ids(model: "Trained | OnnxModel", data: str | None, split: str) -> np.n
     return getattr(corpus, split)
 
 
-def open_checkpoint(options: argparse.Namespace) -> tuple["Trained", Evaluate]:
-    """A trained model and what computes its loss."""
+def open_checkpoint(options: argparse.Namespace) -> tuple["Trained", Evaluate, dict[str, float]]:
+    """A trained model, what computes its loss, and with a cache its parameters and what they reached in a search."""
     from gluonlm.checkpoint import load_model  # here, because a model in ONNX is evaluated without MXNet
     from gluonlm.integer_model import has_integers, integer_model, simulated
     from gluonlm.training import evaluate
@@ -96,28 +99,33 @@ def open_checkpoint(options: argparse.Namespace) -> tuple["Trained", Evaluate]:
     if options.cache:
         if has_integers(trained):
             simulated("with a cache")
-        return trained, with_cache(options, trained, ctx[0])
+        return trained, *with_cache(options, trained, ctx[0])
     if integers := integer_model(trained, ctx[0], losses=True):
-        return trained, lambda ids, batch_size: evaluate_onnx(integers, ids, batch_size)
-    return trained, lambda ids, batch_size: evaluate(trained.model, ids, trained.dictionary, batch_size, ctx[0])
+        return trained, lambda ids, batch_size: evaluate_onnx(integers, ids, batch_size), {}
+    return trained, lambda ids, batch_size: evaluate(trained.model, ids, trained.dictionary, batch_size, ctx[0]), {}
 
 
-def with_cache(options: argparse.Namespace, trained: "Trained", ctx) -> Evaluate:
-    """What computes the loss with a cache; its parameters are given, searched, or known for the data set."""
+def with_cache(options: argparse.Namespace, trained: "Trained", ctx) -> tuple[Evaluate, dict[str, float]]:
+    """What computes the loss with a cache, and its parameters: given, searched, or known for the data set."""
     from gluonlm.cache import TUNED, CacheSettings, evaluate_with_cache, tune
 
     data, given = options.data or trained.config.data, cache_options(options)
     is_file = Path(data).is_file()
     known = CacheSettings() if is_file else TUNED.get(resolve(data).name, CacheSettings())
-    settings = dataclasses.replace(known, **given)
+    settings, found = dataclasses.replace(known, **given), {}
     if options.tune_cache:
         if is_file and options.data:
             raise UserError("--tune-cache needs a data set with a validation text, and --data names a single file")
         ids = read_ids(trained, options.data, "valid")
         settings, loss = tune(trained.model, ids, trained.dictionary, given, options.batch_size, ctx)
         print(f"on the validation text: loss {loss:.4f} | {named(loss, trained.level)}")
+        found = {"valid_loss": loss, "valid_perplexity": math.exp(loss)}
     print(f"cache: --theta {settings.theta:g} --lambdasm {settings.lambdasm:g} --window {settings.window}", flush=True)
-    return lambda ids, columns: evaluate_with_cache(trained.model, ids, trained.dictionary, settings, columns, ctx)
+
+    def loss_of(ids: np.ndarray, columns: int) -> float:
+        return evaluate_with_cache(trained.model, ids, trained.dictionary, settings, columns, ctx)
+
+    return loss_of, found | dataclasses.asdict(settings)
 
 
 def cache_options(options: argparse.Namespace) -> dict[str, float]:
@@ -126,12 +134,12 @@ def cache_options(options: argparse.Namespace) -> dict[str, float]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def open_onnx(options: argparse.Namespace) -> tuple[OnnxModel, Evaluate]:
-    """An exported model and what computes its loss."""
+def open_onnx(options: argparse.Namespace) -> tuple[OnnxModel, Evaluate, dict[str, float]]:
+    """An exported model, what computes its loss, and no parameters of a cache."""
     if options.gpu or options.cuda:
         raise UserError("--onnx computes on the CPU: leave out --gpu and --cuda")
     model = OnnxModel(options.onnx)
-    return model, lambda ids, batch_size: evaluate_onnx(model, ids, batch_size)
+    return model, lambda ids, batch_size: evaluate_onnx(model, ids, batch_size), {}
 
 
 def evaluate_onnx(model: OnnxModel, ids: np.ndarray, batch_size: int) -> float:
@@ -158,7 +166,7 @@ def main(argv: list[str]) -> Score:
         raise UserError(f"--{min(cache_options(options))} is a parameter of the cache: add --cache")
     if options.cache and options.onnx:
         raise UserError("--cache needs the model's hidden states, which an exported model does not give: name its run")
-    model, evaluate = open_onnx(options) if options.onnx else open_checkpoint(options)
+    model, evaluate, cache = open_onnx(options) if options.onnx else open_checkpoint(options)
     ids = read_ids(model, options.data, options.split)
     unknown = int((ids == model.dictionary.unk_id).sum()) if model.dictionary.unk_id is not None else 0
     score = Score(len(ids), unknown, evaluate(ids, options.batch_size))
@@ -166,6 +174,11 @@ def main(argv: list[str]) -> Score:
     print(f"{score.tokens} tokens, {share:.2%} unknown | loss {score.loss:.4f} | {named(score.loss, model.level)}")
     if share > MUCH_UNKNOWN:
         print("caution: all unknown words count as one that is easy to guess, which makes the perplexity look too good")
+    if options.record:
+        data, split = options.data or model.config.data, options.split
+        figures = dataclasses.asdict(score) | {"perplexity": score.perplexity}
+        command = ["python", "-m", "gluonlm.evaluate", *argv]
+        record(options.record, command, data=data, split=split, **figures, cache=cache)
     return score
 
 

@@ -13,7 +13,7 @@ import mxnet as mx
 import numpy as np
 from mxnet import autograd, gluon, nd
 
-from gluonlm.config import Config
+from gluonlm.config import FALLING, Config
 from gluonlm.corpus import (
     Corpus,
     Dictionary,
@@ -137,7 +137,9 @@ class Training:
         local = kvstore if kvstore in LOCAL else "device"
         self.updater = Updater(model.trainables(), config.optimizer, config.wdecay, local, group)
         self.pruner = Pruner(model, self.updater, rules_of(config), config.epochs)
-        self.average = Average(model.trainables()) if config.finetune else None
+        # a rate that falls to 0 does what averaging is for, and the mean would lag behind the last weights
+        averaged = config.finetune and config.schedule not in FALLING
+        self.average = Average(model.trainables()) if averaged else None
         self.schedule = Schedule(config)
         self.loss_of = decoder_loss
         if config.softmax_samples:

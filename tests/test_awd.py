@@ -247,6 +247,15 @@ def test_finetuning_starts_from_the_best_averages_at_once_and_stops_early(text, 
     assert again.test_loss == result.test_loss
 
 
+def test_finetuning_with_a_rate_that_falls_to_0_averages_nothing(text, tmp_path):
+    run(text, tmp_path / "first", "--epochs 1")
+    options = f"--finetune {tmp_path / 'first'} --save {tmp_path / 'second'} --epochs 2 --schedule linear"
+    assert train.main(options.split()).finished
+    arrays, progress = state_of(tmp_path / "second")
+    assert (progress["epoch"], progress["averaged_steps"], progress["done"]) == (2, 0, False)
+    assert not any(name.startswith("average.") for name in arrays)
+
+
 def test_finetuning_never_ends_with_a_worse_model_than_it_began_with(text, tmp_path, monkeypatch):
     first = run(text, tmp_path / "first", "--epochs 3")
     result = train.main(f"--finetune {tmp_path / 'first'} --save {tmp_path / 'second'} --epochs 1 --lr 500".split())

@@ -94,7 +94,8 @@ def quality(*arguments):
 
 def stub_of_torch(path: Path) -> Path:
     """A Python that imports torch and answers to quality_torch.py with the lengths of the texts it is given."""
-    lines = "import json, sys; counts = [len(open(p).read().splitlines()) for p in sys.argv[2:5]]"
+    lines = "import json, sys, time; time.sleep(0.3)"  # it must take some time, or there is no ratio
+    lines += "; counts = [len(open(p).read().splitlines()) for p in sys.argv[2:5]]"
     answer = "print(json.dumps(dict(test_perplexity=42, valid_perplexity=43, lines=counts, given=sys.argv[5:])))"
     path.write_text(f'#!/bin/sh\ncase $1 in -c) exit 0;; esac\nexec {sys.executable} -c "{lines}; {answer}" "$@"\n')
     path.chmod(0o755)
@@ -110,9 +111,10 @@ def test_a_race_to_a_perplexity(tmp_path):
     assert ended.returncode == 0, ended.stderr
     result = json.loads(out.read_text())
     assert result["torch"]["lines"] == [60, 12, 9]  # the same sentences for both
-    assert result["torch"]["given"] == ["--epochs", "2", "--units", "4"]
+    assert result["torch"]["given"] == ["--epochs", "2.0", "--units", "4"]
     assert result["test_perplexity"]["torch"] == 110.44
     assert result["torch_perplexity_is"] == "published"
+    assert result["epochs"] == {"ours": 1, "torch": 2}
     assert 1 < result["test_perplexity"]["ours"] < 20
     assert result["ours_over_torch_time"] == pytest.approx(result["seconds"]["ours"] / result["seconds"]["torch"], 0.01)
     assert quality(*settings, "--torch-epochs", 6).returncode == 0
@@ -123,9 +125,10 @@ def test_a_race_that_cannot_be_run(tmp_path):
     ended = quality("--data", tmp_path)
     assert ended.returncode == 2
     assert "error: PyTorch is missing" in ended.stderr
-    ended = quality("--torch-epochs", 1)
-    assert ended.returncode == 2
-    assert "give --published" in ended.stderr
+    for epochs, problem in ((1, "give --published"), (0.5, "give --published"), (1.5, "whole number"), (0, "whole")):
+        ended = quality("--torch-epochs", epochs)
+        assert ended.returncode == 2
+        assert problem in ended.stderr
 
 
 def test_a_table_needs_a_record(tmp_path):
@@ -170,6 +173,9 @@ def test_what_weight_drop_costs(tmp_path):
     assert all(value for check, value in one["ours"].items() if check != "times_slower")
 
 
-def test_readme_shows_the_recorded_table():
-    ended = subprocess.run([sys.executable, str(BENCH), "--table"], capture_output=True, text=True, check=True)
-    assert ended.stdout.strip() in (ROOT / "README.md").read_text()
+@pytest.mark.parametrize("script", ["step.py", "quality.py"])
+def test_readme_shows_the_recorded_table(script):
+    command = [sys.executable, str(BENCH.with_name(script)), "--table"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    assert shown.count("\n") > 2
+    assert shown in (ROOT / "README.md").read_text()

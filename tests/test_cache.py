@@ -1,5 +1,6 @@
 """The continuous cache against a loop over tokens, at every length of window and text."""
 
+import json
 import math
 
 import numpy as np
@@ -149,7 +150,7 @@ def saved(model, tmp_path_factory):
     return folder / "model.pt"
 
 
-def test_the_command(saved, capsys):
+def test_the_command(saved, tmp_path, capsys):
     plain = evaluate_command.main([str(saved)])
     cached = evaluate_command.main([str(saved), "--cache", "--theta", "0.5", "--lambdasm", "0.1", "--window", "90"])
     ids = np.append(text(200, seed=200), DICTIONARY.eos_id)
@@ -157,11 +158,19 @@ def test_the_command(saved, capsys):
     assert cached.loss == pytest.approx(expected, rel=1e-6)
     assert plain.tokens == cached.tokens == 201
     assert "cache: --theta 0.5 --lambdasm 0.1 --window 90" in capsys.readouterr().out
-    tuned = evaluate_command.main([str(saved), "--tune-cache", "--window", "60"])
+    out = tmp_path / "score.json"
+    tuned = evaluate_command.main([str(saved), "--tune-cache", "--window", "60", "--record", str(out)])
     output = capsys.readouterr().out
     assert "on the validation text" in output
     assert "--window 60" in output
     assert tuned.loss < plain.loss
+    recorded = json.loads(out.read_text())
+    assert recorded["command"].startswith(f"python -m gluonlm.evaluate {saved} --tune-cache")
+    assert (recorded["split"], recorded["tokens"], recorded["perplexity"]) == ("test", 201, tuned.perplexity)
+    assert recorded["cache"]["window"] == 60
+    assert f"loss {recorded['cache']['valid_loss']:.4f}" in output
+    evaluate_command.main([str(saved), "--record", str(out)])
+    assert json.loads(out.read_text())["cache"] == {}
 
 
 @pytest.mark.parametrize(
