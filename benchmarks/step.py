@@ -9,12 +9,13 @@ All do the same work: two LSTM layers, tied, batch 20 x 35, on random words. In 
 kind. Each competitor is a process that stays and sleeps while others run; they take turns, so that whatever else the
 machine does meets all of them. The figure is the median over rounds of the ratio of two neighbours in time. The limit
 is what the products of matrices alone would allow at the fastest rate of one large product measured in the same
-rounds. Recorded in results/step.json.
+rounds. Recorded in results/step.json, where settings that are not measured again stay as they are.
 """
 
 import argparse
 import json
 import os
+import shlex
 import shutil
 import statistics
 import subprocess
@@ -144,6 +145,21 @@ def table(settings: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def place(one: dict) -> tuple:
+    """Which row of the table a setting is."""
+    return MODES.index(one["mode"]), one["units"], one["vocab"]
+
+
+def with_recorded(settings: list[dict], path: Path) -> list[dict]:
+    """What was measured now, and what ``path`` holds of other settings with the same competitors; in order."""
+    rows = {place(one): one for one in settings}
+    if path.is_file():
+        for one in json.loads(path.read_text(encoding="utf-8"))["settings"]:
+            if one["tokens_per_second"].keys() == settings[0]["tokens_per_second"].keys():
+                rows.setdefault(place(one), one)
+    return [rows[key] for key in sorted(rows)]
+
+
 def find_torch(given: str | None) -> str | None:
     """The Python that has PyTorch, None if none was named.
 
@@ -193,19 +209,22 @@ def main(argv: list[str]) -> dict:
     pythons = {"stock": sys.executable, "ours": sys.executable} | ({"torch": torch} if torch else {})
     if torch is None:
         print(NO_TORCH, file=sys.stderr)
-    settings = []
+    settings, command = [], ["python", "benchmarks/step.py", *argv]
     for mode in options.modes:
         for units in options.units:
             for vocab in options.vocab:
                 work = Work(mode, vocab, units, layers=2, batch=batch, bptt=bptt)
-                settings.append(compare(work, pythons, options.rounds, options.seconds))
+                compared = compare(work, pythons, options.rounds, options.seconds)
+                settings.append(compared | {"command": shlex.join(command)})
                 ratios = {name: ratio["median"] for name, ratio in settings[-1]["ours_faster_than"].items()}
                 print(f"{mode} {units} units, V = {vocab}: ours is faster by {ratios}", file=sys.stderr, flush=True)
     print(table(settings))
     if torch is None:
         print("\nNo column for PyTorch: see the message above.")
     out = options.out or (None if options.quick else FOLDER / "step.json")
-    return record(out, ["python", "benchmarks/step.py", *argv], torch=torch is not None, settings=settings)
+    if out:
+        settings = with_recorded(settings, out)
+    return record(out, command, torch=torch is not None, settings=settings)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def set_up(work: Work):
         batch_size=work.batch,
         bptt=work.bptt,
     )
-    model = build_model(config, work.vocab)
+    model = build_model(config, work.vocab, gradients=work.mode != "evaluate")
     random = np.random.default_rng(1)
     facts = {"mxnet": mx.__version__, "threads": gluonlm.RUNTIME.threads}
     if work.mode == "evaluate":

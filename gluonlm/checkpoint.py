@@ -99,6 +99,8 @@ def save_model(
 def load_model(path: str | Path, contexts: list[mx.Context] | None = None) -> Trained:
     """Read a model from a run's folder or a model file onto the given devices (the CPU if None).
 
+    It has no memory for gradients: to train it, set the weights of one that :func:`build_model` gives.
+
     :raises UserError: when there is none, or it is damaged, or its arrays do not fit its settings.
     """
     path = Path(path)
@@ -106,7 +108,7 @@ def load_model(path: str | Path, contexts: list[mx.Context] | None = None) -> Tr
     arrays, metadata = read_arrays(path, MODEL_FORMAT)
     config, dictionary = Config.from_json(metadata["config"]), Dictionary.from_json(metadata["dictionary"])
     quantized = read_quantized(arrays, metadata["quantized"], path) if "quantized" in metadata else None
-    model = build_model(config, len(dictionary), contexts)
+    model = build_model(config, len(dictionary), contexts, gradients=False)
     set_parameters(model, quantized.floats() if quantized else arrays, path)
     if quantized and config.model != "QRNN" and computes_in_half(quantized, contexts):
         model.cast("float16")
@@ -120,12 +122,19 @@ def computes_in_half(quantized: Quantized, contexts: list[mx.Context] | None) ->
     return half and bool(contexts) and all(ctx.device_type == "gpu" for ctx in contexts)
 
 
-def build_model(config: Config, vocab_size: int, contexts: list[mx.Context] | None = None) -> RNNModel:
-    """A model as the settings say, initialized on the given devices (the CPU if None) and hybridized."""
+def build_model(
+    config: Config, vocab_size: int, contexts: list[mx.Context] | None = None, gradients: bool = True
+) -> RNNModel:
+    """A model as the settings say, initialized on the given devices (the CPU if None) and hybridized.
+
+    :param gradients: whether there is to be memory for gradients, as much as the weights take.
+    """
     splits = config.splits or (usual_splits(vocab_size) if config.adaptive else ())
     sizes = ("emsize", "nhid", "nlayers", "window", "tied", "narrow")
     rates = ("dropout", "dropouti", "dropouth", "locked", "dropoute", "wdrop", "zoneout")
     model = RNNModel(vocab_size, config.model, **{name: getattr(config, name) for name in sizes + rates}, splits=splits)
+    if not gradients:
+        model.collect_params().setattr("grad_req", "null")
     model.initialize(ctx=contexts or mx.cpu())
     model.hybridize(static_alloc=True)
     return model

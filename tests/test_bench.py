@@ -150,6 +150,20 @@ def test_the_table_is_that_of_the_record(recorded, tmp_path):
     assert all(one["limit_tokens_per_second"] > 0 for one in recorded[0]["settings"])
 
 
+def test_settings_that_are_measured_again_replace_what_is_recorded_of_them(recorded, tmp_path):
+    path, (first, *others) = tmp_path / "step.json", recorded[0]["settings"]
+    kept = {**first, "vocab": 77, "command": "of another day"}
+    foreign = {**first, "vocab": 78, "tokens_per_second": {"ours": 1.0}}
+    path.write_text(json.dumps({**recorded[0], "settings": [kept, foreign, *others, {**first, "rounds": "old"}]}))
+    ended = bench("--modes", first["mode"], "--out", path)
+    assert ended.returncode == 0, ended.stderr
+    settings = json.loads(path.read_text())["settings"]
+    assert settings[1] == kept
+    assert settings[2:] == others
+    assert settings[0]["command"] == f"python benchmarks/step.py --quick --modes {first['mode']} --out {path}"
+    assert "rounds" not in settings[0]
+
+
 def test_the_qrnn_against_the_lstm_and_each_way_to_pool(tmp_path):
     ended = bench("--out", tmp_path / "qrnn.json", script=BENCH.with_name("qrnn.py"))
     assert ended.returncode == 0, ended.stderr

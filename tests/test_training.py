@@ -212,6 +212,13 @@ def test_evaluation_does_not_depend_on_segments_and_barely_on_columns(text, tmp_
     assert evaluate(trained.model, ids, trained.dictionary, 5) == pytest.approx(whole, rel=0.02)
 
 
+def test_a_loaded_model_takes_no_memory_for_gradients(text, tmp_path):
+    run(text, tmp_path / "run", "--epochs", "1")
+    for parameter in load_model(tmp_path / "run").model.trainables().values():
+        with pytest.raises(RuntimeError, match="grad_req='null'"):
+            parameter.grad()
+
+
 def test_divergence_is_said_and_the_best_model_kept(text, tmp_path):
     run(text, tmp_path / "fine", "--epochs", "1")
     with pytest.raises(UserError, match=r"diverged in epoch \d+, step \d+ .*lower --lr"):
