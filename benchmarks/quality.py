@@ -111,9 +111,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--table", action="store_true", help="print the recorded races, measure nothing")
     options = parser.parse_args(argv)
     if options.torch_epochs <= 0 or options.torch_epochs > 1 and options.torch_epochs % 1:
-        raise UserError(f"--torch-epochs {options.torch_epochs}: must be a whole number, or a part of one epoch")
+        raise UserError(f"--torch-epochs {options.torch_epochs:g}: must be a whole number, or a part of one epoch")
     if options.torch_epochs < EPOCHS and options.published is None:
-        raise UserError(f"--torch-epochs {options.torch_epochs}: give --published, what {EPOCHS} epochs reach")
+        raise UserError(f"--torch-epochs {options.torch_epochs:g}: give --published, what {EPOCHS} epochs reach")
     return options
 
 
@@ -150,7 +150,7 @@ def main(argv: list[str]) -> dict | None:
         ours = [sys.executable, "-m", "gluonlm.train", "--preset", options.preset, "--data", options.data]
         ours += ["--epochs", options.epochs, "--emsize", options.units, "--nhid", options.units, "--save", save]
         torch = [python, HERE / "quality_torch.py", *texts]
-        torch += ["--epochs", options.torch_epochs, "--units", options.units]
+        torch += ["--epochs", f"{options.torch_epochs:g}", "--units", options.units]
         racers = [
             Racer.start(name, list(map(str, command)), logs[name])
             for name, command in (("ours", ours), ("torch", torch))

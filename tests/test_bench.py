@@ -111,7 +111,7 @@ def test_a_race_to_a_perplexity(tmp_path):
     assert ended.returncode == 0, ended.stderr
     result = json.loads(out.read_text())
     assert result["torch"]["lines"] == [60, 12, 9]  # the same sentences for both
-    assert result["torch"]["given"] == ["--epochs", "2.0", "--units", "4"]
+    assert result["torch"]["given"] == ["--epochs", "2", "--units", "4"]
     assert result["test_perplexity"]["torch"] == 110.44
     assert result["torch_perplexity_is"] == "published"
     assert result["epochs"] == {"ours": 1, "torch": 2}
