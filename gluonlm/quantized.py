@@ -22,7 +22,7 @@ from gluonlm.model import RecurrentLayer, RNNModel
 
 Ranges = dict[str, tuple[float, float]]
 FLAT = ("i2h_weight", "h2h_weight", "i2h_bias", "h2h_bias")  # order of a recurrent layer's parts in its flat vector
-SCALE, ZERO = ".scale", ".zero"
+SCALE, ZERO = ".scale", ".zero_point"
 CHOICES = {
     "kind": ("int8", "fp16", "fp32"),
     "mode": ("symmetric", "asymmetric"),
@@ -97,11 +97,14 @@ class Quantized:
         return scale_and_zero(*self.ranges[part][signal], scheme.mode == "symmetric", ACTIVATIONS)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """All arrays under the names of a file. A zero point that is 0 everywhere is left out."""
+        """All arrays under the names of a file. A zero point that is 0 everywhere is left out.
+
+        Integers are stored less their zero point, modulo 256: a pruned weight is a 0 then, and takes no room.
+        """
         stored = {}
         for name, weight in self.weights.items():
             if isinstance(weight, Integers):
-                stored[name], stored[name + SCALE] = weight.values, weight.scale
+                stored[name], stored[name + SCALE] = weight.values - weight.zero[..., None], weight.scale
                 if weight.zero.any():
                     stored[name + ZERO] = weight.zero
             else:
@@ -149,9 +152,10 @@ def read_quantized(arrays: dict[str, np.ndarray], text: str, path: Path) -> Quan
         weights[name] = array
         if array.dtype == np.int8:
             scale = arrays.get(name + SCALE, np.empty(0))
-            weights[name] = Integers(array, scale, arrays.get(name + ZERO, np.zeros(scale.shape, np.int8)))
-            if not weights[name].fits():
+            zero = arrays.get(name + ZERO, np.zeros(scale.shape, np.int8))
+            if not Integers(array, scale, zero).fits():
                 raise damaged
+            weights[name] = Integers(array + zero[..., None], scale, zero)
     return Quantized(schemes, weights, ranges)
 
 

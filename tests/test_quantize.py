@@ -177,13 +177,16 @@ def test_a_damaged_file_gets_one_sentence(tmp_path, how):
         load_model(path)
 
 
-def test_what_was_pruned_stays_pruned_and_its_file_is_smaller(tmp_path):
+@pytest.mark.parametrize("mode", ["symmetric", "asymmetric"])
+@pytest.mark.parametrize("per", ["row", "tensor"])
+def test_what_was_pruned_stays_pruned_and_its_file_is_smaller(tmp_path, mode, per):
     trained = untrained(tmp_path / "x", emsize=40, nhid=40)
-    dense = written(trained, Scheme(), tmp_path / "dense.safetensors").path.stat().st_size
+    scheme = Scheme(mode=mode, per=per)
+    dense = written(trained, scheme, tmp_path / "dense.safetensors").path.stat().st_size
     weight = trained.model.body.encoder.weight
     kept = mx.nd.array(np.random.default_rng(1).uniform(size=weight.shape) < 0.1)
     weight.set_data(weight.data() * kept)
-    sparse = written(trained, Scheme(), tmp_path / "sparse.safetensors")
+    sparse = written(trained, scheme, tmp_path / "sparse.safetensors")
     stored = sparse.model.body.encoder.weight.data().asnumpy()
     assert ((stored != 0) == kept.asnumpy().astype(bool)).mean() > 0.99  # the smallest of what is kept may round to 0
     assert (stored[kept.asnumpy() == 0] == 0).all()
