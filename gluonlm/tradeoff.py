@@ -5,7 +5,8 @@
     python -m gluonlm.tradeoff runs/dense runs/pruned-80 --out tradeoff.png
 
 Each folder (or file that ``--table --out`` wrote) is a series of points, one for each way of storing its numbers. The
-further down, the better the model; the further left (bytes) or right (words per second), the cheaper.
+further down, the better the model; the further left (bytes, on a logarithmic axis) or right (words per second), the
+cheaper.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from gluonlm.checkpoint import read_json
 from gluonlm.cli import dashes, run
@@ -23,6 +25,7 @@ from gluonlm.files import writing
 from gluonlm.quantize_table import TABLE, Row
 
 MARKERS = "osD^v<>pPX*h"
+SIZE = "size, MB"
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def read_table(path: Path) -> Series:
         raise UserError(f"there is no table {file}: make it with `python -m gluonlm.quantize RUN --table`")
     try:
         rows = tuple(Row(**row) for row in read_json(file)["rows"])
-        return Series(path.resolve().name.removesuffix(".json"), rows)
+        return Series(path.resolve().name.removesuffix(".json").removeprefix("quantized-"), rows)
     except (KeyError, TypeError):
         raise UserError(f"{file} is no table of quantized models: make it anew with --table") from None
 
@@ -75,7 +78,7 @@ def read_table(path: Path) -> Series:
 def draw(figure: Figure, series: Sequence[Series]) -> None:
     """Test perplexity against megabytes, evaluation speed and writing speed: a colour a model, a marker a variant."""
     panels = {
-        "size, MB": lambda row: row.bytes / 1e6,
+        SIZE: lambda row: row.bytes / 1e6,
         "words/s evaluating": lambda row: row.evaluated,
         "words/s writing": lambda row: row.generated,
     }
@@ -85,7 +88,14 @@ def draw(figure: Figure, series: Sequence[Series]) -> None:
             for row in one.rows:
                 marker = MARKERS[names.index(row.name) % len(MARKERS)]
                 axes.plot(value(row), row.test, marker, color=f"C{colour}", markersize=7, alpha=0.8)
-        axes.set(xlabel=label, xlim=(0, None))
+        axes.set(xlabel=label)
+        if label == SIZE:
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.xaxis.set_minor_formatter(NullFormatter())
+        else:
+            axes.set_xlim(0, None)
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("test perplexity")
     handles = [figure.axes[0].plot([], [], "s", color=f"C{i}", label=one.name)[0] for i, one in enumerate(series)]
