@@ -6,9 +6,9 @@
     >>> shapes
     {'weight': [10]}
 
-A float32 array of n numbers is stored as one bit per number and the numbers that are not zero, n/8 + 4 kept bytes for
-4 n, if that is less. At a sparsity of 80 % that is 23 % of the bytes, at 90 % 13 %, at 95 % 8 %. Of 8-bit integers with
-these sparsities it is 32, 22 and 17 %.
+Of n float32 numbers k are not zero: one bit for each of the n, and those k, take n/8 + 4k bytes instead of 4n. Where
+that is less, the array is stored so. At a sparsity of 80 % that is 23 % of the bytes, at 90 % 13 %, at 95 % 8 %. Of
+8-bit integers with these sparsities it is 32.5, 22.5 and 17.5 %.
 """
 
 import math
