@@ -153,9 +153,10 @@ def read_quantized(arrays: dict[str, np.ndarray], text: str, path: Path) -> Quan
         if array.dtype == np.int8:
             scale = arrays.get(name + SCALE, np.empty(0))
             zero = arrays.get(name + ZERO, np.zeros(scale.shape, np.int8))
-            if not Integers(array, scale, zero).fits():
+            stored = Integers(array, scale, zero)
+            if not stored.fits():
                 raise damaged
-            weights[name] = Integers(array + zero[..., None], scale, zero)
+            weights[name] = replace(stored, values=array + zero[..., None])
     return Quantized(schemes, weights, ranges)
 
 

@@ -25,7 +25,6 @@ from gluonlm.files import writing
 from gluonlm.quantize_table import TABLE, Row
 
 MARKERS = "osD^v<>pPX*h"
-SIZE = "size, MB"
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def read_table(path: Path) -> Series:
 def draw(figure: Figure, series: Sequence[Series]) -> None:
     """Test perplexity against megabytes, evaluation speed and writing speed: a colour a model, a marker a variant."""
     panels = {
-        SIZE: lambda row: row.bytes / 1e6,
+        "size, MB": lambda row: row.bytes / 1e6,
         "words/s evaluating": lambda row: row.evaluated,
         "words/s writing": lambda row: row.generated,
     }
@@ -89,20 +88,16 @@ def draw(figure: Figure, series: Sequence[Series]) -> None:
                 marker = MARKERS[names.index(row.name) % len(MARKERS)]
                 axes.plot(value(row), row.test, marker, color=f"C{colour}", markersize=7, alpha=0.8)
         axes.set(xlabel=label)
-        if label == SIZE:
-            axes.set_xscale("log")
-            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes.xaxis.set_major_formatter("{x:g}")
-            axes.xaxis.set_minor_formatter(NullFormatter())
-        else:
-            axes.set_xlim(0, None)
         axes.grid(alpha=0.3)
-    figure.axes[0].set_ylabel("test perplexity")
-    handles = [figure.axes[0].plot([], [], "s", color=f"C{i}", label=one.name)[0] for i, one in enumerate(series)]
+    size, *speeds = figure.axes
+    size.set(ylabel="test perplexity", xscale="log")
+    size.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}", minor_formatter=NullFormatter())
+    for axes in speeds:
+        axes.set_xlim(0, None)
+    handles = [size.plot([], [], "s", color=f"C{i}", label=one.name)[0] for i, one in enumerate(series)]
     markers = [MARKERS[i % len(MARKERS)] for i in range(len(names))]
     handles += [
-        figure.axes[0].plot([], [], marker, color="gray", label=name)[0]
-        for marker, name in zip(markers, names, strict=True)
+        size.plot([], [], marker, color="gray", label=name)[0] for marker, name in zip(markers, names, strict=True)
     ]
     figure.legend(handles=handles, loc="outside right center", fontsize=8, frameon=False)
 
