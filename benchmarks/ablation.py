@@ -1,11 +1,13 @@
 """AWD-LSTM at a size that two cores manage, and the same without each of its regularizers in turn.
 
-    python benchmarks/ablation.py --epochs 6                   # Penn Treebank, nine runs, an hour or more each
-    python benchmarks/ablation.py --epochs 6 --only all none   # some of them
-    python benchmarks/ablation.py --table                      # the recorded runs
+    python benchmarks/ablation.py --epochs 8 --only none                     # Penn Treebank, from nothing
+    python benchmarks/ablation.py --finetune runs/ptb-awd-400-17 --epochs 3  # all variants, from a trained model
+    python benchmarks/ablation.py --finetune runs/ptb-awd-400-17 --epochs 3 --table  # the recorded runs
 
-Runs that are recorded are not repeated, runs that were stopped go on. All have the same seed, sizes and learning rate,
-which falls to 0 by the end: what averaging (NT-ASGD) adds shows only in runs that last until validation stalls.
+In its first epochs a model gains by having no regularizers at all, they pay when it begins to learn by heart. That is
+hundreds of epochs for nine models from nothing, or a few for nine that go on from one that was trained with all of
+them. Runs that are recorded are not repeated, runs that were stopped go on. All have the same seed, sizes and learning
+rate, which falls to 0 by the end, so none is averaged.
 """
 
 import argparse
@@ -18,9 +20,10 @@ from gluonlm.errors import UserError
 
 # the toolkit's rates for Penn Treebank, smaller: three layers of 400 units instead of 1,150, and few epochs
 BASE = (
-    "--preset awd --no-adaptive --softmax-samples 1000 --emsize 200 --nhid 400 --batch-size 20 --schedule linear "
+    "--preset awd --no-adaptive --softmax-samples 1000 --emsize 200 --nhid 400 --batch-size 20 "
     "--dropout 0.3 --dropouti 0.3 --dropouth 0.2 --dropoute 0.05 --wdrop 0.3"
 )
+FOLDER = results.FOLDER / "ablation"
 NO_DROPOUT = "--dropout 0 --dropouti 0 --dropouth 0"
 VARIANTS = {
     "all": "",
@@ -35,9 +38,10 @@ VARIANTS = {
 }
 
 
-def record_name(data: str, variant: str, epochs: int) -> str:
-    """Its folder in results/."""
-    return f"{Path(data).stem}-awd-400-{epochs}-{variant}"
+def record_name(variant: str, options: argparse.Namespace) -> str:
+    """Its folder, where it trains and where it is recorded: what it began with, its epochs, what it lacks."""
+    begun = options.finetune.name if options.finetune else f"{Path(options.data).stem}-awd-400"
+    return f"{begun}-{options.epochs}-{variant}"
 
 
 def train_variant(variant: str, options: argparse.Namespace) -> None:
@@ -45,7 +49,7 @@ def train_variant(variant: str, options: argparse.Namespace) -> None:
 
     :raises UserError: when the training was stopped.
     """
-    name = record_name(options.data, variant, options.epochs)
+    name = record_name(variant, options)
     folder, kept = options.runs / name, options.out / name
     if (kept / "result.json").exists():
         return
@@ -53,8 +57,10 @@ def train_variant(variant: str, options: argparse.Namespace) -> None:
     if (folder / "config.json").exists():
         command = ["--resume", str(folder)]
     else:
-        command = f"{BASE} --data {options.data} --epochs {options.epochs} {VARIANTS[variant]}".split()
-        command += [*options.more, "--save", str(folder)]
+        begin = ["--finetune", str(options.finetune)] if options.finetune else [*BASE.split(), "--data", options.data]
+        epochs = str(options.epochs)
+        command = [*begin, "--schedule", "linear", "--epochs", epochs, "--nonmono", epochs]  # too late to average
+        command += [*VARIANTS[variant].split(), *options.more, "--save", str(folder)]
     if not train.main(command).finished:
         raise UserError(f"{variant} is not finished: the same command goes on with it")
     results.add(folder, kept)
@@ -67,15 +73,16 @@ def table(options: argparse.Namespace) -> str:
     """
     found = {}
     for variant in VARIANTS:
-        path = options.out / record_name(options.data, variant, options.epochs) / "result.json"
+        path = options.out / record_name(variant, options) / "result.json"
         if path.exists():
             found[variant] = json.loads(path.read_text())
-    if "all" not in found:
+    if not found:
         raise UserError(f"no run with --epochs {options.epochs} is recorded in {options.out}: leave out --table first")
-    whole = found["all"]["valid_perplexity"]
     lines = ["| regularizers | validation | against all | test |", "|---|---|---|---|"]
     for variant, result in found.items():
-        change = f"{result['valid_perplexity'] / whole - 1:+.1%}" if variant != "all" else ""
+        change = ""
+        if "all" in found and variant != "all":
+            change = f"{result['valid_perplexity'] / found['all']['valid_perplexity'] - 1:+.1%}"
         lines.append(
             f"| {variant.replace('-', ' ')} | {result['valid_perplexity']:.2f} | {change} "
             f"| {result['test_perplexity']:.2f} |"
@@ -86,11 +93,13 @@ def table(options: argparse.Namespace) -> str:
 def main(argv: list[str]) -> None:
     """Train what is missing, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--data", default="ptb")
-    parser.add_argument("--epochs", type=int, default=6)
+    begin = parser.add_mutually_exclusive_group()
+    begin.add_argument("--data", default="ptb", help="of models that begin with nothing (default: ptb)")
+    begin.add_argument("--finetune", type=Path, metavar="RUN", help="a trained run that all go on from, with its data")
+    parser.add_argument("--epochs", type=int, required=True)
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder to train in (default: runs)")
-    parser.add_argument("--out", type=Path, default=results.FOLDER, help="folder to record in (default: results)")
+    parser.add_argument("--out", type=Path, default=FOLDER, help="folder to record in (default: results/ablation)")
     parser.add_argument("--table", action="store_true", help="only show what is recorded")
     options, options.more = parser.parse_known_args(argv)  # what is unknown here is for every training
     if not options.table:

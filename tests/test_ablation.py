@@ -54,6 +54,45 @@ def test_every_variant_lacks_what_its_name_says(ablation, ablate, tmp_path):
     assert {name for name in REGULARIZERS if PRESETS["awd"].get(name)} == set(REGULARIZERS)  # none is forgotten
 
 
+def test_all_variants_go_on_from_one_trained_run(ablate, ablation, tmp_path, capsys):
+    ablate("--only", "all")
+    begun = tmp_path / "text-awd-400-2-all"
+    where = ["--finetune", str(begun), "--runs", str(tmp_path), "--out", str(tmp_path / "records")]
+    ablation.main([*where, "--epochs", "1", "--only", "all", "no-penalties"])
+    found = {variant: tmp_path / "records" / f"{begun.name}-1-{variant}" for variant in ("all", "no-penalties")}
+    settings = {variant: json.loads((folder / "config.json").read_text()) for variant, folder in found.items()}
+    assert {name for name in settings["all"] if settings["all"][name] != settings["no-penalties"][name]} == {
+        "alpha",
+        "beta",
+        "command",
+    }
+    assert settings["all"]["finetune"] == str(begun)
+    assert settings["all"]["nhid"] == 8
+    assert settings["all"]["epochs"] == 1
+    for folder in found.values():  # it had learned already
+        epochs = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+        first = json.loads((begun / "log.jsonl").read_text().splitlines()[0])
+        assert [record["loss"] < first["loss"] for record in epochs if record["kind"] == "interval"] == [True]
+    assert "no-penalties".replace("-", " ") in capsys.readouterr().out
+
+
+def test_no_run_is_averaged(ablate, tmp_path, monkeypatch):
+    """Not even one whose validation turns up at once."""
+    from gluonlm import training
+
+    monkeypatch.setattr(training, "Average", lambda _: pytest.fail("averaged"))
+    losses = iter((2.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0))
+    monkeypatch.setattr(training, "evaluate", lambda *_: next(losses))
+    ablate("--only", "none", "--epochs", "7", "--max-batches", "1")
+
+
+def test_a_table_without_the_whole_compares_nothing(ablate, capsys):
+    ablate("--only", "none")
+    row = capsys.readouterr().out.splitlines()[-1]
+    assert row.startswith("| none | ")
+    assert row.split(" | ")[2] == ""
+
+
 def test_stopped_goes_on_and_recorded_is_not_repeated(ablate, tmp_path, monkeypatch, capsys):
     from gluonlm import training
 
