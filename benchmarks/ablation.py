@@ -11,12 +11,13 @@ rate, which falls to 0 by the end, so none is averaged.
 """
 
 import argparse
-import json
+import math
 from pathlib import Path
 
 from gluonlm import results, train
 from gluonlm.cli import run
 from gluonlm.errors import UserError
+from gluonlm.runs import read_log
 
 # the toolkit's rates for Penn Treebank, smaller: three layers of 400 units instead of 1,150, and few epochs
 BASE = (
@@ -67,26 +68,24 @@ def train_variant(variant: str, options: argparse.Namespace) -> None:
 
 
 def table(options: argparse.Namespace) -> str:
-    """The recorded variants as Markdown, with what each costs against all regularizers together.
+    """Validation perplexity of the recorded variants as Markdown, and what each costs against all regularizers.
+
+    It is that of the last epoch, when the learning rate is 0: a run that goes on from a trained model and gets worse
+    than that counts with what it came to.
 
     :raises UserError: when none is recorded.
     """
     found = {}
     for variant in VARIANTS:
-        path = options.out / record_name(variant, options) / "result.json"
-        if path.exists():
-            found[variant] = json.loads(path.read_text())
+        log = options.out / record_name(variant, options) / "log.jsonl"
+        if log.exists():
+            found[variant] = math.exp(read_log(log, "epoch")[-1]["valid_loss"])
     if not found:
         raise UserError(f"no run with --epochs {options.epochs} is recorded in {options.out}: leave out --table first")
-    lines = ["| regularizers | validation | against all | test |", "|---|---|---|---|"]
-    for variant, result in found.items():
-        change = ""
-        if "all" in found and variant != "all":
-            change = f"{result['valid_perplexity'] / found['all']['valid_perplexity'] - 1:+.1%}"
-        lines.append(
-            f"| {variant.replace('-', ' ')} | {result['valid_perplexity']:.2f} | {change} "
-            f"| {result['test_perplexity']:.2f} |"
-        )
+    lines = ["| regularizers | validation | against all |", "|---|---|---|"]
+    for variant, perplexity in found.items():
+        change = f"{perplexity / found['all'] - 1:+.1%}" if "all" in found and variant != "all" else ""
+        lines.append(f"| {variant.replace('-', ' ')} | {perplexity:.2f} | {change} |")
     return "\n".join(lines)
 
 
