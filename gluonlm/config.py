@@ -90,7 +90,9 @@ class Config:
         for name in ("when", "splits"):  # lists where they come from JSON or a command line
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.softmax_samples and (self.splits or self.adaptive):
-            raise UserError("--softmax-samples estimates the full softmax: leave it out, or --splits and --adaptive")
+            raise UserError(
+                "--softmax-samples estimates the full softmax: leave it out, or --splits, and add --no-adaptive"
+            )
         if self.prune is not None and self.compress is not None:
             raise UserError("--prune is a schedule of its own: leave it out, or --compress")
         for field in dataclasses.fields(self):
@@ -177,7 +179,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "lr_patience": 2,
         "lr_threshold": 1e-4,
     },
-    # AWD-LSTM with the defaults of its toolkit; sizes and rates are those for WikiText-2
+    # AWD-LSTM with the defaults of its toolkit; README has what its command lines set on top
     "awd": AWD,
     # AWD-QRNN as published for Penn Treebank
     "qrnn": {

@@ -82,14 +82,24 @@ class Display:
             self.bar.close()
 
 
-def shown(loss: float, level: str) -> str:
+def displayed(loss: float, level: str) -> str:
     """A mean loss in nats as users of the level know it: perplexity of words, bits per character of characters."""
-    return f"bpc {bits(loss):7.4f}" if level == "char" else f"ppl {perplexity(loss):8.2f}"
+    return f"{bits(loss):.4f}" if level == "char" else f"{perplexity(loss):.2f}"
+
+
+def unit_of(level: str) -> str:
+    """What :func:`displayed` gives."""
+    return "bits per character" if level == "char" else "perplexity"
+
+
+def shown(loss: float, level: str) -> str:
+    """Figure and unit, short and as wide as any other."""
+    return f"{'bpc' if level == 'char' else 'ppl'} {displayed(loss, level):>{7 if level == 'char' else 8}}"
 
 
 def named(loss: float, level: str) -> str:
-    """The same in words."""
-    return f"bits per character {bits(loss):.4f}" if level == "char" else f"perplexity {perplexity(loss):.2f}"
+    """Figure and unit in words."""
+    return f"{unit_of(level)} {displayed(loss, level)}"
 
 
 def bits(loss: float) -> float:

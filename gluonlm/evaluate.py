@@ -68,7 +68,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--data", help="data set, folder or text file (default: what the model was trained on)")
     splits = ("train", "valid", "test")
     parser.add_argument("--split", choices=splits, default="test", help="of a data set (default: test)")
-    parser.add_argument("--batch-size", type=int, help="text columns side by side (default: 10; with a cache 1)")
+    parser.add_argument("--batch-size", type=int, help="text columns side by side (default: the run's; with a cache 1)")
     parser.add_argument("--cache", action="store_true", help="look up what followed similar states before")
     parser.add_argument("--tune-cache", action="store_true", help="search the cache's parameters on the valid split")
     parser.add_argument("--theta", type=float, help="how sharply the cache looks (default: what suits the data set)")
@@ -111,16 +111,18 @@ def with_cache(options: argparse.Namespace, trained: "Trained", ctx) -> tuple[Ev
 
     data, given = options.data or trained.config.data, cache_options(options)
     is_file = Path(data).is_file()
-    known = CacheSettings() if is_file else TUNED.get(resolve(data).name, CacheSettings())
-    settings, found = dataclasses.replace(known, **given), {}
+    known = None if is_file else TUNED.get(resolve(data).name)
+    settings, found = dataclasses.replace(known or CacheSettings(), **given), {}
     if options.tune_cache:
         if is_file and options.data:
             raise UserError("--tune-cache needs a data set with a validation text, and --data names a single file")
         ids = read_ids(trained, options.data, "valid")
-        settings, loss = tune(trained.model, ids, trained.dictionary, given, options.batch_size, ctx)
+        settings, loss = tune(trained.model, ids, trained.dictionary, given, options.batch_size or 1, ctx)
         print(f"on the validation text: loss {loss:.4f} | {named(loss, trained.level)}")
         found = {"valid_loss": loss, "valid_perplexity": math.exp(loss)}
     print(f"cache: --theta {settings.theta:g} --lambdasm {settings.lambdasm:g} --window {settings.window}", flush=True)
+    if not (known or options.tune_cache or len(given) == len(dataclasses.fields(CacheSettings))):
+        print("no settings are known for this text, these suit Penn Treebank: --tune-cache searches better ones")
 
     def loss_of(ids: np.ndarray, columns: int) -> float:
         return evaluate_with_cache(trained.model, ids, trained.dictionary, settings, columns, ctx)
@@ -152,13 +154,19 @@ def evaluate_onnx(model: OnnxModel, ids: np.ndarray, batch_size: int) -> float:
     return total / len(ids)
 
 
+def usual_columns(model: "Trained | OnnxModel", split: str) -> int:
+    """As many text columns as training evaluated the split in, so that both come to the same; 10 in an ONNX file."""
+    if isinstance(model, OnnxModel):
+        return 10
+    config = model.config
+    return (config.test_batch_size if split == "test" else 0) or config.eval_batch_size
+
+
 def main(argv: list[str]) -> Score:
     """Evaluate as the command line says and print the score."""
     options = parse(argv)
     options.cache |= options.tune_cache
-    if options.batch_size is None:
-        options.batch_size = 1 if options.cache else 10
-    if options.batch_size < 1:
+    if options.batch_size is not None and options.batch_size < 1:
         raise UserError(f"--batch-size {options.batch_size}: must be at least 1")
     if (options.checkpoint is None) == (options.onnx is None):
         raise UserError("say what to evaluate: a run's folder, a model file, or --onnx FILE")
@@ -167,9 +175,10 @@ def main(argv: list[str]) -> Score:
     if options.cache and options.onnx:
         raise UserError("--cache needs the model's hidden states, which an exported model does not give: name its run")
     model, evaluate, cache = open_onnx(options) if options.onnx else open_checkpoint(options)
+    columns = options.batch_size or (1 if options.cache else usual_columns(model, options.split))
     ids = read_ids(model, options.data, options.split)
     unknown = int((ids == model.dictionary.unk_id).sum()) if model.dictionary.unk_id is not None else 0
-    score = Score(len(ids), unknown, evaluate(ids, options.batch_size))
+    score = Score(len(ids), unknown, evaluate(ids, columns))
     share = score.unknown / score.tokens
     print(f"{score.tokens} tokens, {share:.2%} unknown | loss {score.loss:.4f} | {named(score.loss, model.level)}")
     if share > MUCH_UNKNOWN:
@@ -177,6 +186,8 @@ def main(argv: list[str]) -> Score:
     if options.record:
         data, split = options.data or model.config.data, options.split
         figures = dataclasses.asdict(score) | {"perplexity": score.perplexity}
+        if model.level == "char":
+            figures["bits_per_character"] = score.bits
         command = ["python", "-m", "gluonlm.evaluate", *argv]
         record(options.record, command, data=data, split=split, **figures, cache=cache)
     return score

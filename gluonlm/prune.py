@@ -11,7 +11,6 @@ at once costs quality that training gets back: ``python -m gluonlm.train --finet
 """
 
 import argparse
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import numpy as np
 from gluonlm.checkpoint import Trained, load_model, save_model
 from gluonlm.cli import dashes, run
 from gluonlm.corpus import load_corpus
+from gluonlm.display import displayed, named
 from gluonlm.errors import UserError
 from gluonlm.model import RNNModel
 from gluonlm.optim import Updater
@@ -133,7 +133,7 @@ def main(argv: list[str]) -> Trained:
         before = evaluate(trained.model, valid, trained.dictionary, trained.config.eval_batch_size)
         pruned = prune_at_once(trained, rules)
         after = evaluate(trained.model, valid, trained.dictionary, trained.config.eval_batch_size)
-        print(f"validation perplexity {math.exp(before):.2f} before, {math.exp(after):.2f} after pruning")
+        print(f"validation {named(before, trained.level)} before, {displayed(after, trained.level)} after pruning")
         if options.save:
             save_model(options.save, trained.model, trained.dictionary, trained.config, trained.level, pruned)
             size, dense = options.save.stat().st_size, trained.path.stat().st_size
@@ -143,12 +143,12 @@ def main(argv: list[str]) -> Trained:
 
 
 def print_sensitivity(trained: Trained, ids: np.ndarray, levels: Sequence[float]) -> None:
-    """The scan as a table of perplexities."""
+    """The scan as a table of perplexities, or bits per character."""
     dense = evaluate(trained.model, ids, trained.dictionary, trained.config.eval_batch_size)
-    print(f"perplexity of {len(ids)} validation tokens: {math.exp(dense):.2f}; with one matrix pruned alone:")
+    print(f"{len(ids)} validation tokens: {named(dense, trained.level)}; with one matrix pruned alone:")
     rows = [("tensor", *(f"{100 * level:g} %" for level in levels))]
     for name, losses in sensitivity(trained, ids, levels).items():
-        rows.append((name, *(f"{math.exp(loss):.2f}" for loss in losses)))
+        rows.append((name, *(displayed(loss, trained.level) for loss in losses)))
     print(align(rows), end="\n\n")
 
 

@@ -20,6 +20,7 @@ from gluonlm.calibrate import Statistics
 from gluonlm.checkpoint import Trained, load_model, save_model
 from gluonlm.corpus import encode_span
 from gluonlm.datasets import resolve
+from gluonlm.display import displayed, unit_of
 from gluonlm.evaluate import evaluate_onnx
 from gluonlm.generation import stream
 from gluonlm.integer_model import integer_model
@@ -110,7 +111,7 @@ def compare(trained: Trained, statistics: Statistics, command: list[str], out: P
         )
         for name, variant in variants.items()
     ]
-    print(markdown(rows))
+    print(markdown(rows, trained.level))
     model = {"data": trained.config.data, "model": trained.config.model, "nhid": trained.config.nhid}
     record(out, command, **model, tokens=[len(valid), len(test)], rows=[asdict(row) for row in rows])
     return rows
@@ -159,16 +160,17 @@ def clock(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def markdown(rows: list[Row]) -> str:
-    """The table; sizes and speeds also relative to the first row."""
-    first = rows[0]
+def markdown(rows: list[Row], level: str) -> str:
+    """The table; sizes and speeds also relative to the first row. Of a character model in bits, not perplexities."""
+    first, tokens, unit = rows[0], "characters" if level == "char" else "words", unit_of(level)
     lines = [
-        "| variant | MB | of float32 | validation | test | words/s evaluating | words/s writing |",
+        f"| variant | MB | of float32 | validation {unit} | test | {tokens}/s evaluating | {tokens}/s writing |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
+        valid, test = (displayed(math.log(perplexity), level) for perplexity in (row.valid, row.test))
         lines.append(
-            f"| {row.name} | {row.bytes / 1e6:.2f} | {row.bytes / first.bytes:.1%} | {row.valid:.2f} | {row.test:.2f} "
+            f"| {row.name} | {row.bytes / 1e6:.2f} | {row.bytes / first.bytes:.1%} | {valid} | {test} "
             f"| {row.evaluated:.0f} ({row.evaluated / first.evaluated:.2f} x) "
             f"| {row.generated:.0f} ({row.generated / first.generated:.2f} x) |"
         )

@@ -20,6 +20,7 @@ from gluonlm.checkpoint import (
 )
 from gluonlm.config import Config
 from gluonlm.dictionary import Dictionary
+from gluonlm.display import bits, unit_of
 from gluonlm.errors import UserError
 from gluonlm.files import write_atomically, writing
 from gluonlm.model import RNNModel
@@ -115,12 +116,12 @@ class Run:
         """Write result.json."""
         write_atomically(self.folder / "result.json", json.dumps(result, indent=1).encode())
 
-    def plot(self) -> None:
-        """Draw curve.png: training and validation perplexity by step."""
+    def plot(self, level: str) -> None:
+        """Draw curve.png: perplexity by step in training and validation, of characters bits per character."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(7, 4.2), layout="constrained")
-        draw_curve(figure.subplots(), self.records("interval"), self.records("epoch"))
+        draw_curve(figure.subplots(), self.records("interval"), self.records("epoch"), level)
         with writing(self.folder / "curve.png"):
             figure.savefig(self.folder / "curve.png", dpi=120)
 
@@ -149,7 +150,7 @@ class Onlooker(Run):
     def write_result(self, result):
         pass
 
-    def plot(self):
+    def plot(self, level):
         pass
 
 
@@ -161,23 +162,20 @@ def read_log(path: Path, kind: str) -> list[dict]:
         return [record for record in map(json.loads, file) if record["kind"] == kind]
 
 
-def draw_curve(axes, intervals: list[dict], epochs: list[dict]) -> None:
-    """Draw training and validation perplexity against training steps."""
+def draw_curve(axes, intervals: list[dict], epochs: list[dict], level: str = "word") -> None:
+    """Draw training and validation perplexity against training steps, or bits per character on a linear scale."""
+    scale = bits if level == "char" else np.exp  # of losses in nats
     if intervals:
         steps, losses = zip(*((record["step"], record["loss"]) for record in intervals), strict=True)
         style = {"color": "tab:blue", "linewidth": 1, "alpha": 0.6, "marker": "." if len(steps) < 3 else ""}
-        axes.plot(steps, np.exp(losses), **style, label="training (with dropout)")
+        axes.plot(steps, scale(np.array(losses)), **style, label="training (with dropout)")
     if epochs:
         steps, losses = zip(*((record["step"], record["valid_loss"]) for record in epochs), strict=True)
-        axes.plot(steps, np.exp(losses), "o-", color="tab:orange", markersize=4, label="validation")
-        axes.annotate(
-            f"{np.exp(min(losses)):.1f}",
-            (steps[np.argmin(losses)], np.exp(min(losses))),
-            (0, 7),
-            textcoords="offset points",
-            ha="center",
-        )
-    axes.set(xlabel="training steps", ylabel="perplexity", yscale="log")
+        axes.plot(steps, scale(np.array(losses)), "o-", color="tab:orange", markersize=4, label="validation")
+        lowest = min(losses)
+        at = steps[losses.index(lowest)], scale(lowest)
+        axes.annotate(f"{at[1]:.{2 if level == 'char' else 1}f}", at, (0, 7), textcoords="offset points", ha="center")
+    axes.set(xlabel="training steps", ylabel=unit_of(level), yscale="linear" if level == "char" else "log")
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("{x:g}")
     axes.grid(alpha=0.3)

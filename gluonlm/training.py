@@ -182,7 +182,7 @@ class Training:
                     break
                 self._end_epoch()
         self.display.close()
-        self.run.plot()
+        self.run.plot(self.corpus.level)
         return not stopped
 
     def _train_epoch(self, stop: StopRequest) -> None:
@@ -245,7 +245,7 @@ class Training:
         self._log({"kind": "epoch", **record})
         self.display.end_epoch(record, len(self.corpus.dictionary))
         if started - self.plotted_at > PLOT_SECONDS:
-            self.run.plot()
+            self.run.plot(self.corpus.level)
             self.plotted_at = started
         progress.epoch, progress.batch, progress.loss_sum, progress.tokens = progress.epoch + 1, 0, 0.0, 0
         self.states = self._zero_states()
@@ -292,7 +292,7 @@ class Training:
         self.progress.log_bytes = self.run.log(record)
 
     def _diverged(self) -> str:
-        kept = f"; the best model so far is in {self.run.best}" if self.progress.best_epoch >= 0 else ""
+        kept = f"; the best model so far is in {self.run.best}" if math.isfinite(self.progress.best_loss) else ""
         return (
             f"training diverged in epoch {self.progress.epoch + 1}, step {self.progress.step + 1} (the loss is not a "
             f"finite number): lower --lr or set --clip{kept}"

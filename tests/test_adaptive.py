@@ -124,8 +124,9 @@ def test_impossible_splits_are_refused(splits):
 
 
 def test_sampling_the_softmax_and_splitting_it_exclude_each_other():
-    with pytest.raises(UserError, match="--softmax-samples"):
-        Config(softmax_samples=10, splits=(5,))
+    for splitting in ({"splits": (5,)}, {"adaptive": True}):
+        with pytest.raises(UserError, match=r"--softmax-samples .* --splits, and add --no-adaptive"):
+            Config(softmax_samples=10, **splitting)
 
 
 def test_training_evaluation_and_generation(tmp_path):

@@ -8,10 +8,12 @@ import signal
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from mxnet import gluon, nd
 
 from gluonlm import evaluate as evaluate_command
 from gluonlm import train
+from gluonlm.baselines import baselines
 from gluonlm.checkpoint import LAST, STATE_FORMAT, build_model, load_model, read_arrays, write_arrays
 from gluonlm.config import Config, resolve
 from gluonlm.corpus import get_batch, load_corpus, random_length, segments
@@ -20,7 +22,7 @@ from gluonlm.export import export_onnx
 from gluonlm.optim import Average, Updater, stalled
 from gluonlm.predictor import Predictor
 from gluonlm.resume import save_training
-from gluonlm.runs import Run
+from gluonlm.runs import Run, draw_curve
 from gluonlm.training import Training, evaluate, train_step
 
 SMALL = "--emsize 12 --nhid 16 --nlayers 2 --batch-size 4 --eval-batch-size 3 --bptt 8 --lr 3"
@@ -264,6 +266,21 @@ def test_finetuning_never_ends_with_a_worse_model_than_it_began_with(text, tmp_p
         assert result.test_loss == first.test_loss
 
 
+def test_a_finetuned_run_has_a_best_model_from_the_beginning(text, tmp_path, capsys, monkeypatch):
+    """That of the run before: exported if no epoch is better, named if training diverges."""
+    pytest.importorskip("onnxruntime")
+    run(text, tmp_path / "first", "--epochs 3")
+    finetune = f"--finetune {tmp_path / 'first'} --save {{}} --epochs 1 --clip 0 --lr".format
+    export = ["200", "--onnx-export", str(tmp_path / "model.onnx")]
+    assert train.main([*finetune(tmp_path / "second").split(), *export]).best_epoch == 0
+    assert evaluate_command.main(["--onnx", str(tmp_path / "model.onnx")]).loss == pytest.approx(
+        evaluate_command.main([str(tmp_path / "first"), "--batch-size", "10"]).loss, rel=1e-5
+    )
+    monkeypatch.setattr("gluonlm.training.train_step", lambda *_: (math.nan, None))
+    with pytest.raises(UserError, match=r"diverged in epoch 1, step 1 .*the best model so far is in"):
+        train.main([*finetune(tmp_path / "third").split(), "1"])
+
+
 @pytest.mark.parametrize("line", ["--nhid 30", "--preset awd", "--no-tied", "--model GRU"])
 def test_finetuning_keeps_the_model_as_it_is(text, tmp_path, line):
     run(text, tmp_path / "first", "--epochs 1 --max-batches 2")
@@ -315,9 +332,34 @@ def test_characters_are_trained_and_evaluated_in_bits(text, tmp_path, capsys):
     recorded = json.loads((tmp_path / "run" / "result.json").read_text())
     assert recorded["test_bits_per_character"] == pytest.approx(bits)
     assert math.log2(recorded["baselines"]["uniform"]) > recorded["test_bits_per_character"]
-    score = evaluate_command.main([str(tmp_path / "run"), "--batch-size", "1"])
-    assert score.bits == pytest.approx(bits, rel=1e-6)
+    score = evaluate_command.main([str(tmp_path / "run"), "--record", str(tmp_path / "score.json")])
+    assert score.bits == pytest.approx(bits, rel=1e-6)  # in one column, as the preset tests
     assert f"bits per character {bits:.4f}" in capsys.readouterr().out
+    assert json.loads((tmp_path / "score.json").read_text())["bits_per_character"] == score.bits
+
+
+def test_the_curve_of_characters_is_in_bits():
+    axes, losses = Figure().subplots(), (3.0, 2.0)
+    records = [{"step": step, "loss": loss, "valid_loss": loss} for step, loss in enumerate(losses, 1)]
+    draw_curve(axes, records, records, "char")
+    assert axes.get_ylabel() == "bits per character"
+    for line in axes.lines:
+        assert line.get_ydata().tolist() == pytest.approx([loss / math.log(2) for loss in losses])
+    assert [text.get_text() for text in axes.texts] == ["2.89"]
+    words = Figure().subplots()
+    draw_curve(words, records, records)
+    assert words.get_ylabel() == "perplexity"
+    assert words.lines[1].get_ydata().tolist() == pytest.approx([math.exp(loss) for loss in losses])
+
+
+def test_baselines_count_the_beginning_of_a_long_text(text, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(train, "COUNTED", 50)
+    run(text, tmp_path / "run", "--epochs 1 --max-batches 2")
+    assert "for comparison (of the first 50 tokens): uniform 32.0, " in capsys.readouterr().out
+    corpus, recorded = load_corpus(str(text)), json.loads((tmp_path / "run" / "result.json").read_text())
+    assert recorded["baselines"] == baselines(corpus.train[:50], corpus.test, 32)
+    assert recorded["baselines"] != baselines(corpus.train, corpus.test, 32)
+    assert recorded["baselines_of_tokens"] == 50
 
 
 def test_an_awd_model_is_exported_and_generates(text, tmp_path):

@@ -9,10 +9,11 @@ from mxnet import nd
 
 from gluonlm import cache
 from gluonlm import evaluate as evaluate_command
-from gluonlm.cache import CacheSettings, cache_losses, evaluate_with_cache, tune
+from gluonlm.cache import TUNED, CacheSettings, cache_losses, evaluate_with_cache, tune
 from gluonlm.checkpoint import build_model, load_model, save_model
 from gluonlm.config import Config
 from gluonlm.corpus import Dictionary
+from gluonlm.datasets import DATASETS
 from gluonlm.errors import UserError
 from gluonlm.training import evaluate
 
@@ -171,6 +172,24 @@ def test_the_command(saved, tmp_path, capsys):
     assert f"loss {recorded['cache']['valid_loss']:.4f}" in output
     evaluate_command.main([str(saved), "--record", str(out)])
     assert json.loads(out.read_text())["cache"] == {}
+
+
+def test_settings_that_are_not_given_are_those_known_for_the_data_set(saved, monkeypatch, capsys):
+    assert {"ptb", "wikitext-2"} <= set(TUNED) <= set(DATASETS)
+    note = "no settings are known for this text"
+    unknown = evaluate_command.main([str(saved), "--cache"])
+    out = capsys.readouterr().out
+    assert "--theta 1 --lambdasm 0.1 --window 500" in out
+    assert note in out
+    given = ["--theta", "1", "--lambdasm", "0.1", "--window", "500"]
+    assert evaluate_command.main([str(saved), "--cache", *given]).loss == unknown.loss
+    assert note not in capsys.readouterr().out
+    monkeypatch.setitem(TUNED, saved.parent.name, CacheSettings(0.5, 0.2, 70))
+    known = evaluate_command.main([str(saved), "--cache", "--window", "60"])
+    out = capsys.readouterr().out
+    assert "--theta 0.5 --lambdasm 0.2 --window 60" in out
+    assert note not in out
+    assert known.loss != unknown.loss
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,12 @@
 """Data sets by name, by path and by the paths of other toolkits; what the command lists and fetches."""
 
 import hashlib
+import math
 from pathlib import Path
 
 import pytest
 
-from gluonlm import datasets
+from gluonlm import datasets, evaluate, train
 from gluonlm.cli import run
 from gluonlm.corpus import UNK, load_corpus
 from gluonlm.datasets import ALIASES, DATASETS, Dataset, cache_folder, main, resolve
@@ -188,6 +189,22 @@ def test_enwik8_is_bytes_in_three_parts(cache, monkeypatch):
     assert "".join(together).encode("latin-1") == content
     assert len(corpus.dictionary) == len(set(content))
     assert corpus.dictionary.encoding == "latin-1"
+
+
+def test_enwik8_is_trained_and_evaluated_in_bits(cache, monkeypatch, tmp_path, capsys):
+    content = "戦場 and no end, ".encode() * 60
+    (cache / "enwik8").mkdir(parents=True)
+    (cache / "enwik8" / "enwik8").write_bytes(content)
+    replace_dataset(monkeypatch, "enwik8", {"enwik8": content})
+    monkeypatch.setattr(datasets, "ENWIK8_CUTS", (0, 800, 1000, len(content)))
+    small = "--emsize 8 --nhid 8 --nlayers 2 --batch-size 4 --bptt 10 --epochs 1 --optimizer adam"
+    result = train.main(f"--preset awd --data enwik8 --save {tmp_path / 'run'} {small}".split())
+    trained = capsys.readouterr().out
+    score = evaluate.main([str(tmp_path / "run")])
+    said = f"bits per character {result.test_loss / math.log(2):.4f}"
+    assert said in trained
+    assert said in capsys.readouterr().out
+    assert score.tokens == len(content) - 1000
 
 
 def test_a_wrong_file_put_there_by_hand_is_refused(cache):
