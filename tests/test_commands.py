@@ -1,12 +1,16 @@
 """The command lines that users of other toolkits already type mean the same here."""
 
+import re
 import shlex
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from gluonlm import train
+from gluonlm import evaluate, train
 from gluonlm.cli import dashes
 from gluonlm.config import Config
+from gluonlm.datasets import known_name
 from gluonlm.errors import UserError
 
 MEDIUM = {"emsize": 650, "nhid": 650, "dropout": 0.5, "epochs": 40}
@@ -268,3 +272,36 @@ def test_settings_survive_json():
 def test_settings_of_another_version_are_refused():
     with pytest.raises(UserError, match="another version"):
         Config.from_json('{"warp": 9}')
+
+
+def readme_lines(module):
+    """What README's code blocks write after ``python -m gluonlm.MODULE``, lines that go on as one, without comments."""
+    text = (Path(__file__).parents[1] / "README.md").read_text().replace("\\\n", " ")
+    return re.findall(rf"^python -m gluonlm\.{module} (.*)$", text, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("line", readme_lines("train"))
+def test_readme_trains_with_what_there_is(line):
+    given = vars(train.parser().parse_args(dashes(shlex.split(line, comments=True))))
+    if not {"resume", "finetune"} & set(given):  # these need a run
+        assert train.settings(given).epochs > 0
+
+
+@pytest.mark.parametrize("line", readme_lines("evaluate"))
+def test_readme_evaluates_with_what_there_is(line):
+    assert evaluate.parse(shlex.split(line, comments=True)).checkpoint == "runs/NAME"
+
+
+def test_readme_has_the_lines_of_the_awd_lstm_toolkit():
+    """With the toolkit's own names of the data sets, without its seeds."""
+    wanted = [
+        line for line in SAME if line.startswith("--preset awd") and "--data data/" in line and "QRNN" not in line
+    ]
+    wanted.append(f"--preset awd --model QRNN {WT103_LINE}")
+    ours = {config_of(line) for line in readme_lines("train") if "--preset awd" in line}
+    assert {config_of(line) for line in wanted} == ours
+
+
+def config_of(line):
+    settings = train.settings(parsed(line.partition("#")[0]))
+    return replace(settings, data=known_name(Path(settings.data)), seed=0)

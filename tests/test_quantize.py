@@ -1,6 +1,7 @@
 """Quantized models: what a file holds, that integers are multiplied exactly, and that every command takes them."""
 
 import json
+import math
 
 import mxnet as mx
 import numpy as np
@@ -421,6 +422,10 @@ def test_the_table(run, capsys, monkeypatch):
     assert all(row.bytes < rows[0].bytes for row in rows[1:])
     assert all(row.evaluated > 0 and row.generated > 0 for row in rows)
     assert table.count("\n| ") == len(rows) + 1
+    assert "| validation perplexity | test | words/s" in table
+    of_characters = quantize_table.markdown(rows, "char")
+    assert "| validation bits per character | test | characters/s" in of_characters
+    assert f"| {math.log2(rows[1].valid):.4f} | {math.log2(rows[1].test):.4f} |" in of_characters
     written = json.loads((run / "quantized.json").read_text())
     assert len(written["rows"]) == len(rows)
     assert written["command"].startswith("python -m gluonlm.quantize")
