@@ -104,7 +104,7 @@ class Probe:
 @pytest.mark.parametrize("mode", MODELS)
 def test_dropout_acts_at_each_place(mode):
     """After the embedding, between the layers (where the fused operator's own does nothing on CPU), and at the end."""
-    model = make(mode, hybrid=False, dropout=0.5, nlayers=3, nhid=64, emsize=64)
+    model = make(mode, hybrid=False, dropout=0.3, nlayers=3, nhid=64, emsize=64)
     probes = [Probe(block) for block in (*model.body.layers, model.decoder)]
     with autograd.train_mode():
         model(words(), model.begin_state(N))
@@ -112,7 +112,7 @@ def test_dropout_acts_at_each_place(mode):
     for probe in probes:
         trained, evaluated = probe.shares
         natural = evaluated  # relu units may be zero by themselves
-        assert trained == pytest.approx(0.5 + natural / 2, abs=0.06)
+        assert trained == pytest.approx(0.3 + 0.7 * natural, abs=0.06)
 
 
 @pytest.mark.parametrize("hybrid", [False, True])

@@ -211,11 +211,11 @@ def test_the_gradients_are_finite_differences(window, settings):
 
 
 def test_weight_drop_acts_on_all_of_the_linear_map_for_a_segment():
-    dropping, plain = layer(wdrop=0.5), layer()
+    dropping, plain = layer(wdrop=0.3), layer()
     mx.random.seed(5)
     with autograd.train_mode():
-        mask = nd.Dropout(nd.ones(dropping.weight.shape), p=0.5)
-    assert (mask.asnumpy() == 0).mean() == pytest.approx(0.5, abs=0.1)
+        mask = nd.Dropout(nd.ones(dropping.weight.shape), p=0.3)
+    assert (mask.asnumpy() == 0).mean() == pytest.approx(0.3, abs=0.1)
     inputs = nd.random.normal(shape=(T, N, INPUTS))
     gradients = []
     for block in (dropping, plain):

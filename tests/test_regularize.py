@@ -4,6 +4,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 from mxnet import autograd, nd
+from mxnet.gluon import HybridBlock
 
 from gluonlm.config import MODELS
 from gluonlm.model import GATES, RecurrentLayer, RNNModel
@@ -12,6 +13,9 @@ from gluonlm.regularize import LockedDropout, WordDropEmbedding, activation_pena
 from gluonlm.training import train_step
 
 T, N, C, V = 9, 5, 40, 30
+INPUTS, UNITS = 6, 20  # of a layer
+RATE = 0.3  # not 0.5: there what is dropped and what is kept are equal shares
+KEPT = np.float32(1 / (1 - RATE)).round(3)  # what is left of a one
 WORDS = nd.array(np.random.default_rng(0).integers(V, size=(T, N)))
 
 
@@ -47,23 +51,28 @@ def test_locked_dropout_has_the_gradient_of_its_mask():
 
 @pytest.mark.parametrize("hybrid", [False, True])
 def test_embedding_dropout_drops_whole_words(hybrid):
-    block = WordDropEmbedding(V, C, 0.5)
+    words = 500
+    mx.random.seed(1)
+    block = WordDropEmbedding(words, C, RATE)
     block.initialize()
     if hybrid:
         block.hybridize(static_alloc=True)
     raw = block.weight.data().asnumpy()
-    vectors = in_training(block, WORDS)
+    ids = np.random.default_rng(0).integers(words, size=(40, 25))  # some words never, most once to four times
+    inputs = nd.array(ids)
+    vectors = in_training(block, inputs)
     vectors.backward()
-    ids, gradient = WORDS.asnumpy().astype(int), block.weight.grad().asnumpy()
+    gradient = block.weight.grad().asnumpy()
     scales = (vectors.asnumpy() / raw[ids]).round(3)  # (T, N, C)
-    assert set(np.unique(scales)) == {0, 2}
+    assert set(np.unique(scales)) == {0, KEPT}
     by_word = {word: np.unique(scales[ids == word]) for word in np.unique(ids)}
     assert all(len(values) == 1 for values in by_word.values())  # all of it, wherever the word stands
-    for word in range(V):
+    assert np.mean([values[0] == 0 for values in by_word.values()]) == pytest.approx(RATE, abs=0.07)
+    for word in range(words):
         expected = (ids == word).sum() * (by_word[word][0] if word in by_word else 0)
-        np.testing.assert_allclose(gradient[word], expected, err_msg=str(word))
-    assert (in_training(block, WORDS, seed=4).asnumpy() != vectors.asnumpy()).any()
-    np.testing.assert_array_equal(block(WORDS).asnumpy(), raw[ids])
+        np.testing.assert_allclose(gradient[word], expected, rtol=1e-3, err_msg=str(word))
+    assert (in_training(block, inputs, seed=4).asnumpy() != vectors.asnumpy()).any()
+    np.testing.assert_array_equal(block(inputs).asnumpy(), raw[ids])
 
 
 def test_a_tied_decoder_sees_the_words_that_the_embedding_drops():
@@ -77,7 +86,8 @@ def test_a_tied_decoder_sees_the_words_that_the_embedding_drops():
 
 
 def layer(mode, wdrop, weights=None, hybrid=True):
-    made = RecurrentLayer(mode, 6, 8, wdrop)
+    mx.random.seed(2)
+    made = RecurrentLayer(mode, INPUTS, UNITS, wdrop)
     made.initialize()
     if weights is not None:
         made.weights.set_data(weights)
@@ -100,18 +110,20 @@ def loss_and_gradients(block, inputs, head, seed=5):
 @pytest.mark.parametrize("mode", GATES)
 def test_weight_drop_is_a_layer_with_masked_recurrent_weights(mode, hybrid):
     """One mask for the segment, on hidden-to-hidden weights only; the raw weights get its gradient."""
-    raw = layer(mode, 0.5, hybrid=hybrid)
+    raw = layer(mode, RATE, hybrid=hybrid)
     gates, flat = GATES[mode], raw.weights.data()
     mx.random.seed(5)
     with autograd.train_mode():  # the mask that the layer draws
-        ones = drop_rows(nd, nd.ones((flat.size // 8, 8)), 0.5, gates * 6, gates * (6 + 8)).reshape((-1,))
+        rows = nd.ones((flat.size // UNITS, UNITS))
+        ones = drop_rows(nd, rows, RATE, gates * INPUTS, gates * (INPUTS + UNITS)).reshape((-1,))
     parts = {name: part.asnumpy() for name, part in raw.parts(ones).items()}
-    assert (parts.pop("h2h_weight") == 0).mean() == pytest.approx(0.5, abs=0.2)
+    mask = parts.pop("h2h_weight")
+    assert set(np.unique(mask.round(3))) == {0, KEPT}
+    assert (mask == 0).mean() == pytest.approx(RATE, abs=0.07)
     assert all((part == 1).all() for part in parts.values())
-    assert set(np.unique(ones.asnumpy())) == {0, 1, 2}
 
     masked = layer(mode, 0.0, flat * ones, hybrid)
-    inputs, head = nd.random.normal(shape=(T, N, 6)), nd.random.normal(shape=(T, N, 8))
+    inputs, head = nd.random.normal(shape=(T, N, INPUTS)), nd.random.normal(shape=(T, N, UNITS))
     *ours, gradient = loss_and_gradients(raw, inputs, head)
     *theirs, masked_gradient = loss_and_gradients(masked, inputs, head)
     for one, other in zip(ours, theirs, strict=True):
@@ -121,8 +133,8 @@ def test_weight_drop_is_a_layer_with_masked_recurrent_weights(mode, hybrid):
 
 @pytest.mark.parametrize("mode", ["LSTM", "GRU"])
 def test_weight_drop_has_the_gradient_of_finite_differences(mode):
-    block, epsilon = layer(mode, 0.5), 1e-2
-    inputs, head = nd.random.normal(shape=(T, N, 6)), nd.random.normal(shape=(T, N, 8))
+    block, epsilon = layer(mode, RATE), 1e-2
+    inputs, head = nd.random.normal(shape=(T, N, INPUTS)), nd.random.normal(shape=(T, N, UNITS))
 
     def loss():
         return (loss_and_gradients(block, inputs, head)[0] * head.asnumpy()).sum()
@@ -143,9 +155,9 @@ def test_weight_drop_has_the_gradient_of_finite_differences(mode):
 @pytest.mark.parametrize("mode", GATES)
 def test_without_training_weight_drop_is_not_there_and_new_weights_are_seen(mode):
     """The second matters: the fused operator keeps weights it has prepared from one inference to the next."""
-    dropping, plain = layer(mode, 0.5), layer(mode, 0.0)
+    dropping, plain = layer(mode, RATE), layer(mode, 0.0)
     for seed in range(3):
-        inputs = nd.random.normal(shape=(T, N, 6))
+        inputs = nd.random.normal(shape=(T, N, INPUTS))
         new = nd.array(np.random.default_rng(seed).normal(size=dropping.weights.shape))
         for block in (dropping, plain):
             block.weights.set_data(new)
@@ -154,19 +166,44 @@ def test_without_training_weight_drop_is_not_there_and_new_weights_are_seen(mode
         in_training(dropping, inputs, dropping.begin_state(N))[0].wait_to_read()
 
 
-def test_layers_that_share_weights_drop_each_their_own():
-    first = layer("LSTM", 0.5)
-    second = RecurrentLayer("LSTM", 6, 8, 0.5, params=first.params)
-    inputs = nd.random.normal(shape=(T, N, 6))
-    mx.random.seed(1)
-    with autograd.record():
-        one, other = (block(inputs, block.begin_state(N))[0] for block in (first, second))
-        both = one + other
-    both.backward()
+class Pair(HybridBlock):
+    """Two layers side by side: the outputs of both."""
+
+    def __init__(self, *layers):
+        super().__init__()
+        self.layers = layers
+        for one in layers:
+            self.register_child(one)
+
+    def hybrid_forward(self, F, inputs, state):
+        return [one(inputs, state)[0] for one in self.layers]
+
+
+@pytest.mark.parametrize("graphs", [0, 1, 2])  # none, one of both layers, one of each
+def test_layers_that_share_weights_drop_each_their_own(graphs):
+    first = layer("LSTM", RATE, hybrid=False)
+    second = RecurrentLayer("LSTM", INPUTS, UNITS, RATE, params=first.params)
     assert second.weights is first.weights
-    assert (one.asnumpy() != other.asnumpy()).any()
-    kept = (first.parts(first.weights.grad())["h2h_weight"].asnumpy() != 0).mean()
-    assert kept == pytest.approx(0.75, abs=0.1)  # a weight has a gradient unless both have dropped it
+    pair, inputs = Pair(first, second), nd.random.normal(shape=(T, N, INPUTS))
+    for block in [(), (pair,), (first, second)][graphs]:
+        block.hybridize(static_alloc=True)
+
+    def gradient(*factors):
+        """That of the sum of the outputs times these, with masks that are always the same."""
+        mx.random.seed(1)
+        with autograd.record():
+            one, other = pair(inputs, first.begin_state(N))
+            loss = (one * factors[0] + other * factors[1]).sum()
+        loss.backward()
+        assert (one.asnumpy() != other.asnumpy()).any()
+        return first.parts(first.weights.grad().copy())["h2h_weight"].asnumpy()
+
+    own = gradient(1, 0), gradient(0, 1)
+    np.testing.assert_allclose(gradient(1, 1), own[0] + own[1], rtol=1e-4, atol=1e-4)
+    dropped = [part == 0 for part in own]
+    for one in dropped:
+        assert one.mean() == pytest.approx(RATE, abs=0.04)
+    assert (dropped[0] & dropped[1]).mean() == pytest.approx(RATE**2, abs=0.03)  # neither knows of the other
 
 
 def penalty_by_hand(raw, dropped, alpha, beta):
@@ -192,7 +229,7 @@ def test_penalties_and_their_gradients(alpha, beta, steps):
         assert (array.grad.asnumpy() * direction).sum() == pytest.approx(numeric, rel=1e-4, abs=1e-6)
 
 
-AWD = {"tied": True, "locked": True, "narrow": True, "dropouti": 0.65, "dropouth": 0.3, "dropoute": 0.1, "wdrop": 0.5}
+AWD = {"tied": True, "locked": True, "narrow": True, "dropouti": 0.65, "dropouth": 0.3, "dropoute": 0.1, "wdrop": 0.2}
 
 
 def awd(mode="LSTM", hybrid=True, **settings):
@@ -224,6 +261,8 @@ def test_each_place_has_its_own_rate_and_a_mask_that_stays():
     for zeros, rate in zip(seen, (0.65, 0.3, 0.3, 0.4), strict=True):
         assert (zeros == zeros[:1]).all()
         assert zeros[0].mean() == pytest.approx(rate, abs=0.04)
+    assert [one.wdrop for one in model.body.layers] == [0.2] * 3
+    assert awd().body.encoder.rate == 0.1
 
 
 @pytest.mark.parametrize("mode", MODELS)
@@ -261,3 +300,25 @@ def test_penalties_enter_the_gradient_but_not_the_reported_loss():
     alone = model.trainables()["body.layers.2.weights"].grad().asnumpy()
     assert np.abs(alone).max() > 1e-4
     np.testing.assert_allclose(both, plain + alone, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("splits", [(), (8, 20)])
+@pytest.mark.parametrize("mode", MODELS)
+def test_hybridized_a_whole_model_has_the_same_gradients(mode, splits):
+    """With all regularizers, both penalties and one matrix for embedding and decoder, under the same masks."""
+
+    def step(hybrid):
+        model = awd(mode, hybrid, splits=splits, zoneout=0.1)
+        state, parameters = model.begin_state(N), model.trainables()
+        model.open_body(WORDS, state)  # traces the graph: whether it is in training is not to be settled there
+        updater, data = Updater(parameters, "sgd", 0.0), WORDS.asnumpy().astype(np.int32)
+        mx.random.seed(2)
+        loss, state = train_step(model, updater, data[:-1], data[1:], [state], 0.0, 0.0, alpha=2, beta=1)
+        gradients = {name: parameter.grad().asnumpy() for name, parameter in parameters.items()}
+        return gradients | {f"state {i}": array.asnumpy() for i, array in enumerate(state[0])} | {"loss": loss}
+
+    plain, hybridized = step(False), step(True)
+    assert plain.keys() == hybridized.keys()
+    for name in plain:
+        assert np.abs(plain[name]).max() > 1e-5, name
+        np.testing.assert_allclose(hybridized[name], plain[name], rtol=1e-4, atol=1e-7, err_msg=name)

@@ -19,6 +19,7 @@ from gluonlm.config import Config
 from gluonlm.corpus import Dictionary
 from gluonlm.errors import UserError
 from gluonlm.optim import Updater
+from gluonlm.softmax import decoder_loss
 from gluonlm.training import evaluate, train_step
 
 WORDS = [f"w{number}" for number in range(30)]
@@ -164,7 +165,8 @@ def test_ctrl_c_evaluates_the_best_model_and_says_how_to_resume(text, tmp_path, 
     assert "test perplexity" in output
 
 
-def test_two_devices_make_the_weights_of_one():
+@pytest.mark.parametrize("penalties", [(0, 0), (2, 1)])
+def test_two_devices_make_the_weights_of_one(penalties):
     config = Config(emsize=8, nhid=8, dropout=0.0, tied=True)
     generator = np.random.default_rng(0)
     segments = generator.integers(20, size=(3, 2, 5, 4))  # three times data and target (T, N)
@@ -180,7 +182,7 @@ def test_two_devices_make_the_weights_of_one():
         states = [model.begin_state(4 // len(contexts), ctx) for ctx in contexts]
         losses = []
         for data, target in segments:
-            loss, states = train_step(model, updater, data, target, states, 1.0, 0.25)
+            loss, states = train_step(model, updater, data, target, states, 1.0, 0.25, decoder_loss, *penalties)
             losses.append(loss)
         assert all(
             (p.data(contexts[0]).asnumpy() == p.data(contexts[-1]).asnumpy()).all() for p in model.trainables().values()
