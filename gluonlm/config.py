@@ -76,7 +76,7 @@ class Config:
         0, "words drawn per segment to estimate the softmax in training (0: all words)", low=0
     )
     max_batches: int = setting(0, "training batches per epoch (0: all)", low=0)
-    seed: int = setting(1111, "seed of everything random", low=0)
+    seed: int = setting(1111, "seed of everything random; with --finetune the next after RUN's", low=0)
     prune: float | None = setting(
         None, "share of every weight matrix that is pruned, gradually, by the middle of the run", low=0, high=0.99
     )

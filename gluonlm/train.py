@@ -128,8 +128,13 @@ def settings(given: dict[str, Any]) -> Config:
 
 
 def finetune_settings(values: dict[str, Any]) -> Config:
-    """The settings of the run that is finetuned with the given ones on top; its masks stay, its schedule is over."""
-    return replace(load_model(values["finetune"]).config, **{"prune": None, "compress": None, **values})
+    """The settings of the run that is finetuned with the given ones on top; what it pruned stays pruned.
+
+    The random numbers are others: step by step the old ones would bring back the dropout masks of the first run, with
+    the same words under them, which the model has been fitted to already.
+    """
+    first = load_model(values["finetune"]).config
+    return replace(first, **{"seed": first.seed + 1, "prune": None, "compress": None, **values})
 
 
 def default_folder(config: Config) -> Path:

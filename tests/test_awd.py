@@ -23,7 +23,7 @@ from gluonlm.optim import Average, Updater, stalled
 from gluonlm.predictor import Predictor
 from gluonlm.resume import save_training
 from gluonlm.runs import Run, draw_curve
-from gluonlm.training import Training, evaluate, train_step
+from gluonlm.training import Training, evaluate, seed_step, train_step
 
 SMALL = "--emsize 12 --nhid 16 --nlayers 2 --batch-size 4 --eval-batch-size 3 --bptt 8 --lr 3"
 
@@ -256,6 +256,24 @@ def test_finetuning_starts_from_the_best_averages_at_once_and_stops_early(text, 
     assert (config.nhid, config.epochs, config.lr) == (first.config.nhid, 9, 0.5)
     again = run(text, tmp_path / "second", resume=True)  # it is done: nothing left but to evaluate
     assert again.test_loss == result.test_loss
+
+
+@pytest.mark.parametrize(("more", "seed"), [("", 1112), ("--seed 5", 5)])
+def test_finetuning_draws_other_random_numbers_than_the_run_before(more, seed, text, tmp_path, monkeypatch):
+    """With the same ones each segment would meet its old dropout masks, which the model has been fitted to."""
+    drawn = []
+
+    def noted(seed, step):
+        seed_step(seed, step)
+        drawn.append((np.random.random(), float(nd.random.uniform().asscalar())))
+
+    monkeypatch.setattr("gluonlm.training.seed_step", noted)
+    run(text, tmp_path / "first", "--epochs 1 --no-random-bptt")
+    steps = len(drawn)
+    train.main(f"--finetune {tmp_path / 'first'} --save {tmp_path / 'second'} --epochs 1 {more}".split())
+    assert len(drawn) == 2 * steps
+    assert len({number for pair in drawn for number in pair}) == 4 * steps
+    assert load_model(tmp_path / "second").config.seed == seed
 
 
 def test_finetuning_with_a_rate_that_falls_to_0_averages_nothing(text, tmp_path):

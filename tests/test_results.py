@@ -2,10 +2,13 @@
 
 import json
 import math
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from gluonlm import results
+from gluonlm import results, train
 from gluonlm.config import Config
 from gluonlm.errors import UserError
 
@@ -23,6 +26,24 @@ def test_every_recorded_run_says_how_it_was_made():
         assert {"mxnet", "cpu", "python", "date"} <= result["machine"].keys(), name
         known = {key: value for key, value in config.items() if key not in ("command", "best")}
         Config.from_json(json.dumps(known))
+
+
+@pytest.mark.parametrize("name", list(results.recorded()))
+def test_recorded_command_leads_to_the_recorded_settings(name, monkeypatch):
+    recorded = {name: config for name, (config, _) in results.recorded().items()}
+
+    def configured(config):
+        return Config.from_json(json.dumps({key: config[key] for key in config.keys() - {"command", "best"}}))
+
+    def typed(command):
+        return vars(train.parser().parse_args(command.split()[3:]))  # after python -m gluonlm.train
+
+    monkeypatch.setattr(train, "load_model", lambda run: SimpleNamespace(config=configured(recorded[Path(run).name])))
+    first, *resumed = recorded[name]["command"].split("; ")
+    config = train.settings(typed(first))
+    for command in resumed:
+        config = replace(config, epochs=typed(command).get("epochs", config.epochs))
+    assert config == configured(recorded[name])
 
 
 def test_recorded_results_follow_from_their_logs():
