@@ -81,10 +81,10 @@ def add(folder: Path, record: Path) -> None:
     write_atomically(record / "config.json", json.dumps(config, indent=1).encode())
 
 
-def recorded() -> dict[str, tuple[dict, dict]]:
-    """All recorded runs: name -> (config.json, result.json)."""
+def recorded(folder: Path = FOLDER) -> dict[str, tuple[dict, dict]]:
+    """All runs recorded in ``folder``: name -> (config.json, result.json)."""
     runs = {}
-    for path in sorted(FOLDER.glob("*/result.json")):
+    for path in sorted(folder.glob("*/result.json")):
         runs[path.parent.name] = (json.loads((path.parent / "config.json").read_text()), json.loads(path.read_text()))
     return runs
 
