@@ -59,8 +59,7 @@ def train_variant(variant: str, options: argparse.Namespace) -> None:
         command = ["--resume", str(folder)]
     else:
         begin = ["--finetune", str(options.finetune)] if options.finetune else [*BASE.split(), "--data", options.data]
-        epochs = str(options.epochs)
-        command = [*begin, "--schedule", "linear", "--epochs", epochs, "--nonmono", epochs]  # too late to average
+        command = [*begin, "--schedule", "linear", "--epochs", str(options.epochs)]
         command += [*VARIANTS[variant].split(), *options.more, "--save", str(folder)]
     if not train.main(command).finished:
         raise UserError(f"{variant} is not finished: the same command goes on with it")

@@ -104,7 +104,7 @@ def load_model(path: str | Path, contexts: list[mx.Context] | None = None) -> Tr
     :raises UserError: when there is none, or it is damaged, or its arrays do not fit its settings.
     """
     path = Path(path)
-    path = path / BEST if path.is_dir() else path
+    path = best_file(path) if path.is_dir() else path
     arrays, metadata = read_arrays(path, MODEL_FORMAT)
     config, dictionary = Config.from_json(metadata["config"]), Dictionary.from_json(metadata["dictionary"])
     quantized = read_quantized(arrays, metadata["quantized"], path) if "quantized" in metadata else None
@@ -114,6 +114,15 @@ def load_model(path: str | Path, contexts: list[mx.Context] | None = None) -> Tr
         model.cast("float16")
     pruned = tuple(json.loads(metadata.get("pruned", "[]")))
     return Trained(model, dictionary, config, metadata["level"], path, pruned, quantized)
+
+
+def best_file(folder: Path) -> Path:
+    """Where the best model of the run in a folder is: in there, or where ``--save FILE`` has put it.
+
+    :raises UserError: when the run's config.json is damaged.
+    """
+    settings = folder / "config.json"
+    return folder / (read_json(settings).get("best", BEST) if settings.exists() else BEST)
 
 
 def computes_in_half(quantized: Quantized, contexts: list[mx.Context] | None) -> bool:

@@ -62,7 +62,10 @@ class Config:
     decay: float = setting(1.0, "learning-rate factor per epoch", low=0)
     wdecay: float = setting(0.0, "weight decay", "--wd", "--weight-decay", low=0)
     nonmono: int | None = setting(
-        None, "sgd: average the weights once validation is worse than the best of so many epochs ago", low=0
+        None,
+        "sgd: average the weights once validation is worse than the best of so many epochs ago (not if --schedule "
+        "falls to 0)",
+        low=0,
     )
     clip: float = setting(0.25, "largest norm of the gradient of the mean loss (0: no clipping)", low=0)
 
@@ -83,7 +86,7 @@ class Config:
     compress: str | None = setting(None, "YAML file with a pruning schedule (its format: gluonlm/prune_schedule.py)")
     finetune: str | None = setting(
         None,
-        "run whose best model to start from, averaging from the first step on unless --schedule falls to 0",
+        "run whose best model to start from, averaging the weights from the first step on unless --schedule falls to 0",
     )
 
     def __post_init__(self):
@@ -241,7 +244,15 @@ def resolve(preset: str, given: dict[str, Any]) -> Config:
     """
     if preset not in PRESETS:
         raise UserError(f"--preset {preset}: choose one of {', '.join(PRESETS)}")
-    defaults = dict(PRESETS[preset])
-    if given.get("optimizer", "") != defaults.get("optimizer", "sgd") and "optimizer" in given:
-        defaults.pop("lr", None)  # a rate for SGD is thousands of times one for Adam
-    return Config(**{**defaults, **given})
+    return on_top(PRESETS[preset], given)
+
+
+def on_top(settings: dict[str, Any], given: dict[str, Any]) -> Config:
+    """Settings with the given ones on top; another optimizer takes its own usual rate if none is given with it.
+
+    :raises UserError: for a setting out of range.
+    """
+    usual = settings.get("optimizer", "sgd")
+    if given.get("optimizer", usual) != usual:  # a rate for SGD is thousands of times one for Adam
+        settings = {**settings, "lr": None}
+    return Config(**{**settings, **given})

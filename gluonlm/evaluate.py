@@ -23,7 +23,7 @@ import numpy as np
 
 from gluonlm.cli import contexts, dashes, run
 from gluonlm.corpus import encode_file, evaluation_batches, evaluation_columns, load_corpus
-from gluonlm.datasets import resolve
+from gluonlm.datasets import known_name
 from gluonlm.display import bits, named
 from gluonlm.errors import UserError
 from gluonlm.onnx_model import OnnxModel
@@ -111,7 +111,7 @@ def with_cache(options: argparse.Namespace, trained: "Trained", ctx) -> tuple[Ev
 
     data, given = options.data or trained.config.data, cache_options(options)
     is_file = Path(data).is_file()
-    known = None if is_file else TUNED.get(resolve(data).name)
+    known = None if is_file else TUNED.get(known_name(Path(data)))
     settings, found = dataclasses.replace(known or CacheSettings(), **given), {}
     if options.tune_cache:
         if is_file and options.data:

@@ -12,6 +12,7 @@ from gluonlm.checkpoint import (
     LAST,
     MODEL_FORMAT,
     STATE_FORMAT,
+    best_file,
     read_arrays,
     read_json,
     save_model,
@@ -73,8 +74,8 @@ class Run:
         """
         settings = read_json(folder / "config.json")
         command = settings.pop("command", "")
-        best = folder / settings.pop("best", BEST)
-        return cls(folder, best, command), Config.from_json(json.dumps(settings))
+        settings.pop("best", None)
+        return cls(folder, best_file(folder), command), Config.from_json(json.dumps(settings))
 
     def log(self, record: dict) -> int:
         """Append a record to the log; returns the log's size in bytes."""

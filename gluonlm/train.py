@@ -13,7 +13,7 @@ python -m gluonlm.train --resume runs/NAME           # go on after Ctrl-C, a cra
 import argparse
 import math
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from gluonlm.agreement import check_equal
 from gluonlm.baselines import baselines
 from gluonlm.checkpoint import build_model, load_model
 from gluonlm.cli import contexts, dashes, run
-from gluonlm.config import PRESETS, Config, add_options, resolve
+from gluonlm.config import PRESETS, Config, add_options, on_top, resolve
 from gluonlm.corpus import Corpus, load_corpus
 from gluonlm.detokenize import to_text
 from gluonlm.display import bits, named
@@ -134,7 +134,7 @@ def finetune_settings(values: dict[str, Any]) -> Config:
     the same words under them, which the model has been fitted to already.
     """
     first = load_model(values["finetune"]).config
-    return replace(first, **{"seed": first.seed + 1, "prune": None, "compress": None, **values})
+    return on_top({**asdict(first), "seed": first.seed + 1, "prune": None, "compress": None}, values)
 
 
 def default_folder(config: Config) -> Path:

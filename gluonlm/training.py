@@ -138,8 +138,8 @@ class Training:
         self.updater = Updater(model.trainables(), config.optimizer, config.wdecay, local, group)
         self.pruner = Pruner(model, self.updater, rules_of(config), config.epochs)
         # a rate that falls to 0 does what averaging is for, and the mean would lag behind the last weights
-        averaged = config.finetune and config.schedule not in FALLING
-        self.average = Average(model.trainables()) if averaged else None
+        self.may_average = config.schedule not in FALLING
+        self.average = Average(model.trainables()) if config.finetune and self.may_average else None
         self.schedule = Schedule(config)
         self.loss_of = decoder_loss
         if config.softmax_samples:
@@ -273,7 +273,8 @@ class Training:
     def _react(self, valid_loss: float) -> None:
         """What an epoch's validation loss leads to: averaging, an early end, or a lower learning rate."""
         config, progress = self.config, self.progress
-        no_better = config.nonmono is not None and stalled(progress.valid_losses, valid_loss, config.nonmono)
+        triggers = config.nonmono is not None and self.may_average
+        no_better = triggers and stalled(progress.valid_losses, valid_loss, config.nonmono)
         progress.valid_losses.append(valid_loss)
         if self.average:  # at a constant learning rate
             progress.done = no_better and config.finetune is not None and progress.epoch >= self.pruner.end

@@ -22,7 +22,7 @@ from gluonlm.export import export_onnx
 from gluonlm.optim import Average, Updater, stalled
 from gluonlm.predictor import Predictor
 from gluonlm.resume import save_training
-from gluonlm.runs import Run, draw_curve
+from gluonlm.runs import Run, draw_curve, read_log
 from gluonlm.training import Training, evaluate, seed_step, train_step
 
 SMALL = "--emsize 12 --nhid 16 --nlayers 2 --batch-size 4 --eval-batch-size 3 --bptt 8 --lr 3"
@@ -204,6 +204,19 @@ def test_resumed_while_averaging_the_weights_are_the_same(text, tmp_path, monkey
         np.testing.assert_array_equal(arrays[name], others[name], err_msg=name)
 
 
+def test_the_trigger_itself_begins_the_averaging(text, tmp_path, capsys):
+    """With the least patience, and a rate at which validation gets worse now and then: nothing is replaced here."""
+    run(text, tmp_path / "run", "--epochs 9 --nonmono 0 --lr 20")
+    losses = [record["valid_loss"] for record in read_log(tmp_path / "run" / "log.jsonl", "epoch")]
+    fired = next(epoch for epoch in range(1, 9) if losses[epoch] > min(losses[:epoch]))
+    _, progress = state_of(tmp_path / "run")
+    assert 0 < fired < 8
+    assert progress["averaged_steps"] > 0
+    assert capsys.readouterr().out.count("from now on the average") == 1
+    steps = [record["step"] for record in read_log(tmp_path / "run" / "log.jsonl", "epoch")]
+    assert progress["averaged_steps"] == steps[-1] - steps[fired]
+
+
 def assert_never_averaged(folder):
     arrays, progress = state_of(folder)
     assert progress["averaged_steps"] == 0
@@ -276,13 +289,23 @@ def test_finetuning_draws_other_random_numbers_than_the_run_before(more, seed, t
     assert load_model(tmp_path / "second").config.seed == seed
 
 
-def test_finetuning_with_a_rate_that_falls_to_0_averages_nothing(text, tmp_path):
+@pytest.mark.parametrize("begin", ["--preset awd --data {text} " + SMALL, "--finetune {first}"])
+def test_a_rate_that_falls_to_0_averages_nothing_and_is_waited_for(begin, text, tmp_path, monkeypatch):
+    """Even where validation stalls at once."""
     run(text, tmp_path / "first", "--epochs 1")
-    options = f"--finetune {tmp_path / 'first'} --save {tmp_path / 'second'} --epochs 2 --schedule linear"
-    assert train.main(options.split()).finished
-    arrays, progress = state_of(tmp_path / "second")
-    assert (progress["epoch"], progress["averaged_steps"], progress["done"]) == (2, 0, False)
-    assert not any(name.startswith("average.") for name in arrays)
+    stall_after(monkeypatch, 1)
+    options = begin.format(text=text, first=tmp_path / "first")
+    assert train.main(f"{options} --save {tmp_path / 'second'} --epochs 3 --schedule linear".split()).finished
+    _, progress = state_of(tmp_path / "second")
+    assert (progress["epoch"], progress["done"]) == (3, False)
+    assert_never_averaged(tmp_path / "second")
+
+
+@pytest.mark.parametrize(("more", "rate"), [("", 3.0), ("--optimizer adam", 1e-3), ("--optimizer adam --lr 0.1", 0.1)])
+def test_finetuning_with_another_optimizer_takes_its_usual_rate(more, rate, text, tmp_path):
+    run(text, tmp_path / "first", "--epochs 1 --max-batches 2")
+    given = vars(train.parser().parse_args(f"--finetune {tmp_path / 'first'} {more}".split()))
+    assert train.settings(given).learning_rate == rate
 
 
 def test_finetuning_never_ends_with_a_worse_model_than_it_began_with(text, tmp_path, monkeypatch):

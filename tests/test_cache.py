@@ -13,7 +13,7 @@ from gluonlm.cache import TUNED, CacheSettings, cache_losses, evaluate_with_cach
 from gluonlm.checkpoint import build_model, load_model, save_model
 from gluonlm.config import Config
 from gluonlm.corpus import Dictionary
-from gluonlm.datasets import DATASETS
+from gluonlm.datasets import ALIASES, DATASETS
 from gluonlm.errors import UserError
 from gluonlm.training import evaluate
 
@@ -184,7 +184,8 @@ def test_settings_that_are_not_given_are_those_known_for_the_data_set(saved, mon
     given = ["--theta", "1", "--lambdasm", "0.1", "--window", "500"]
     assert evaluate_command.main([str(saved), "--cache", *given]).loss == unknown.loss
     assert note not in capsys.readouterr().out
-    monkeypatch.setitem(TUNED, saved.parent.name, CacheSettings(0.5, 0.2, 70))
+    monkeypatch.setitem(TUNED, "ptb", CacheSettings(0.5, 0.2, 70))
+    monkeypatch.setitem(ALIASES, saved.parent.name, "ptb")
     known = evaluate_command.main([str(saved), "--cache", "--window", "60"])
     out = capsys.readouterr().out
     assert "--theta 0.5 --lambdasm 0.2 --window 60" in out
