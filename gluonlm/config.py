@@ -153,6 +153,22 @@ AWD = {
     "random_bptt": True,
 }
 
+# AWD-QRNN as published for Penn Treebank
+QRNN = {
+    **AWD,
+    "model": "QRNN",
+    "nhid": 1550,
+    "nlayers": 4,
+    "dropouti": 0.4,
+    "wdrop": 0.1,
+    "clip": 0.2,
+    "epochs": 550,
+    "batch_size": 20,
+}
+
+# what the toolkit's recipes for Adam have in common
+AWD_ADAM = {**AWD, "optimizer": "adam", "lr": 1e-3, "alpha": 0.0, "beta": 0.0, "dropouti": 0.1, "dropoute": 0.0}
+
 FAST_CPU = {"tied": True, "schedule": "linear", "softmax_samples": 1000, "epochs": 6}
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -182,19 +198,56 @@ PRESETS: dict[str, dict[str, Any]] = {
         "lr_patience": 2,
         "lr_threshold": 1e-4,
     },
-    # AWD-LSTM with the defaults of its toolkit; README has what its command lines set on top
+    # AWD-LSTM with the defaults of its toolkit, AWD-QRNN, and the toolkit's recipes for single data sets
     "awd": AWD,
-    # AWD-QRNN as published for Penn Treebank
-    "qrnn": {
-        **AWD,
+    "awd-ptb": {**AWD, "data": "ptb", "dropouti": 0.4, "dropouth": 0.25, "batch_size": 20, "epochs": 500},
+    "awd-wikitext-2": {**AWD, "data": "wikitext-2", "dropouth": 0.2},
+    "awd-ptb-char": {
+        **AWD_ADAM,
+        "data": "ptb-char",
+        "emsize": 200,
+        "nhid": 1000,
+        "dropout": 0.1,
+        "dropouth": 0.25,
+        "lr": 2e-3,
+        "when": (300, 400),
+        "epochs": 500,
+        "batch_size": 128,
+        "bptt": 150,
+    },
+    "awd-enwik8": {
+        **AWD_ADAM,
+        "data": "enwik8",
+        "nhid": 1840,
+        "dropouth": 0.1,
+        "wdrop": 0.2,
+        "when": (25, 35),
+        "epochs": 50,
+        "batch_size": 128,
+        "bptt": 200,
+    },
+    "qrnn": QRNN,
+    "qrnn-wikitext-2": {
+        **QRNN,
+        "data": "wikitext-2",
+        "dropouth": 0.2,
+        "clip": 0.25,
+        "epochs": 500,
+        "batch_size": 40,
+    },
+    "qrnn-wikitext-103": {
+        **AWD_ADAM,
+        "data": "wikitext-103",
         "model": "QRNN",
-        "nhid": 1550,
+        "nhid": 2500,
         "nlayers": 4,
-        "dropouti": 0.4,
-        "wdrop": 0.1,
-        "clip": 0.2,
-        "epochs": 550,
-        "batch_size": 20,
+        "dropout": 0.1,
+        "dropouth": 0.1,
+        "wdecay": 0.0,
+        "when": (12,),
+        "epochs": 14,
+        "batch_size": 60,
+        "bptt": 140,
     },
     # the word-level example's quality in less time: a sampled softmax, and a learning rate that falls to 0
     "fast-cpu": FAST_CPU,

@@ -9,7 +9,7 @@ import pytest
 
 from gluonlm import evaluate, train
 from gluonlm.cli import dashes
-from gluonlm.config import Config
+from gluonlm.config import PRESETS, Config
 from gluonlm.datasets import known_name
 from gluonlm.errors import UserError
 
@@ -292,16 +292,19 @@ def test_readme_evaluates_with_what_there_is(line):
     assert evaluate.parse(shlex.split(line, comments=True)).checkpoint == "runs/NAME"
 
 
-def test_readme_has_the_lines_of_the_awd_lstm_toolkit():
+def test_the_lines_of_the_awd_lstm_toolkit_are_presets():
     """With the toolkit's own names of the data sets, without its seeds."""
-    wanted = [
-        line for line in SAME if line.startswith("--preset awd") and "--data data/" in line and "QRNN" not in line
-    ]
-    wanted.append(f"--preset awd --model QRNN {WT103_LINE}")
-    ours = {config_of(line) for line in readme_lines("train") if "--preset awd" in line}
-    assert {config_of(line) for line in wanted} == ours
+    lines = [line for line in SAME if "--preset" in line and "--save" in line and f"--preset qrnn {WT103_LINE}" != line]
+    presets = {name for name in PRESETS if name.startswith(("awd-", "qrnn"))}
+    assert {config_of(line) for line in lines} == {config_of(f"--preset {name}") for name in presets}
+    assert len(presets) == len(lines) == 7
 
 
 def config_of(line):
-    settings = train.settings(parsed(line.partition("#")[0]))
+    settings = train.settings(parsed(line))
     return replace(settings, data=known_name(Path(settings.data)), seed=0)
+
+
+def test_readme_names_all_presets():
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    assert [name for name in PRESETS if f"`{name}`" not in readme] == []
