@@ -186,13 +186,17 @@ def test_the_average_of_a_run_is_validated_and_saved_and_training_goes_on_with_t
             np.testing.assert_array_equal(parameter.data().asnumpy(), arrays[f"average.{name}"])
 
 
-def test_resumed_while_averaging_the_weights_are_the_same(text, tmp_path, monkeypatch):
-    stall_after(monkeypatch, 1)
+@pytest.mark.parametrize("begin", ["--preset awd --data {text} " + SMALL, "--finetune {first} --nonmono 9"])
+def test_resumed_while_averaging_the_weights_are_the_same(begin, text, tmp_path, monkeypatch):
+    run(text, tmp_path / "first", "--epochs 1")
+    begin = f"{begin.format(text=text, first=tmp_path / 'first')} --epochs 3 --log-interval 5 --save".split()
+    if "--preset" in begin:
+        stall_after(monkeypatch, 1)
     recorder = Recorder(monkeypatch)
-    run(text, tmp_path / "whole", "--epochs 3 --log-interval 5")
+    train.main([*begin, str(tmp_path / "whole")])
     steps = len(recorder.iterates)
     Recorder(monkeypatch, interrupt_at=(3, steps // 3 + 2, steps // 2, steps - 2))
-    result, sessions = run(text, tmp_path / "parts", "--epochs 3 --log-interval 5"), 1
+    result, sessions = train.main([*begin, str(tmp_path / "parts")]), 1
     while not result.finished:
         result, sessions = run(text, tmp_path / "parts", resume=True), sessions + 1
     assert sessions == 5

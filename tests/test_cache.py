@@ -21,13 +21,17 @@ V = 30
 DICTIONARY = Dictionary(["<eos>", "<unk>", *(f"w{number}" for number in range(V - 2))])
 
 
-@pytest.fixture(scope="module")
-def model():
-    made = build_model(Config(emsize=16, nhid=16, tied=True), V)
+def made_of(**settings):
+    made = build_model(Config(emsize=16, nhid=16, **settings), V)
     for parameter in made.trainables().values():  # states that differ and probabilities that are uneven
         values = np.random.default_rng(len(parameter.shape)).normal(size=parameter.shape)
         parameter.set_data(0.7 * values)
     return made
+
+
+@pytest.fixture(scope="module")
+def model():
+    return made_of(tied=True)
 
 
 def text(tokens, seed=0):
@@ -38,6 +42,10 @@ def text(tokens, seed=0):
 
 @pytest.fixture(scope="module")
 def read(model):
+    return read_by(model)
+
+
+def read_by(model):
     """A text with the features and the distribution of each of its tokens, read one by one."""
     state, token, tokens = model.begin_state(1), DICTIONARY.start_id, []
     for target in text(300):
@@ -73,6 +81,15 @@ def test_equals_the_loop(model, read, monkeypatch, window, theta):
     monkeypatch.setattr(cache, "STEPS", 64)
     loss = evaluate_with_cache(model, text(300), DICTIONARY, CacheSettings(theta, 0.2, window))
     assert loss == pytest.approx(by_loop(read, theta, 0.2, window), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"model": "QRNN", "tied": True}, {"splits": (8, 20), "tied": True}, {"model": "GRU"}]
+)
+def test_every_kind_of_model_has_a_cache(settings):
+    model = made_of(**settings)
+    loss = evaluate_with_cache(model, text(300), DICTIONARY, CacheSettings(0.5, 0.2, 50))
+    assert loss == pytest.approx(by_loop(read_by(model), 0.5, 0.2, 50), rel=1e-5)
 
 
 def test_columns_have_caches_of_their_own(model):

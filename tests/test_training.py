@@ -196,6 +196,23 @@ def test_two_devices_make_the_weights_of_one(penalties):
         np.testing.assert_allclose(weights_2[name], weights_1[name], rtol=1e-4, atol=1e-6, err_msg=name)
 
 
+def test_weight_drop_on_two_devices_learns_the_raw_weights_of_both():
+    """Each device draws a mask of its own; what they then have in common are the raw weights."""
+    contexts = [mx.cpu(0), mx.cpu(1)]
+    model = build_model(Config(emsize=8, nhid=8, dropout=0.0, tied=True, wdrop=0.5), 20, contexts)
+    before = {name: p.data(contexts[0]).asnumpy() for name, p in model.trainables().items()}
+    data, target = np.random.default_rng(0).integers(20, size=(2, 5, 4))  # (T, N)
+    states = [model.begin_state(2, ctx) for ctx in contexts]
+    train_step(model, Updater(model.trainables(), "sgd", 0.0), data, target, states, 1.0, 0.25, decoder_loss)
+    for name, parameter in model.trainables().items():
+        weights, others = (parameter.data(ctx).asnumpy() for ctx in contexts)
+        np.testing.assert_array_equal(weights, others)
+        assert (weights != before[name]).any()
+    layer = model.body.layers[0]
+    for gradient in (layer.parts(layer.weights.grad(ctx))["h2h_weight"].asnumpy() for ctx in contexts):
+        assert 0.1 < (gradient == 0).mean() < 0.4  # a sum over the devices: 0 where both dropped the weight, a quarter
+
+
 def test_an_untrained_uniform_model_has_perplexity_v():
     model = build_model(Config(emsize=8, nhid=8), 30)
     model.decoder.weight.set_data(mx.nd.zeros((30, 8)))
