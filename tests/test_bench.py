@@ -193,9 +193,10 @@ def test_what_weight_drop_costs(tmp_path):
             assert figures[name] == expected
 
 
-@pytest.mark.parametrize("script", ["step.py", "quality.py"])
-def test_readme_shows_the_recorded_table(script):
-    command = [sys.executable, str(BENCH.with_name(script)), "--table"]
+@pytest.mark.parametrize("line", ["step.py", "quality.py", "ablation.py --finetune runs/ptb-awd-400-9 --epochs 3"])
+def test_readme_shows_the_recorded_table(line):
+    script, *options = line.split()
+    command = [sys.executable, str(BENCH.with_name(script)), *options, "--table"]
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     assert shown.count("\n") > 2
     assert shown in (ROOT / "README.md").read_text()
