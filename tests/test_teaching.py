@@ -1,6 +1,7 @@
 """The notebooks' shared helper: workloads, source in place, figures."""
 
 import base64
+import io
 import os
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import matplotlib.pyplot as plt
 import mxnet as mx
 import numpy as np
 import pytest
+from IPython.core.pylabtools import print_figure
+from PIL import Image
 
 from gluonlm import teaching
 from gluonlm.config import Config, resolve
@@ -100,6 +103,17 @@ def test_a_shown_figure_carries_its_description(monkeypatch):
     assert data["text/plain"] == "a line that rises"
     assert options == {"metadata": {"image/png": {"alt": "a line that rises"}}, "raw": True}
     assert not plt.fignum_exists(figure.number)  # or it would be shown once more at the end of the cell
+
+
+def test_a_compact_picture_is_the_same_picture():
+    figure, axes = plt.subplots()
+    axes.imshow(np.linspace(0, 1, 400).reshape(20, 20), cmap="viridis")
+    png = print_figure(figure, fmt="png")
+    plt.close(figure)
+    before, after = (np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), int) for data in (png, teaching.compact(png)))
+    assert before.shape == after.shape
+    assert np.abs(before - after).mean() < 1
+    assert len(teaching.compact(png)) < 0.6 * len(png)
 
 
 def test_draw_cells_draws_every_word_in_its_colour():
