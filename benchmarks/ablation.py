@@ -42,7 +42,7 @@ VARIANTS = {
 def record_name(variant: str, options: argparse.Namespace) -> str:
     """Its folder, where it trains and where it is recorded: what it began with, its epochs, what it lacks."""
     begun = options.finetune.name if options.finetune else f"{Path(options.data).stem}-awd-400"
-    return f"{begun}-{options.epochs}-{variant}"
+    return f"{begun}-{options.epochs}-{variant}".replace(".", "-")  # what follows a dot would make it a file
 
 
 def train_variant(variant: str, options: argparse.Namespace) -> None:
@@ -100,6 +100,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder to record in (default: results/ablation)")
     parser.add_argument("--table", action="store_true", help="only show what is recorded")
     options, options.more = parser.parse_known_args(argv)  # what is unknown here is for every training
+    if options.more and options.out == FOLDER:
+        raise UserError(f"{options.more[0]} makes it another ablation: give --out FOLDER to record it in, and --runs")
     if not options.table:
         for variant in options.only:
             train_variant(variant, options)

@@ -22,9 +22,11 @@ import numpy as np
 
 import gluonlm
 from gluonlm.checkpoint import build_model
+from gluonlm.cli import run
 from gluonlm.config import Config
 from gluonlm.corpus import EOS, Dictionary
 from gluonlm.detokenize import Detokenizer
+from gluonlm.errors import UserError
 from gluonlm.generation import stream
 from gluonlm.predictor import Predictor
 from gluonlm.results import FOLDER, record
@@ -42,10 +44,12 @@ class Torch:
         try:
             self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         except OSError as error:
-            sys.exit(f"error: cannot run {python} ({error.strerror}): give a python with torch as --torch-python")
+            raise UserError(
+                f"cannot run {python} ({error.strerror}): give a python with torch as --torch-python"
+            ) from None
         hello = self.process.stdout.readline().split()
         if len(hello) != 2:
-            sys.exit(f"error: {python} has no torch: install it there, or give another as --torch-python")
+            raise UserError(f"{python} has no torch: install it there, or give another as --torch-python")
         self.version, self.threads = hello[0], int(hello[1])
 
     def seconds(self, words: int) -> tuple[float, float]:
@@ -88,6 +92,7 @@ def main(argv: list[str]) -> dict:
     parser.add_argument("--torch-python", default=sys.executable, help="a python that has torch")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--words", type=int, default=256, help="words of a round")
+    parser.add_argument("--out", type=Path, default=FOLDER / "generate.json", help="file to record the figures in")
     options = parser.parse_args(argv)
     torch = Torch(options.torch_python)
     speeds = measure(torch, options.rounds, options.words)
@@ -103,7 +108,7 @@ def main(argv: list[str]) -> dict:
     }
     threads = f"OMP_NUM_THREADS={gluonlm.RUNTIME.threads}"
     arguments = ["--rounds", str(options.rounds), "--words", str(options.words)]
-    result = record(FOLDER / "generate.json", [threads, "python", "benchmarks/generate.py", *arguments], **figures)
+    result = record(options.out, [threads, "python", "benchmarks/generate.py", *arguments], **figures)
     print(json.dumps(result, indent=1))
     return result
 
@@ -117,4 +122,4 @@ def spread(ratios: np.ndarray) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run(main)

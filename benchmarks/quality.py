@@ -112,6 +112,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if options.torch_epochs <= 0 or options.torch_epochs > 1 and options.torch_epochs % 1:
         raise UserError(f"--torch-epochs {options.torch_epochs:g}: must be a whole number, or a part of one epoch")
+    if options.torch_epochs > EPOCHS:
+        raise UserError(f"--torch-epochs {options.torch_epochs:g}: the example is compared after {EPOCHS}")
     if options.torch_epochs < EPOCHS and options.published is None:
         raise UserError(f"--torch-epochs {options.torch_epochs:g}: give --published, what {EPOCHS} epochs reach")
     return options

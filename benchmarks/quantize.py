@@ -25,6 +25,7 @@ import numpy as np
 import gluonlm
 from gluonlm.calibrate import Statistics, fingerprint, measure
 from gluonlm.checkpoint import Trained, build_model, load_model
+from gluonlm.cli import run
 from gluonlm.config import Config
 from gluonlm.corpus import EOS, Dictionary
 from gluonlm.evaluate import evaluate_onnx
@@ -144,4 +145,4 @@ def main(argv: list[str]) -> dict:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run(main)

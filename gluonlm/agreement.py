@@ -30,8 +30,7 @@ def check_equal(group: Alone, config: Config, corpus: Corpus, devices: int, kvst
         "--kvstore": kvstore,
         "number of devices": devices,
         **{f"--{name.replace('_', '-')}": value for name, value in json.loads(config.to_json()).items()},
-        "vocabulary": hashlib.sha256(corpus.dictionary.to_json().encode()).hexdigest()[:12],
-        "text": hashlib.sha256(b"".join(map(bytes, (corpus.train, corpus.valid)))).hexdigest()[:12],
+        **corpus.hashes,
     }
     (first, first_host), *others = group.exchange(
         "settings", [own, os.environ.get("GLUONLM_HOST", socket.gethostname())]

@@ -15,6 +15,7 @@ longer than the text holds all of it. Nothing is trained.
 Shapes: T steps, C features, K pairs in reach.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -40,8 +41,8 @@ class CacheSettings:
     window: int = 500
 
     def __post_init__(self):
-        if not self.theta >= 0:
-            raise UserError(f"--theta {self.theta}: must be at least 0")
+        if not 0 <= self.theta < math.inf:
+            raise UserError(f"--theta {self.theta}: must be at least 0 and finite")
         if not 0 <= self.lambdasm < 1:
             raise UserError(f"--lambdasm {self.lambdasm}: must be at least 0 and less than 1")
         if self.window < 0:

@@ -64,7 +64,7 @@ def read_arrays(path: Path, kind: str) -> tuple[dict[str, np.ndarray], dict[str,
                 )
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return unpack(arrays, json.loads(metadata.get("sparse", "{}"))), metadata
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, OSError) as error:
         raise UserError(f"{path} is damaged or not a gluonlm file ({error}): use another checkpoint") from None
 
 
@@ -164,7 +164,10 @@ def read_json(path: Path) -> dict:
     :raises UserError: when it is missing or damaged.
     """
     try:
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text())
+        if not isinstance(content, dict):
+            raise ValueError("no object of JSON")
+        return content
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot read {path} ({reason}): give the folder of a run that training has made") from None

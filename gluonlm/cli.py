@@ -20,6 +20,11 @@ def run(main: Callable[[list[str]], object]) -> None:
     except BrokenPipeError:  # the reader of our output has gone (`| head`): nobody is left to tell
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:
+        if error.filename is None:  # not about a file: a mistake of ours
+            raise
+        print(f"error: cannot use {error.filename} ({error.strerror}): correct the path or its rights", file=sys.stderr)
+        sys.exit(2)
 
 
 def dashes(argv: list[str]) -> list[str]:
@@ -44,7 +49,7 @@ def contexts(gpu: str | None) -> list:
     try:
         numbers = [int(number) for number in gpu.split(",")]
     except ValueError:
-        raise UserError(f"--gpu {gpu}: give GPU numbers such as 0 or 0,1") from None
+        raise UserError(f"--gpu {gpu or repr(gpu)}: give GPU numbers such as 0 or 0,1") from None
     if not mx.runtime.Features().is_enabled("CUDA"):
         raise UserError(
             f"--gpu {gpu}: the installed mxnet is built for the CPU; install the GPU build with "

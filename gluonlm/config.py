@@ -59,7 +59,7 @@ class Config:
     lr_threshold: float = setting(0.0, "plateau: relative improvement that counts as one", low=0)
     restore_best: bool = setting(False, "plateau: go on from the best weights when the learning rate falls")
     when: tuple[int, ...] = setting((), "epochs after which the learning rate is divided by 10", low=1)
-    decay: float = setting(1.0, "learning-rate factor per epoch", low=0)
+    decay: float = setting(1.0, "learning-rate factor per epoch", low=0, high=1)
     wdecay: float = setting(0.0, "weight decay", "--wd", "--weight-decay", low=0)
     nonmono: int | None = setting(
         None,
@@ -79,7 +79,7 @@ class Config:
         0, "words drawn per segment to estimate the softmax in training (0: all words)", low=0
     )
     max_batches: int = setting(0, "training batches per epoch (0: all)", low=0)
-    seed: int = setting(1111, "seed of everything random; with --finetune the next after RUN's", low=0)
+    seed: int = setting(1111, "seed of everything random; with --finetune the next after RUN's", low=0, high=2**32 - 1)
     prune: float | None = setting(
         None, "share of every weight matrix that is pruned, gradually, by the middle of the run", low=0, high=0.99
     )
@@ -91,15 +91,17 @@ class Config:
 
     def __post_init__(self):
         for name in ("when", "splits"):  # lists where they come from JSON or a command line
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        kinds = get_type_hints(Config)
+        for field in dataclasses.fields(self):
+            check(field, kinds[field.name], getattr(self, field.name))
         if self.softmax_samples and (self.splits or self.adaptive):
             raise UserError(
                 "--softmax-samples estimates the full softmax: leave it out, or --splits, and add --no-adaptive"
             )
         if self.prune is not None and self.compress is not None:
             raise UserError("--prune is a schedule of its own: leave it out, or --compress")
-        for field in dataclasses.fields(self):
-            check(field, getattr(self, field.name))
         if self.model != "QRNN" and (self.zoneout or self.window != 2):
             raise UserError("--zoneout and --window are for --model QRNN: leave them out")
 
@@ -256,9 +258,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def check(field: dataclasses.Field, value: Any) -> None:
-    """Raise a UserError unless the value is within the field's choices and bounds."""
+def check(field: dataclasses.Field, kind: Any, value: Any) -> None:
+    """Raise a UserError unless the value is of the field's kind and within its choices and bounds."""
     option, limits = f"--{field.name.replace('_', '-')}", field.metadata
+    if not fits(value, kind):
+        raise UserError(f"{option} {value!r}: must be of the kind {getattr(kind, '__name__', kind)}")
     for item in value if isinstance(value, tuple) else (value,):
         if item is None:
             continue
@@ -270,6 +274,14 @@ def check(field: dataclasses.Field, value: Any) -> None:
             raise UserError(f"{option} {item}: must be at least {limits['low']}")
         if "high" in limits and not item <= limits["high"]:
             raise UserError(f"{option} {item}: must be at most {limits['high']}")
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """Whether a value, maybe from a file that somebody has edited, is of a setting's kind; 1 will do for 1.0."""
+    kinds = get_args(kind) or (kind,)
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(type(item) in kinds for item in value)
+    return type(value) in kinds or (type(value) is int and float in kinds)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gluonlm.cli import contexts, dashes, run
-from gluonlm.corpus import encode_file, evaluation_batches, evaluation_columns, load_corpus
+from gluonlm.corpus import MUCH_UNKNOWN, encode_file, evaluation_batches, evaluation_columns, load_corpus
 from gluonlm.datasets import known_name
 from gluonlm.display import bits, named
 from gluonlm.errors import UserError
@@ -32,7 +32,6 @@ from gluonlm.results import record
 if TYPE_CHECKING:
     from gluonlm.checkpoint import Trained
 
-MUCH_UNKNOWN = 0.1  # share of tokens; about 0.05 are in the test texts of Penn Treebank and WikiText-2
 ONNX_STEPS = 16  # ONNX Runtime holds the (T, N, V) logits of a segment: short ones save memory and cost nothing
 Evaluate = Callable[[np.ndarray, int], float]  # ids (tokens,), batch size -> mean loss in nats per token
 
@@ -67,7 +66,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--onnx", metavar="FILE", help="an exported model instead, on the CPU")
     parser.add_argument("--data", help="data set, folder or text file (default: what the model was trained on)")
     splits = ("train", "valid", "test")
-    parser.add_argument("--split", choices=splits, default="test", help="of a data set (default: test)")
+    parser.add_argument("--split", choices=splits, help="of a data set (default: test)")
     parser.add_argument("--batch-size", type=int, help="text columns side by side (default: the run's; with a cache 1)")
     parser.add_argument("--cache", action="store_true", help="look up what followed similar states before")
     parser.add_argument("--tune-cache", action="store_true", help="search the cache's parameters on the valid split")
@@ -80,12 +79,17 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(dashes(argv))
 
 
-def read_ids(model: "Trained | OnnxModel", data: str | None, split: str) -> np.ndarray:
+def read_ids(model: "Trained | OnnxModel", data: str | None, split: str | None) -> np.ndarray:
     """The ids of a whole text file that was named, or of a data set's split."""
-    if data and Path(data).is_file():
-        return encode_file(Path(data), model.dictionary, model.level)
+    if is_file(data):
+        return encode_file(Path(data).expanduser(), model.dictionary, model.level)
     corpus = load_corpus(data or model.config.data, model.level, model.dictionary)
     return getattr(corpus, split)
+
+
+def is_file(data: str | None) -> bool:
+    """Whether ``--data`` names a single text file, which is read whole."""
+    return data is not None and Path(data).expanduser().is_file()
 
 
 def open_checkpoint(options: argparse.Namespace) -> tuple["Trained", Evaluate, dict[str, float]]:
@@ -94,7 +98,7 @@ def open_checkpoint(options: argparse.Namespace) -> tuple["Trained", Evaluate, d
     from gluonlm.integer_model import has_integers, integer_model, simulated
     from gluonlm.training import evaluate
 
-    ctx = contexts(options.gpu or ("0" if options.cuda else None))[:1]
+    ctx = contexts("0" if options.gpu is None and options.cuda else options.gpu)[:1]
     trained = load_model(options.checkpoint, ctx)
     if options.cache:
         if has_integers(trained):
@@ -110,11 +114,10 @@ def with_cache(options: argparse.Namespace, trained: "Trained", ctx) -> tuple[Ev
     from gluonlm.cache import TUNED, CacheSettings, evaluate_with_cache, tune
 
     data, given = options.data or trained.config.data, cache_options(options)
-    is_file = Path(data).is_file()
-    known = None if is_file else TUNED.get(known_name(Path(data)))
+    known = None if is_file(data) else TUNED.get(known_name(Path(data)))
     settings, found = dataclasses.replace(known or CacheSettings(), **given), {}
     if options.tune_cache:
-        if is_file and options.data:
+        if is_file(options.data):
             raise UserError("--tune-cache needs a data set with a validation text, and --data names a single file")
         ids = read_ids(trained, options.data, "valid")
         settings, loss = tune(trained.model, ids, trained.dictionary, given, options.batch_size or 1, ctx)
@@ -154,7 +157,7 @@ def evaluate_onnx(model: OnnxModel, ids: np.ndarray, batch_size: int) -> float:
     return total / len(ids)
 
 
-def usual_columns(model: "Trained | OnnxModel", split: str) -> int:
+def usual_columns(model: "Trained | OnnxModel", split: str | None) -> int:
     """As many text columns as training evaluated the split in, so that both come to the same; 10 in an ONNX file."""
     if isinstance(model, OnnxModel):
         return 10
@@ -166,6 +169,9 @@ def main(argv: list[str]) -> Score:
     """Evaluate as the command line says and print the score."""
     options = parse(argv)
     options.cache |= options.tune_cache
+    if is_file(options.data) and options.split:
+        raise UserError(f"--data {options.data} is a single file, which is read whole: leave out --split")
+    split = None if is_file(options.data) else options.split or "test"
     if options.batch_size is not None and options.batch_size < 1:
         raise UserError(f"--batch-size {options.batch_size}: must be at least 1")
     if (options.checkpoint is None) == (options.onnx is None):
@@ -175,8 +181,8 @@ def main(argv: list[str]) -> Score:
     if options.cache and options.onnx:
         raise UserError("--cache needs the model's hidden states, which an exported model does not give: name its run")
     model, evaluate, cache = open_onnx(options) if options.onnx else open_checkpoint(options)
-    columns = options.batch_size or (1 if options.cache else usual_columns(model, options.split))
-    ids = read_ids(model, options.data, options.split)
+    columns = options.batch_size or (1 if options.cache else usual_columns(model, split))
+    ids = read_ids(model, options.data, split)
     unknown = int((ids == model.dictionary.unk_id).sum()) if model.dictionary.unk_id is not None else 0
     score = Score(len(ids), unknown, evaluate(ids, columns))
     share = score.unknown / score.tokens
@@ -184,7 +190,7 @@ def main(argv: list[str]) -> Score:
     if share > MUCH_UNKNOWN:
         print("caution: all unknown words count as one that is easy to guess, which makes the perplexity look too good")
     if options.record:
-        data, split = options.data or model.config.data, options.split
+        data = options.data or model.config.data
         figures = dataclasses.asdict(score) | {"perplexity": score.perplexity}
         if model.level == "char":
             figures["bits_per_character"] = score.bits

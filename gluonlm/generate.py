@@ -83,7 +83,7 @@ def open_model(options: argparse.Namespace) -> tuple["Trained | OnnxModel", "Pre
     from gluonlm.integer_model import integer_model
     from gluonlm.predictor import Predictor
 
-    ctx = contexts(options.gpu or ("0" if options.cuda else None))[:1]
+    ctx = contexts("0" if options.gpu is None and options.cuda else options.gpu)[:1]
     trained = load_model(model_path(options), ctx)
     return trained, integer_model(trained, ctx[0]) or Predictor(trained.model, ctx[0])
 
@@ -108,15 +108,16 @@ def texts(
     trained: "Trained | OnnxModel",
     predictor: "Predictor | OnnxModel",
     show: Callable[[str], None],
-) -> list[str]:
-    """The texts the user wants; a single one is shown piece by piece as it is written, the others when all are done."""
+    written: list[str],
+) -> None:
+    """Fill ``written`` with the texts the user wants, as far as they are; a single one is shown piece by piece, too."""
     dictionary, chosen = trained.dictionary, strategy(options, trained)
     opening, unknown = tokens_of(options.seed_text, dictionary, trained.level)
     prompt = dictionary.encode(opening)
     if unknown:
         print(f"not in the vocabulary, read as {UNK}: {' '.join(unknown)}", file=sys.stderr)
     writers = [Detokenizer(trained.level, options.capitals, options.raw) for _ in range(options.samples)]
-    written = ["".join(map(writer, opening)) for writer in writers]
+    written += ["".join(map(writer, opening)) for writer in writers]
 
     def add(sample: int, token: int) -> None:
         piece = writers[sample](dictionary.idx2word[token])
@@ -140,7 +141,6 @@ def texts(
                 add(sample, token)
         if options.outf and number % options.log_interval == 0:
             print(f"| generated {number}/{options.words} words", flush=True)
-    return written
 
 
 def joined(written: list[str]) -> str:
@@ -155,18 +155,30 @@ def main(argv: list[str]) -> list[str]:
     options = parser().parse_args(dashes(argv))
     if options.seed < 0 or options.log_interval < 1:
         raise UserError("--seed must be at least 0 and --log-interval at least 1")
-    trained, predictor = open_model(options)
+    if options.samples < 1:
+        raise UserError(f"--samples {options.samples}: must be at least 1")
+    (trained, predictor), written = open_model(options), []
     if options.outf:
-        with writing(options.outf), open(options.outf, "w", encoding="utf-8") as file:
-            written = texts(options, trained, predictor, lambda piece: None)
-            file.write(joined(written))
+        to_file(options.outf, written, lambda: texts(options, trained, predictor, lambda piece: None, written))
     elif options.samples == 1:
-        written = texts(options, trained, predictor, lambda piece: print(piece, end="", flush=True))
+        texts(options, trained, predictor, lambda piece: print(piece, end="", flush=True), written)
         print("" if written[0].endswith("\n") else "\n", end="")
     else:
-        written = texts(options, trained, predictor, lambda piece: None)
+        texts(options, trained, predictor, lambda piece: None, written)
         print(joined(written), end="")
     return written
+
+
+def to_file(path: Path, written: list[str], write: Callable[[], None]) -> None:
+    """Let ``write`` fill ``written`` and put that into a file, after Ctrl-C too; before, the file stays as it was."""
+    with writing(path):
+        open(path, "a").close()  # told now, not after an hour of writing
+    try:
+        write()
+    finally:
+        if written:
+            with writing(path):
+                path.write_text(joined(written), encoding="utf-8")
 
 
 if __name__ == "__main__":

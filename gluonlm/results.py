@@ -10,7 +10,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import re
 import shlex
 import shutil
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from gluonlm.files import write_atomically, writing
 
 FOLDER = Path(__file__).parents[1] / "results"
 KEPT = ("config.json", "log.jsonl", "result.json")
+NAMING = ("--save", "--save-path", "--save_path", "--resume")  # options that name the run's folder
 
 
 def machine_record() -> dict[str, str | int | None]:
@@ -73,12 +73,28 @@ def add(folder: Path, record: Path) -> None:
     missing = [name for name in KEPT if not (folder / name).is_file()]
     if missing:
         raise UserError(f"{folder} has no {missing[0]}: only a run that training has finished can be recorded")
+    if folder.resolve() == record.resolve():
+        raise UserError(f"{record} is the run itself: give another folder to record it in")
     record.mkdir(parents=True, exist_ok=True)
     for name in KEPT:
         shutil.copyfile(folder / name, record / name)
     config = json.loads((record / "config.json").read_text())
-    config["command"] = re.sub(r"(--save|--resume) [^ ;]+", rf"\1 runs/{record.name}", config["command"])
+    config["command"] = in_folder(config["command"], f"runs/{record.name}")
     write_atomically(record / "config.json", json.dumps(config, indent=1).encode())
+
+
+def in_folder(commands: str, folder: str) -> str:
+    """Commands, parted by ``; ``, with another folder for the run that they make or go on with."""
+    lexer = shlex.shlex(commands, posix=True, punctuation_chars=";")
+    lexer.whitespace_split, lexer.commenters = True, ""
+    words = list(lexer)
+    for i, word in enumerate(words):
+        option, equals, _ = word.partition("=")
+        if option in NAMING and equals:
+            words[i] = f"{option}={folder}"
+        elif option in NAMING:
+            words[i + 1] = folder
+    return shlex.join(words).replace(" ';'", ";")
 
 
 def recorded(folder: Path = FOLDER) -> dict[str, tuple[dict, dict]]:

@@ -37,6 +37,7 @@ class Progress:
     valid_losses: list[float] = field(default_factory=list)  # of all epochs
     averaged_steps: int = 0
     pruned: int = 0  # weights of the best model that are pruned
+    corpus: dict[str, str] = field(default_factory=dict)  # hashes of vocabulary and text
     done: bool = False  # finetuning is over before the last epoch when it no longer helps
 
 
@@ -76,13 +77,20 @@ def save_training(training: "Training") -> None:
 def load_training(training: "Training") -> None:
     """Continue where the run's last checkpoint stands; worker 0 reads it for all.
 
-    :raises UserError: when there is none, or it does not fit this run's settings, devices and workers.
+    :raises UserError: when there is none, or it does not fit this run's text, settings, devices and workers.
     """
     run, model, worker = training.run, training.model, training.group
     arrays, progress, schedule = worker.share(*(run.load_state() if worker.rank == 0 else (None, None, None)))
     if "position" in progress:  # a checkpoint of the first version
         progress["batch"] = progress.pop("position") // training.config.bptt
-    training.progress, training.schedule = Progress(**progress), Schedule(training.config, **schedule)
+    hashes = training.corpus.hashes
+    if changed := [name for name, then in progress.get("corpus", {}).items() if then != hashes[name]]:
+        raise UserError(
+            f"the {changed[0]} of {training.config.data} is no longer what {run.folder} was trained on: put the old "
+            "files back, or train a new model"
+        )
+    training.progress = Progress(**progress | {"corpus": hashes})
+    training.schedule = Schedule(training.config, **schedule)
     group = {kind: {} for kind in ("weight", "optimizer", "hidden", "average", "mask")}
     for name, array in arrays.items():
         kind, _, rest = name.partition(".")

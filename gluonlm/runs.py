@@ -46,18 +46,19 @@ class Run:
 
         :raises UserError: when there is a run already.
         """
-        run = cls(save.with_suffix(""), save) if save.suffix else cls(save)
-        if run.config_path.exists() or (save.suffix and save.exists()):
+        run = cls(save.with_suffix(""), save) if save.suffix and not save.is_dir() else cls(save)
+        if any(path.exists() for path in (run.config_path, run.best, run.last)):
             raise UserError(f"{save} holds a trained run already: choose another --save, or go on with --resume")
         return run
 
     def begin(self, config: Config, command: str) -> None:
-        """Make the folder and write config.json, again when a resumed run gets other settings.
+        """Make the folder and write config.json, again when a resumed run gets other settings; a result of before goes.
 
         :raises UserError: when that cannot be done.
         """
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / "result.json").unlink(missing_ok=True)
         self.command = "; ".join(filter(None, (self.command, command)))
         settings = {
             "command": self.command,
@@ -84,10 +85,9 @@ class Run:
             return file.tell()
 
     def truncate_log(self, size: int) -> None:
-        """Forget what was logged after the checkpoint that is being resumed."""
-        with writing(self.log_path):
-            self.log_path.touch()
-            os.truncate(self.log_path, size)
+        """Forget what was logged after the checkpoint that is being resumed, and what a power cut left of a line."""
+        kept = self.log_path.read_bytes()[:size] if self.log_path.exists() else b""
+        write_atomically(self.log_path, kept[: kept.rfind(b"\n") + 1])
 
     def records(self, kind: str) -> list[dict]:
         """The log's records of a kind: ``"epoch"`` or ``"interval"``."""

@@ -134,13 +134,14 @@ def finetune_settings(values: dict[str, Any]) -> Config:
     the same words under them, which the model has been fitted to already.
     """
     first = load_model(values["finetune"]).config
-    return on_top({**asdict(first), "seed": first.seed + 1, "prune": None, "compress": None}, values)
+    return on_top({**asdict(first), "seed": (first.seed + 1) % 2**32, "prune": None, "compress": None}, values)
 
 
 def default_folder(config: Config) -> Path:
     """A new name under runs/ that says when and what."""
     moment = datetime.now().strftime("%Y%m%d-%H%M%S")
-    return Path("runs") / f"{moment}-{Path(config.data).stem}-{config.model.lower()}"
+    data = Path(config.data).stem.replace(".", "-")  # what follows a dot would make it a file
+    return Path("runs") / f"{moment}-{data}-{config.model.lower()}"
 
 
 def open_run(given: dict[str, Any], group: Alone) -> tuple[Run, Config]:
@@ -168,7 +169,7 @@ def main(argv: list[str]) -> Result | None:
     given = vars(parser().parse_args(dashes(argv)))
     if given.get("onnx_export"):
         require("onnx", "onnxruntime")
-    devices = contexts(given.get("gpu") or ("0" if given.get("cuda") else None))
+    devices = contexts(given.get("gpu", "0" if given.get("cuda") else None))
     if given.get("kvstore") == "nccl" and not mx.runtime.Features().is_enabled("NCCL"):
         raise UserError("--kvstore nccl: the installed mxnet is built without NCCL; leave the option out")
     with join(given.get("kvstore", "device")) as group:
@@ -191,7 +192,8 @@ def prepare(run: Run, config: Config, devices: list, given: dict[str, Any], grou
     origin = None
     if config.finetune:  # a run that has begun has the model it began with, or a better one
         origin = load_model(run.best if run.best.exists() else config.finetune)
-    corpus = load_corpus(config.data, config.level, origin.dictionary if origin else None)
+    level, dictionary = (origin.level, origin.dictionary) if origin else (config.level, None)
+    corpus = load_corpus(config.data, level, dictionary)
     check_equal(group, config, corpus, len(devices), given.get("kvstore", "device"))
     np.random.seed(config.seed)
     mx.random.seed(config.seed)
@@ -204,6 +206,8 @@ def prepare(run: Run, config: Config, devices: list, given: dict[str, Any], grou
     group.start()
     if "resume" in given and group.exchange("checkpoint", run.last.exists())[0]:
         load_training(training)
+        if training.progress.done and "epochs" in given:
+            raise UserError(f"{run.folder} was over when validation stalled: leave out --epochs, or --finetune it anew")
     elif origin:
         training.pruner.keep_zeros(origin.pruned)
     return training

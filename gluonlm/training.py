@@ -146,7 +146,7 @@ class Training:
             self.loss_of = SampledSoftmax(
                 np.bincount(corpus.train, minlength=len(corpus.dictionary)), config.softmax_samples
             )
-        self.progress, self.plotted_at = Progress(), time.monotonic()
+        self.progress, self.plotted_at = Progress(corpus=corpus.hashes), time.monotonic()
         self.states = self._zero_states()
         self.display = Display(config.epochs, log_interval, self._log, corpus.level)
 
@@ -278,6 +278,8 @@ class Training:
         progress.valid_losses.append(valid_loss)
         if self.average:  # at a constant learning rate
             progress.done = no_better and config.finetune is not None and progress.epoch >= self.pruner.end
+            if progress.done and progress.epoch + 1 < config.epochs:
+                print("validation has stalled: finetuning ends here, more epochs would not help", flush=True)
         elif no_better and config.optimizer == "sgd":
             self.average = Average(self.model.trainables())
             print("validation has stalled: from now on the average of the weights is validated and saved", flush=True)

@@ -1,9 +1,11 @@
 """The ablation of AWD-LSTM trains each variant once, goes on with what was stopped, and tabulates what it recorded."""
 
+import argparse
 import json
 import math
 import os
 import signal
+from pathlib import Path
 
 import pytest
 from scripts import load_script
@@ -75,6 +77,16 @@ def test_all_variants_go_on_from_one_trained_run(ablate, ablation, tmp_path):
     for folder in found.values():  # with a rate of 0 they are what they began with
         (epoch,) = read_log(folder / "log.jsonl", "epoch")
         assert math.exp(epoch["valid_loss"]) == pytest.approx(best)
+
+
+def test_other_settings_are_not_recorded_among_ours(ablation):
+    with pytest.raises(UserError, match="--max-batches makes it another ablation: give --out"):
+        ablation.main(["--epochs", "1", "--only", "none", "--max-batches", "5"])
+
+
+def test_a_run_with_dots_in_its_name(ablation):
+    options = argparse.Namespace(finetune=Path("runs/v1.5"), epochs=3)
+    assert ablation.record_name("all", options) == "v1-5-3-all"  # a folder: with a suffix it would be a file
 
 
 def test_a_run_that_gets_worse_counts_as_it_ends(ablation, ablate, tmp_path, capsys):

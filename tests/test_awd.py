@@ -255,7 +255,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_best_model(text, tm
     assert math.isfinite(evaluate_command.main([str(tmp_path / "run")]).loss)
 
 
-def test_finetuning_starts_from_the_best_averages_at_once_and_stops_early(text, tmp_path, monkeypatch):
+def test_finetuning_starts_from_the_best_averages_at_once_and_stops_early(text, tmp_path, monkeypatch, capsys):
     run(text, tmp_path / "first", "--epochs 3")
     first = load_model(tmp_path / "first")
     recorder = Recorder(monkeypatch)
@@ -273,6 +273,19 @@ def test_finetuning_starts_from_the_best_averages_at_once_and_stops_early(text, 
     assert (config.nhid, config.epochs, config.lr) == (first.config.nhid, 9, 0.5)
     again = run(text, tmp_path / "second", resume=True)  # it is done: nothing left but to evaluate
     assert again.test_loss == result.test_loss
+    assert "validation has stalled: finetuning ends here" in capsys.readouterr().out
+    with pytest.raises(UserError, match="was over when validation stalled: leave out --epochs, or --finetune it anew"):
+        train.main(["--resume", str(tmp_path / "second"), "--epochs", "50"])
+    assert load_model(tmp_path / "second").config.epochs == 9
+
+
+def test_finetuning_reads_other_text_as_the_model_does(text, tmp_path):
+    """A model of characters reads characters, whatever its data set is usually read as."""
+    (tmp_path / "my.txt").write_text((text / "train.txt").read_text())
+    run(text, tmp_path / "first", "--level char --epochs 1")
+    where = f"--finetune {tmp_path / 'first'} --data {tmp_path / 'my.txt'} --save {tmp_path / 'second'}"
+    train.main(f"{where} --epochs 1".split())
+    assert load_model(tmp_path / "second").level == "char"
 
 
 @pytest.mark.parametrize(("more", "seed"), [("", 1112), ("--seed 5", 5)])

@@ -1,7 +1,9 @@
 """Each mistake gets one clear sentence that says what to do, exit code 2 and no traceback; nothing trained is lost."""
 
 import errno
+import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -13,6 +15,7 @@ from gluonlm import checkpoint, cli, evaluate, train
 from gluonlm.cli import contexts
 from gluonlm.errors import UserError
 from gluonlm.gpu import Gpu
+from gluonlm.runs import read_log
 
 SMALL = ["--emsize", "8", "--nhid", "8", "--batch-size", "4", "--bptt", "5", "--epochs", "1"]
 
@@ -47,6 +50,9 @@ def trained(text, tmp_path_factory):
         (["--gpu", "zero"], "--gpu zero: give GPU numbers"),
         (["--tiny", "--preset", "austen"], "--tiny is a preset itself"),
         (["--log-interval", "0"], "--log-interval 0"),
+        (["--gpu", ""], "--gpu '': give GPU numbers"),
+        (["--seed", str(2**32)], "--seed 4294967296: must be at most 4294967295"),
+        (["--decay", "1e200"], "--decay 1e\\+200: must be at most 1"),
     ],
 )
 def test_impossible_settings(text, tmp_path, arguments, sentence):
@@ -138,10 +144,84 @@ def test_resume_on_another_number_of_devices(trained, monkeypatch):
         train.main(["--resume", str(trained)])
 
 
-def test_a_damaged_configuration(trained, tmp_path):
-    (tmp_path / "config.json").write_text('{"nhid": ')
-    with pytest.raises(UserError, match="config.json"):
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ('{"nhid": ', r"cannot read .*config\.json"),
+        ("[]", r"cannot read .*config\.json \(no object of JSON\)"),
+        ('{"lr": "0.5"}', "--lr '0.5': must be of the kind float | None"),
+        ('{"epochs": null}', "--epochs None: must be of the kind int"),
+        ('{"when": 3}', "--when 3: must be of the kind tuple"),
+    ],
+)
+def test_a_damaged_configuration(trained, tmp_path, content, complaint):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match=complaint):
         train.main(["--resume", str(tmp_path)])
+
+
+def test_other_text_under_the_same_name_is_not_gone_on_with(text, tmp_path):
+    """As many words, in another order: the ids would be those of other words."""
+    data, run = shutil.copytree(text, tmp_path / "text"), tmp_path / "run"
+    train.main(["--data", str(data), "--save", str(run), *SMALL])
+    before = (run / "result.json").read_bytes()
+    (data / "train.txt").write_text("the dog ran\n" * 60 + "the cat sat on the mat\n")
+    with pytest.raises(
+        UserError, match=r"the vocabulary of .*text is no longer what .*run was trained on: put the old"
+    ):
+        train.main(["--resume", str(run), "--epochs", "2"])
+    assert (run / "result.json").read_bytes() == before
+    shutil.copyfile(text / "train.txt", data / "train.txt")
+    (data / "valid.txt").write_text("the cat ran\n" * 20)
+    with pytest.raises(UserError, match="the text of "):
+        train.main(["--resume", str(run), "--epochs", "2"])
+    shutil.copyfile(text / "valid.txt", data / "valid.txt")
+    assert train.main(["--resume", str(run), "--epochs", "2"]).finished
+
+
+@pytest.mark.parametrize("left", [0, 30, None])
+def test_a_log_that_a_power_cut_has_shortened(text, tmp_path, left):
+    run = tmp_path / "run"
+    train.main(["--data", str(text), "--save", str(run), *SMALL, "--log-interval", "1"])
+    log = (run / "log.jsonl").read_bytes()
+    if left is None:
+        (run / "log.jsonl").unlink()
+    else:
+        (run / "log.jsonl").write_bytes(log[: len(log) - 30 if left else 0])
+    assert train.main(["--resume", str(run), "--epochs", "2"]).finished
+    assert [record["epoch"] for record in read_log(run / "log.jsonl", "epoch")] == [2]  # the first one's is lost
+
+
+@pytest.mark.parametrize("name", ["best.safetensors", "last.safetensors"])
+def test_a_model_without_its_settings_is_not_overwritten(trained, text, tmp_path, name):
+    shutil.copy(trained / name, tmp_path)
+    with pytest.raises(UserError, match="holds a trained run already"):
+        train.main(["--data", str(text), "--save", str(tmp_path), *SMALL])
+    assert (tmp_path / name).read_bytes() == (trained / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [
+        ("train", ["--data", "x" * 300]),
+        ("train", ["--tiny", "--data", "austen", "--save", "x" * 300]),
+        ("evaluate", ["x" * 300]),
+        ("generate", ["x" * 300]),
+    ],
+)
+def test_a_path_that_cannot_be(module, arguments):
+    ended = subprocess.run([sys.executable, "-m", f"gluonlm.{module}", *arguments], capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert ended.stderr.endswith(" (File name too long): correct the path or its rights\n")
+    assert ended.stderr.startswith("error: cannot use xxx")
+
+
+def test_a_mistake_of_ours_keeps_its_traceback():
+    def main(argv):
+        raise OSError("no file is to blame")
+
+    with pytest.raises(OSError, match="no file is to blame"):
+        cli.run(main)
 
 
 def test_a_full_disk_is_said_and_the_run_can_go_on(text, tmp_path, monkeypatch):
@@ -174,6 +254,22 @@ def test_nothing_to_evaluate(trained, tmp_path):
         evaluate.main([str(trained), "--data", str(tmp_path / "empty.txt")])
     with pytest.raises(UserError, match="--batch-size 0"):
         evaluate.main([str(trained), "--batch-size", "0"])
+
+
+def test_a_single_file_has_no_splits(trained, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "note.txt").write_text("the cat sat\n" * 9)
+    with pytest.raises(UserError, match="which is read whole: leave out --split"):
+        evaluate.main([str(trained), "--data", str(tmp_path / "note.txt"), "--split", "valid"])
+    record = tmp_path / "score.json"
+    assert (
+        evaluate.main([str(trained), "--data=~/note.txt", "--record", str(record)]).tokens == 36
+    )  # not its last tenth
+    assert json.loads(record.read_text())["split"] is None
+    evaluate.main([str(trained), "--record", str(record)])
+    assert json.loads(record.read_text())["split"] == "test"
+    with pytest.raises(UserError, match="--theta inf: must be at least 0 and finite"):
+        evaluate.main([str(trained), "--cache", "--theta", "inf"])
 
 
 def test_evaluate_any_text(trained, tmp_path, capsys):

@@ -125,10 +125,27 @@ def test_a_race_that_cannot_be_run(tmp_path):
     ended = quality("--data", tmp_path)
     assert ended.returncode == 2
     assert "error: PyTorch is missing" in ended.stderr
-    for epochs, problem in ((1, "give --published"), (0.5, "give --published"), (1.5, "whole number"), (0, "whole")):
+    for epochs, problem in (
+        (1, "give --published"),
+        (0.5, "give --published"),
+        (1.5, "whole number"),
+        (0, "whole"),
+        (7, "after 6"),
+    ):
         ended = quality("--torch-epochs", epochs)
         assert ended.returncode == 2
         assert problem in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["generate.py", "--torch-python", "nowhere"], ["quantize.py", "--run", "nowhere"]]
+)
+def test_a_benchmark_that_cannot_be_run(arguments):
+    script, *options = arguments
+    ended = subprocess.run([sys.executable, BENCH.with_name(script), *options], capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: ")
+    assert "nowhere" in ended.stderr
 
 
 def test_a_table_needs_a_record(tmp_path):

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from gluonlm.corpus import (
     encode_file,
     evaluation_batches,
     get_batch,
+    index_words,
     load_corpus,
 )
 from gluonlm.errors import UserError
@@ -124,6 +126,30 @@ def test_a_given_dictionary_is_used_for_all_splits(folder):
     corpus = load_corpus(str(folder), dictionary=dictionary)
     assert corpus.dictionary is dictionary
     assert corpus.train.tolist() == [2, 0, 2, 1, 1, 0, 2, 0, 1]
+
+
+def test_much_that_a_given_dictionary_does_not_know_is_said(folder, capsys):
+    load_corpus(str(folder), dictionary=Dictionary([UNK, EOS, "b"]))
+    assert "33.3 % of the training" in capsys.readouterr().err  # 3 of 9
+    (folder / "train.txt").write_text("b b\n" * 9)
+    load_corpus(str(folder), dictionary=Dictionary([UNK, EOS, "b"]))
+    assert "model's vocabulary" not in capsys.readouterr().err
+
+
+def test_words_of_latin_1_are_read_alike_afterwards(tmp_path):
+    (tmp_path / "a.txt").write_bytes("é a\n".encode("latin-1"))
+    dictionary, ids = index_words(Span(tmp_path / "a.txt", encoding="latin-1"))
+    dictionary.add_word(UNK)
+    again = encode_file(tmp_path / "a.txt", Dictionary.from_json(dictionary.to_json()), "word")
+    assert again.tolist() == ids.tolist()
+
+
+def test_hashes_tell_corpora_apart(folder):
+    corpus = load_corpus(str(folder))
+    assert corpus.hashes == load_corpus(str(folder)).hashes
+    other = replace(corpus, valid=corpus.valid[::-1])
+    assert other.hashes["vocabulary"] == corpus.hashes["vocabulary"]
+    assert other.hashes["text"] != corpus.hashes["text"]
 
 
 def test_a_single_file_is_split_by_lines(tmp_path, capsys, block):

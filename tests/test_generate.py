@@ -1,6 +1,7 @@
 """The generate command, and the way between text and tokens."""
 
 import io
+import itertools
 import sys
 
 import mxnet as mx
@@ -121,6 +122,29 @@ def test_a_file_instead_of_the_terminal(words, tmp_path, capsys):
         main([words, "--outf", str(tmp_path / "none" / "file.txt")])
 
 
+def test_a_mistake_leaves_the_file_as_it_was(words, tmp_path):
+    target = tmp_path / "story.txt"
+    target.write_text("a story")
+    with pytest.raises(UserError, match="top-k 0"):
+        main([words, "--outf", str(target), "--top-k", "0"])
+    assert target.read_text() == "a story"
+
+
+def test_ctrl_c_keeps_what_is_written(words, tmp_path, monkeypatch):
+    from gluonlm import generate
+
+    def interrupted(*arguments):
+        yield from itertools.islice(stream(*arguments), 7)
+        raise KeyboardInterrupt
+
+    stream = generate.stream
+    monkeypatch.setattr(generate, "stream", interrupted)
+    target = tmp_path / "story.txt"
+    with pytest.raises(KeyboardInterrupt):
+        main([words, "--outf", str(target), "--raw"])
+    assert len(target.read_text().split()) == 7
+
+
 def test_the_word_level_example_s_options_mean_the_same():
     line = "--data data/penn --checkpoint model.pt --outf generated.txt --words 1000 --seed 1111 --temperature 1.0 "
     given = parser().parse_args(dashes((line + "--log-interval 100 --cuda").split()))
@@ -152,6 +176,7 @@ def test_model_pt_is_the_default(tmp_path, monkeypatch):
         ("--beam 2 --samples 3", "lower --samples"),
         ("--words 0", "words 0"),
         ("--samples 0", "samples 0"),
+        ("--beam 2 --samples -1", "samples -1"),
         ("--sentences 1 --eos forbid", "is forbidden"),
         ("--seed -1", "--seed"),
         ("--cuda", "--gpu 0"),

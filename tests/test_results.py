@@ -79,6 +79,27 @@ def test_a_finished_run_is_recorded(tmp_path):
     assert command == typed.replace("/home/me/x", "runs/one").replace("--resume x", "--resume runs/one")
 
 
+@pytest.mark.parametrize(
+    ("typed", "shown"),
+    [
+        ("train --save 'my runs/x y' --lr 3", "train --save runs/one --lr 3"),
+        ("train '--save=my runs/x' --lr 3; train --resume a", "train --save=runs/one --lr 3; train --resume runs/one"),
+        ("train --save_path=x.pt --data 'a;b c'", "train --save_path=runs/one --data 'a;b c'"),
+        ("train --tiny", "train --tiny"),
+    ],
+)
+def test_the_folder_in_a_recorded_command(typed, shown):
+    assert results.in_folder(typed, "runs/one") == shown
+
+
+def test_a_run_is_not_recorded_onto_itself(tmp_path):
+    for name in results.KEPT:
+        (tmp_path / name).write_text('{"command": ""}')
+    with pytest.raises(UserError, match="is the run itself"):
+        results.main(["add", str(tmp_path), str(tmp_path)])
+    assert (tmp_path / "config.json").read_text() == '{"command": ""}'
+
+
 def test_the_machine_is_described():
     machine = results.machine_record()
     assert machine["mxnet"].startswith("1.9")

@@ -13,9 +13,9 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from gluonlm import train
+from gluonlm import train, training
 from gluonlm.checkpoint import LAST, STATE_FORMAT, build_model, load_model, read_arrays
-from gluonlm.config import Config
+from gluonlm.config import Config, resolve
 from gluonlm.corpus import Dictionary
 from gluonlm.errors import UserError
 from gluonlm.optim import Updater
@@ -258,6 +258,27 @@ def test_save_with_a_suffix_is_the_models_file(text, tmp_path):
     assert (tmp_path / "PTB" / "log.jsonl").exists()
     assert load_model(tmp_path / "PTB").path == tmp_path / "PTB" / ".." / "PTB.pt"  # the run knows where it is
     assert run(text, tmp_path / "PTB", resume=True).finished  # a finished run: nothing left but to evaluate
+
+
+def test_a_name_with_dots(text, tmp_path):
+    """Of a text, it makes a folder like others; of a folder that is there, it is the folder."""
+    assert train.default_folder(resolve("word-lm", {"data": "my.novel.txt"})).suffix == ""
+    (tmp_path / "tmp.XYZ").mkdir()
+    run(text, tmp_path / "tmp.XYZ", "--epochs", "1")
+    assert (tmp_path / "tmp.XYZ" / "best.safetensors").exists()
+
+
+def test_a_result_goes_when_its_run_goes_on(text, tmp_path):
+    """Or what is recorded would be settings of one run and the result of another."""
+    run(text, tmp_path / "run", "--epochs", "1")
+    finished = tmp_path / "run" / "result.json"
+    assert finished.exists()
+    there = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training.Training, "fit", lambda self: there.append(finished.exists()))
+        train.main(["--resume", str(tmp_path / "run"), "--epochs", "5"])
+    assert there == [False]
+    assert not finished.exists()
 
 
 def test_the_folder_of_a_run(text, tmp_path):
