@@ -16,6 +16,7 @@ from gluonlm.dictionary import EOS, Dictionary
 
 TO_THE_LEFT = {*",.;:!?)]%…", "''", "'", "n't", "'s", "'re", "'ve", "'ll", "'d", "'m"}  # no blank before these
 TO_THE_RIGHT = {*"([$£€#", "``"}  # no blank after these
+ENDS = {*".!?"}  # of a sentence within a line
 BETWEEN = {"@-@": "-", "@,@": ",", "@.@": "."}  # WikiText: no blank on either side
 NUMBER = re.compile(r"\d+([.,]\d+)*")
 
@@ -45,7 +46,9 @@ class Detokenizer:
         tight = self.glue or closing or token in TO_THE_LEFT or token in BETWEEN
         self.glue = token in TO_THE_RIGHT or token in BETWEEN or (token == '"' and not self.quoted)
         self.quoted ^= token == '"'
-        return ("" if tight else " ") + self._cased(BETWEEN.get(token, token))
+        piece = ("" if tight else " ") + self._cased(BETWEEN.get(token, token))
+        self.sentence_start |= token in ENDS
+        return piece
 
     def _plain(self, token: str) -> str:
         blank = "" if self.level == "char" or self.glue else " "
