@@ -207,7 +207,10 @@ def test_capitals():
         ["she", "said", "i", "'m", "not", "i", "<eos>", "<unk>", "was", "<eos>", "i", "was"], capitals=True
     ) == ("She said I'm not I\n<unk> was\nI was")
     assert to_text(['"', "no", ",", '"', "he", "said"], capitals=True) == '"No," he said'
-    assert to_text("she sat . <unk> . did he ? 3 did".split(), capitals=True) == "She sat. <unk>. Did he? 3 did"
+    assert (
+        to_text(["she", "sat", ".", "<unk>", ".", "did", "he", "?", "3", "did"], capitals=True)
+        == "She sat. <unk>. Did he? 3 did"
+    )
 
 
 def test_raw_and_characters_are_left_alone():
