@@ -116,6 +116,18 @@ def load_model(path: str | Path, contexts: list[mx.Context] | None = None) -> Tr
     return Trained(model, dictionary, config, metadata["level"], path, pruned, quantized)
 
 
+def check_replaceable(path: Path) -> None:
+    """Raise a UserError when a file is there that only training makes: a model in float32, or a training state."""
+    if path.is_file():
+        try:
+            with safe_open(path, framework="numpy") as file:
+                metadata = file.metadata() or {}
+        except SafetensorError:  # some other file
+            return
+        if metadata.get("format") in (MODEL_FORMAT, STATE_FORMAT) and "quantized" not in metadata:
+            raise UserError(f"{path} is what a training has made, and would be lost: choose another name")
+
+
 def best_file(folder: Path) -> Path:
     """Where the best model of the run in a folder is: in there, or where ``--save FILE`` has put it.
 

@@ -36,6 +36,10 @@ class World:
     workers: int
     servers: int
 
+    def __post_init__(self):
+        if not 1 <= self.port <= 65534:
+            raise UserError(f"port {self.port}: must be from 1 to 65534, as the next one is needed, too")
+
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> "World":
         """Read the variables.
@@ -71,10 +75,13 @@ class World:
                 except OSError as error:
                     if error.errno == errno.EADDRINUSE:
                         raise UserError(f"port {port} is taken: choose another with --port") from None
-                    raise UserError(
-                        f"cannot listen at {self.root}, port {port} ({error.strerror}): the root must be an address "
-                        "of the machine that starts the training"
-                    ) from None
+                    raise no_address(self.root, error) from None
+
+
+def no_address(root: str, error: OSError) -> UserError:
+    """Why nobody can listen at that address."""
+    whose = "the root must be an address of the machine that starts the training"
+    return UserError(f"cannot listen at {root} ({error.strerror}): {whose}")
 
 
 def send(writer: asyncio.StreamWriter, **message: Any) -> None:

@@ -138,21 +138,32 @@ ALIASES |= {"wt2": "wikitext-2", "wikitext103": "wikitext-103", "wt103": "wikite
 def cache_folder() -> Path:
     """The folder of all downloads: ``$GLUONLM_DATA``, ``$XDG_CACHE_HOME/gluonlm`` or ``~/.cache/gluonlm``."""
     if given := os.environ.get("GLUONLM_DATA"):
-        return Path(given).expanduser()
+        return expanded(given)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "gluonlm"
+
+
+def expanded(path: str) -> Path:
+    """A path with ``~`` and ``~name`` written out.
+
+    :raises UserError: when there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{path}: there is no such user: write the path out") from None
 
 
 def resolve(data: str) -> DatasetFiles:
     """Find the texts that ``data`` names, downloading a known data set that is not here yet.
 
-    A folder with the three texts wins, then a file; else the last part of the path is looked up, so that the
+    A folder with any of the three texts wins, then a file; else the last part of the path is looked up, so that the
     paths of other toolkits (data/penn, data/wikitext-2) work without such a folder.
 
     :raises UserError: when there is nothing of that name or it cannot be had.
     """
-    path = Path(data).expanduser()
+    path = expanded(data)
     name = known_name(path)
-    if path.is_dir() and (name is None or all(find_split(path, split) for split in SPLITS)):
+    if path.is_dir() and (name is None or any(find_split(path, split) for split in SPLITS)):
         return folder_files(path)
     if path.is_file():
         print(
@@ -175,7 +186,7 @@ def known_name(path: Path) -> str | None:
 
 def is_here(data: str) -> bool:
     """Whether :func:`resolve` would find ``data`` without a download."""
-    path = Path(data).expanduser()
+    path = expanded(data)
     name = known_name(path)
     return path.exists() or (name is not None and presence(DATASETS[name]) in ("bundled", "here"))
 

@@ -109,4 +109,4 @@ def bits(loss: float) -> float:
 
 def perplexity(loss: float) -> float:
     """exp(loss) for a mean loss in nats per token, infinity where it overflows."""
-    return math.exp(loss) if loss < 700 else math.inf
+    return math.inf if loss >= 700 else math.exp(loss)

@@ -154,14 +154,16 @@ class Together(Alone):
         return stopping, saving
 
     def share(self, arrays, *rest):
-        shapes = {name: array.shape for name, array in arrays.items()} if self.rank == 0 else None
-        shapes, *rest = self.exchange("state", [shapes, *rest])[0]
-        own = [nd.array(arrays[name]) if self.rank == 0 else nd.zeros(shape) for name, shape in shapes.items()]
+        kinds = {name: (array.shape, array.dtype.name) for name, array in arrays.items()} if self.rank == 0 else None
+        kinds, *rest = self.exchange("state", [kinds, *rest])[0]
+        own = [nd.array(arrays[name]) if self.rank == 0 else nd.zeros(shape) for name, (shape, _) in kinds.items()]
         if own:
             flat = pack(own)
             self._sum(f"share{len(flat)}", flat)
             unpack(flat, own)
-        return {name: array.asnumpy() for name, array in zip(shapes, own, strict=True)}, *rest
+        dtypes = (dtype for _, dtype in kinds.values())  # MXNet's sums are of float32, which has room for a byte
+        found = (array.asnumpy().astype(dtype) for array, dtype in zip(own, dtypes, strict=True))
+        return dict(zip(kinds, found, strict=True)), *rest
 
     def gather(self, arrays):
         everyone = [

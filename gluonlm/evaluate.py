@@ -23,7 +23,7 @@ import numpy as np
 
 from gluonlm.cli import contexts, dashes, run
 from gluonlm.corpus import MUCH_UNKNOWN, encode_file, evaluation_batches, evaluation_columns, load_corpus
-from gluonlm.datasets import known_name
+from gluonlm.datasets import expanded, known_name
 from gluonlm.display import bits, named
 from gluonlm.errors import UserError
 from gluonlm.onnx_model import OnnxModel
@@ -82,14 +82,14 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def read_ids(model: "Trained | OnnxModel", data: str | None, split: str | None) -> np.ndarray:
     """The ids of a whole text file that was named, or of a data set's split."""
     if is_file(data):
-        return encode_file(Path(data).expanduser(), model.dictionary, model.level)
+        return encode_file(expanded(data), model.dictionary, model.level)
     corpus = load_corpus(data or model.config.data, model.level, model.dictionary)
     return getattr(corpus, split)
 
 
 def is_file(data: str | None) -> bool:
     """Whether ``--data`` names a single text file, which is read whole."""
-    return data is not None and Path(data).expanduser().is_file()
+    return data is not None and expanded(data).is_file()
 
 
 def open_checkpoint(options: argparse.Namespace) -> tuple["Trained", Evaluate, dict[str, float]]:

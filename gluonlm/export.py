@@ -22,7 +22,7 @@ import mxnet as mx
 import numpy as np
 
 from gluonlm import native
-from gluonlm.checkpoint import Trained, load_model
+from gluonlm.checkpoint import Trained, check_replaceable, load_model
 from gluonlm.cli import dashes, run
 from gluonlm.corpus import batchify, encode_span
 from gluonlm.datasets import is_here, resolve
@@ -82,6 +82,7 @@ def export_onnx(trained: Trained, path: Path) -> Exported:
         disagree, or the file cannot be written.
     """
     check_exportable(trained.model)
+    check_replaceable(path)
     from gluonlm.onnx_graph import build
 
     content = build(trained.model, describe(trained), trained.quantized).SerializeToString()

@@ -29,7 +29,7 @@ from pathlib import Path
 
 from gluonlm import RUNTIME
 from gluonlm.cli import run
-from gluonlm.control import Root, World
+from gluonlm.control import Root, World, no_address
 from gluonlm.errors import UserError
 from gluonlm.node import Child, command, environment, follow
 
@@ -103,7 +103,10 @@ def take_part(role: str, options: argparse.Namespace) -> None:
 
 def host_names(hosts: str) -> list[str]:
     """The machines of ``-H``."""
-    text = Path(hosts).read_text() if Path(hosts).is_file() else hosts.replace(",", "\n")
+    try:
+        text = Path(hosts).read_text() if Path(hosts).is_file() else hosts.replace(",", "\n")
+    except (OSError, ValueError) as error:
+        raise UserError(f"-H {hosts}: cannot be read ({error}): give names, or a text file with one per line") from None
     names = [line.split("#")[0].strip() for line in text.splitlines()]
     if not any(names):
         raise UserError(f"-H {hosts}: names no machine")
@@ -126,22 +129,42 @@ def own_address(hosts: list[str]) -> str:
 
 
 def free_port(address: str) -> int:
-    """A free port whose successor is free too."""
+    """A free port whose successor is free too.
+
+    :raises UserError: when this machine has no such address.
+    """
     while True:
-        with socket.socket() as first, socket.socket() as second, contextlib.suppress(OSError, OverflowError):
-            first.bind((address, 0))
+        with socket.socket() as first, socket.socket() as second:
+            try:
+                first.bind((address, 0))
+            except OSError as error:
+                raise no_address(address, error) from None
             port = first.getsockname()[1]
-            second.bind((address, port + 1))
-            return port
+            with contextlib.suppress(OSError, OverflowError):  # the next one is taken, or there is none
+                second.bind((address, port + 1))
+                return port
+
+
+def ssh_command(ssh: str) -> list[str]:
+    """The words of ``--ssh``.
+
+    :raises UserError: when it is no command of this machine.
+    """
+    try:
+        words = shlex.split(ssh)
+    except ValueError as error:
+        raise UserError(f"--ssh {ssh}: is no command ({error})") from None
+    if not words or not shutil.which(words[0]):
+        raise UserError(
+            f"there is no {words[0] if words else 'command in --ssh'} on this machine: install an SSH client, use "
+            "--local, or let a job scheduler start the processes"
+        )
+    return words
 
 
 def starts(world: World, hosts: list[str | None], options: argparse.Namespace) -> list[Start]:
     """The nodes to be started: workers and servers go around the machines."""
-    if hosts != [None] and not shutil.which(shlex.split(options.ssh)[0]):
-        raise UserError(
-            f"there is no {shlex.split(options.ssh)[0]} on this machine: install an SSH client, use --local, or let "
-            "a job scheduler start the processes"
-        )
+    ssh = ssh_command(options.ssh) if hosts != [None] else []
     result = []
     for role, count in (("server", world.servers), ("worker", world.workers)):
         for number in range(count):
@@ -151,14 +174,14 @@ def starts(world: World, hosts: list[str | None], options: argparse.Namespace) -
                 **world.variables(),
                 "DMLC_ROLE": role,
                 f"DMLC_{role.upper()}_ID": str(number),
-                "GLUONLM_WORKERS_HERE": str(len(range(hosts.index(host), world.workers, len(hosts)))),
+                "GLUONLM_WORKERS_HERE": str(sum(hosts[i % len(hosts)] == host for i in range(world.workers))),
             }
             if not RUNTIME.threads_given:
                 variables.pop("OMP_NUM_THREADS", None)  # ours, not the user's
             node = [sys.executable, "-m", "gluonlm.launch", f"--wait={options.wait}", "--", *options.arguments]
             if host:
                 there = shlex.join(["exec", "env", *(f"{name}={value}" for name, value in variables.items()), *node])
-                node = [*shlex.split(options.ssh), host, f"cd {shlex.quote(os.getcwd())} && {there}"]
+                node = [*ssh, host, f"cd {shlex.quote(os.getcwd())} && {there}"]
             own = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
             result.append(Start(f"{role} {number}", host, node, {**own, **(variables if not host else {})}))
     return result

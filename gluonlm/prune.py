@@ -28,6 +28,7 @@ from gluonlm.pruning import Pruner, Rule, match, prunable, values
 from gluonlm.training import evaluate
 
 LEVELS = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
+TOKENS = 20_000  # of the validation text that the scan reads
 HEADER = ("tensor", "shape", "weights", "not 0", "pruned %", "rows %", "columns %", "std", "mean", "mean |w|")
 
 
@@ -90,14 +91,14 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("checkpoint", help="folder of a run, or model file")
     parser.add_argument("--sparsity", type=float, help="share of the weights to prune, of each matrix")
-    parser.add_argument("--tensors", nargs="+", default=["*"], help="only these matrices (names or patterns)")
+    parser.add_argument("--tensors", nargs="+", help="only these matrices (names or patterns)")
     parser.add_argument("--compress", metavar="FILE", help="prune to where this schedule ends")
     parser.add_argument("--save", type=Path, help="file for the pruned model")
     parser.add_argument(
         "--sensitivity", action="store_true", help="validation perplexity with each matrix pruned alone"
     )
-    parser.add_argument("--levels", type=float, nargs="+", default=list(LEVELS), help="shares that the scan tries")
-    parser.add_argument("--tokens", type=int, default=20_000, help="validation tokens that the scan reads (20000)")
+    parser.add_argument("--levels", type=float, nargs="+", help="shares that the scan tries")
+    parser.add_argument("--tokens", type=int, help=f"validation tokens that the scan reads ({TOKENS})")
     return parser.parse_args(dashes(argv))
 
 
@@ -109,9 +110,13 @@ def check(options: argparse.Namespace) -> None:
         raise UserError("--save needs a pruned model: add --sparsity or --compress")
     if options.save and (options.save.exists() or not options.save.suffix):
         raise UserError(f"--save {options.save}: give a new file such as small.safetensors")
-    if options.tokens < 1:
+    if options.tensors and options.sparsity is None:
+        raise UserError("--tensors says what --sparsity is for: add that (a schedule names its tensors itself)")
+    if (options.levels or options.tokens is not None) and not options.sensitivity:
+        raise UserError("--levels and --tokens are for the scan: add --sensitivity")
+    if options.tokens is not None and options.tokens < 1:
         raise UserError(f"--tokens {options.tokens}: must be at least 1")
-    for level in [*options.levels, *([] if options.sparsity is None else [options.sparsity])]:
+    for level in [*(options.levels or ()), *([] if options.sparsity is None else [options.sparsity])]:
         if not 0 < level < 1:
             raise UserError(f"{level:g} is no share of weights to prune: give one between 0 and 1")
 
@@ -121,13 +126,15 @@ def main(argv: list[str]) -> Trained:
     options = parse(argv)
     check(options)
     trained = load_model(options.checkpoint)
+    if trained.quantized and (options.sensitivity or options.sparsity is not None or options.compress):
+        raise UserError(f"{trained.path} is quantized: prune the model that training wrote, then quantize")
     valid = None
     if options.sensitivity or options.sparsity is not None or options.compress:
         valid = load_corpus(trained.config.data, trained.level, trained.dictionary).valid
     if options.sensitivity:
-        print_sensitivity(trained, valid[: options.tokens], options.levels)
+        print_sensitivity(trained, valid[: options.tokens or TOKENS], options.levels or LEVELS)
     if options.sparsity is not None or options.compress:
-        rules = (Rule(tuple(options.tensors), options.sparsity),)
+        rules = (Rule(tuple(options.tensors or ["*"]), options.sparsity),)
         if options.compress:
             rules = parse_schedule(read_schedule(options.compress))
         before = evaluate(trained.model, valid, trained.dictionary, trained.config.eval_batch_size)

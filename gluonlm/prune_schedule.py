@@ -29,6 +29,7 @@ from gluonlm.errors import UserError
 from gluonlm.pruning import Rule, usual_rule
 
 KEYS = ("tensors", "sparsity", "initial", "begin", "end", "every")
+MOST_STEPS = 1_000_000  # prunings by one rule
 PARTS = {"ih": "i2h_weight", "hh": "h2h_weight"}
 TORCH_NAME = re.compile(r"(?:\w+\.)*weight_(ih|hh)_l(\d+)")
 
@@ -66,6 +67,8 @@ def parse_schedule(text: str) -> tuple[Rule, ...]:
     except yaml.YAMLError as error:
         where = f" in line {mark.line + 1}" if (mark := getattr(error, "problem_mark", None)) else ""
         raise UserError(f"--compress: the schedule is not YAML{where}: {getattr(error, 'problem', error)}") from None
+    except ValueError as error:  # a date that there is not
+        raise UserError(f"--compress: the schedule has a value that is none ({error})") from None
     if isinstance(content, dict) and "pruners" in content:
         return distiller_rules(content)
     if not isinstance(content, list) or not content:
@@ -83,7 +86,7 @@ def own_rule(rule: Any, where: str) -> Rule:
     steps, every = 0, 1.0
     if end > begin:
         every = number(rule, "every", where, (end - begin) / 20)
-        steps = round((end - begin) / every) if every else 0
+        steps = round((end - begin) / every) if every * MOST_STEPS > end - begin else 0
         if not steps or abs(steps * every - (end - begin)) > 1e-6:
             raise UserError(f"--compress: {where}: every {every:g} does not divide end - begin = {end - begin:g}")
     final, initial = sparsities(rule, "initial", "sparsity", where)
@@ -103,7 +106,7 @@ def distiller_rules(content: dict) -> tuple[Rule, ...]:
         check_keys(policy, keys, keys[:3], where)
         check_keys(policy["pruner"], ("instance_name",), ("instance_name",), f"{where}, pruner")
         name = policy["pruner"]["instance_name"]
-        if name not in pruners:
+        if not isinstance(name, str) or name not in pruners:
             raise UserError(f"--compress: {where} uses a pruner {name}, which the schedule does not define")
         begin, end = whole(policy, "starting_epoch", where), whole(policy, "ending_epoch", where)
         every = whole(policy, "frequency", where, 1)

@@ -22,8 +22,8 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from gluonlm.calibrate import TOKENS, Statistics, calibrate, read_statistics
-from gluonlm.checkpoint import Trained, load_model, save_model
+from gluonlm.calibrate import COLUMNS, TOKENS, Statistics, calibrate, read_statistics
+from gluonlm.checkpoint import Trained, check_replaceable, load_model, save_model
 from gluonlm.cli import dashes, run
 from gluonlm.errors import UserError
 from gluonlm.files import writing
@@ -59,7 +59,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--fp16", action="store_true", help="16-bit floating point instead")
     add("--part", action="append", default=[], metavar="NAME=SCHEME", help="another scheme for one part of the model")
     add("--statistics", type=Path, metavar="FILE", help="use the ranges that were measured before")
-    add("--calibration-tokens", type=int, default=TOKENS, help=f"training text to measure (default: {TOKENS})")
+    add("--calibration-tokens", type=int, help=f"training text to measure (default: {TOKENS})")
     add("--out", type=Path, help="file to write (default: int8.safetensors, fp16.safetensors or quantized.json)")
     add(
         "--table", action="store_true", help="compare the usual schemes: bytes, perplexity, speed; writes no checkpoint"
@@ -71,14 +71,14 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]) -> "Written | list":
     """Quantize, or compare, as the command line says."""
     options = parse(argv)
-    if options.int8 and options.fp16:
-        raise UserError("--int8 and --fp16 are two schemes for the whole model: leave out one, or use --part")
+    check(options)
     trained = load_model(options.checkpoint)
     if trained.quantized:
         raise UserError(f"{trained.path} is quantized already: give the model that training wrote")
     if options.table:
         from gluonlm.quantize_table import TABLE, compare  # here, because it needs onnxruntime and the data
 
+        check_replaceable(options.out or trained.path.with_name(TABLE))
         out, command = options.out or trained.path.with_name(TABLE), ["python", "-m", "gluonlm.quantize", *argv]
         return compare(trained, statistics_for(trained, options), command, out, options.tokens)
     base = Scheme("fp16") if options.fp16 else parse_scheme(options.int8 or "int8")
@@ -86,10 +86,26 @@ def main(argv: list[str]) -> "Written | list":
     statistics = None
     if any(scheme.clip for scheme in schemes.values()):
         statistics = statistics_for(trained, options).ranges
+    elif options.statistics or options.calibration_tokens:
+        raise UserError("no part needs ranges that are known before: leave out --statistics and --calibration-tokens")
     path = options.out or trained.path.with_name(f"{base.kind}.safetensors")
     written = write(trained, quantize_model(trained.model, schemes, statistics), path)
     print(report(written))
     return written
+
+
+def check(options: argparse.Namespace) -> None:
+    """Raise a UserError for options that do not make sense."""
+    if options.int8 and options.fp16:
+        raise UserError("--int8 and --fp16 are two schemes for the whole model: leave out one, or use --part")
+    if options.table and (options.int8 or options.fp16 or options.part):
+        raise UserError("--table compares schemes of its own: leave out --int8, --fp16 and --part")
+    if options.tokens is not None and not (options.table and options.tokens >= 1):
+        raise UserError(f"--tokens {options.tokens}: is for --table, and must be at least 1")
+    if options.calibration_tokens is not None and options.statistics:
+        raise UserError("--statistics has the ranges that --calibration-tokens would measure: leave one out")
+    if options.calibration_tokens is not None and options.calibration_tokens < COLUMNS:
+        raise UserError(f"--calibration-tokens {options.calibration_tokens}: must be at least {COLUMNS}")
 
 
 def choose_schemes(trained: Trained, base: Scheme, given: list[str]) -> dict[str, Scheme]:
@@ -110,9 +126,7 @@ def statistics_for(trained: Trained, options: argparse.Namespace) -> Statistics:
     """The statistics in the file that was named, or measured now and written beside the model."""
     if options.statistics:
         return read_statistics(options.statistics, trained.model)
-    if options.calibration_tokens < 1:
-        raise UserError(f"--calibration-tokens {options.calibration_tokens}: must be at least 1")
-    statistics = calibrate(trained, options.calibration_tokens)
+    statistics = calibrate(trained, options.calibration_tokens or TOKENS)
     path = trained.path.with_name(STATISTICS)
     statistics.save(path)
     print(f"{path}: ranges of activations on {statistics.tokens} tokens of the training text ({statistics.source})")
@@ -122,10 +136,9 @@ def statistics_for(trained: Trained, options: argparse.Namespace) -> Statistics:
 def write(trained: Trained, quantized: Quantized, path: Path) -> Written:
     """Write a quantized checkpoint, making its folder.
 
-    :raises UserError: when it cannot be written, or would replace the model it is made from.
+    :raises UserError: when it cannot be written, or would replace what a training has made.
     """
-    if path.resolve() == trained.path.resolve():
-        raise UserError(f"--out {path} is the model itself: choose another name")
+    check_replaceable(path)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     save_model(

@@ -67,8 +67,11 @@ def parse_scheme(text: str, base: Scheme = Scheme()) -> Scheme:  # noqa: B008  f
 
     :raises UserError: for a word that is none of a scheme's.
     """
+    said: dict[str, str] = {}
     for word in text.split(","):
         names = [name for name, words in CHOICES.items() if word in words]
+        if names and said.setdefault(names[0], word) != word:
+            raise UserError(f"{said[names[0]]!r} and {word!r} exclude each other: leave one out")
         if not names:
             known = ", ".join(word for words in CHOICES.values() for word in words)
             raise UserError(f"{word!r} says nothing about storing numbers: choose among {known}")

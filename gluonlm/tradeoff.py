@@ -51,6 +51,8 @@ def main(argv: list[str]) -> list[Series]:
     series = [read_table(path) for path in options.tables]
     figure = Figure(figsize=(11, 4.8), layout="constrained")
     FigureCanvasAgg(figure)  # a picture, whatever windows there may be
+    if options.out.suffix[1:] not in figure.canvas.get_supported_filetypes():
+        raise UserError(f"--out {options.out}: give a name that ends in .png, .svg or .pdf")
     draw(figure, series)
     with writing(options.out):
         options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -109,6 +109,20 @@ def test_an_empty_folder_does_not_hide_a_name(cache):
     assert resolve("austen").name == "austen"
 
 
+def test_a_folder_with_a_text_missing_does_not_stand_for_a_name(cache):
+    folder = Path("austen")
+    folder.mkdir()
+    (folder / "train.txt").write_text("mine\n")
+    for name in ("austen", "./austen", str(folder.resolve())):
+        with pytest.raises(UserError, match=r"has no valid\.txt"):
+            resolve(name)
+
+
+def test_a_user_that_is_not_there(cache):
+    with pytest.raises(UserError, match="~nosuchuser/x: there is no such user"):
+        resolve("~nosuchuser/x")
+
+
 @pytest.mark.parametrize(
     ("alias", "name"),
     [("data/penn", "ptb"), ("data/pennchar", "ptb-char"), ("data/wikitext-2", "wikitext-2"), ("wikitext-103/", None)]

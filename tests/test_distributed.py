@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import mxnet as mx
 import numpy as np
@@ -25,7 +26,7 @@ from gluonlm.agreement import check_asynchronous, check_equal
 from gluonlm.checkpoint import build_model
 from gluonlm.config import Config
 from gluonlm.corpus import load_corpus
-from gluonlm.distributed import Alone
+from gluonlm.distributed import Alone, Together
 from gluonlm.errors import UserError
 from gluonlm.optim import Updater
 from gluonlm.resume import load_training, save_training
@@ -251,6 +252,18 @@ def test_another_number_of_workers_on_resume(text, tmp_path):
     load_training(training(Two()))
     with pytest.raises(UserError, match="trained on 2 devices .* and these are 1: resume it on as"):
         load_training(training(Alone()))
+
+
+def test_what_is_shared_keeps_its_kind():
+    """The masks of pruning are packed bits, which a checkpoint brings to all workers."""
+    group = Together(0, 1, SimpleNamespace(exchange=lambda what, value: json.loads(json.dumps([value]))))
+    group.kvstore = mx.kv.create("local")
+    sent = {"mask": np.arange(256, dtype=np.uint8), "weight": np.linspace(-1, 1, 5, dtype=np.float32)}
+    received, step = group.share(sent, 3)
+    assert step == 3
+    for name, array in sent.items():
+        assert received[name].dtype == array.dtype
+        np.testing.assert_array_equal(received[name], array)
 
 
 def test_each_worker_has_its_columns(text):

@@ -238,6 +238,10 @@ def test_a_host_that_cannot_be_reached_or_lacks_the_folder(tmp_path, code, reaso
         (["-n", "1", "-s", "0", "--local"], "at least one server"),
         (["-n", "1", "-H", "x" * 70], "cannot find a way to xxx.*: check its name"),  # no name is that long
         (["-n", "1", "-H", ","], "names no machine"),
+        (["-n", "1", "--local", "--port", "65535"], "port 65535: must be from 1 to 65534"),
+        (["-n", "1", "-H", "localhost", "--ssh", ""], "there is no command in --ssh"),
+        (["-n", "1", "-H", "localhost", "--ssh", "ssh -o 'x"], "--ssh ssh -o 'x: is no command"),
+        (["-n", "1", "-H", "localhost", "--root", "192.0.2.1"], "cannot listen at 192.0.2.1 .*the root must be an"),
     ],
 )
 def test_contradictory_launches(monkeypatch, arguments, sentence):
@@ -246,12 +250,22 @@ def test_contradictory_launches(monkeypatch, arguments, sentence):
         launch.main([*arguments, "--", "--tiny"])
 
 
+ROOT = {"DMLC_PS_ROOT_URI": "127.0.0.1", "DMLC_NUM_WORKER": "2", "DMLC_NUM_SERVER": "1"}
+
+
+def test_a_file_of_hosts_that_is_no_text(tmp_path):
+    (tmp_path / "hosts").write_bytes("maschine_ä\n".encode("latin-1"))
+    with pytest.raises(UserError, match="hosts: cannot be read .*: give names, or a text file"):
+        launch.host_names(str(tmp_path / "hosts"))
+
+
 @pytest.mark.parametrize(
     ("variables", "sentence"),
     [
         ({}, "DMLC_PS_ROOT_PORT=: set it to a number"),
         ({"DMLC_PS_ROOT_PORT": "9091", "DMLC_NUM_WORKER": "2", "DMLC_NUM_SERVER": "x"}, "DMLC_NUM_SERVER=x"),
         ({"DMLC_PS_ROOT_PORT": "1", "DMLC_NUM_WORKER": "2", "DMLC_NUM_SERVER": "1"}, "DMLC_PS_ROOT_URI is not set"),
+        ({**ROOT, "DMLC_PS_ROOT_PORT": "70000"}, "port 70000: must be from 1 to 65534"),
     ],
 )
 def test_an_environment_that_says_too_little(variables, sentence):
@@ -286,6 +300,8 @@ def test_what_is_started_where(monkeypatch, tmp_path):
     for part in ("DMLC_ROLE=worker", "DMLC_WORKER_ID=0", "GLUONLM_WORKERS_HERE=2", "DMLC_NUM_WORKER=3", "'my text'"):
         assert part in worker[3]
     assert "GLUONLM_WORKERS_HERE=1" in nodes[3].command[3]
+    twice = launch.starts(World("10.0.0.1", 9091, 3, 1), ["a", "a"], options)
+    assert all("GLUONLM_WORKERS_HERE=3" in one.command[3] for one in twice)
 
 
 def test_workers_share_the_cores(monkeypatch):

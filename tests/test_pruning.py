@@ -9,7 +9,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from gluonlm import evaluate, prune, train
+from gluonlm import evaluate, prune, quantize, train
 from gluonlm.checkpoint import BEST, LAST, MODEL_FORMAT, STATE_FORMAT, build_model, load_model, read_arrays
 from gluonlm.config import Config
 from gluonlm.errors import UserError
@@ -379,12 +379,23 @@ def test_the_scan_leaves_the_model_as_it_was(text, tmp_path, capsys):
         ("--sparsity 0.5 --tensors decoder.weight", "no tensor decoder.weight"),
         ("--compress missing.yaml", "cannot be read"),
         ("--sensitivity --tokens 0", "at least 1"),
+        ("--tensors decoder.weight", "says what --sparsity is for"),
+        ("--tokens 5", "are for the scan: add --sensitivity"),
+        ("--sparsity 0.5 --levels 0.3", "are for the scan: add --sensitivity"),
     ],
 )
 def test_what_cannot_be_done_is_said(text, tmp_path, line, message):
     run(text, tmp_path / "run", "--epochs", "1", "--max-batches", "1", "--tied")
     with pytest.raises(UserError, match=message):
         prune.main([str(tmp_path / "run"), *line.split()])
+
+
+def test_a_quantized_model_is_not_pruned(text, tmp_path):
+    """It would be stored as float32 again."""
+    run(text, tmp_path / "run", "--epochs", "1", "--max-batches", "1")
+    quantize.main([str(tmp_path / "run")])
+    with pytest.raises(UserError, match="is quantized: prune the model that training wrote"):
+        prune.main([str(tmp_path / "run" / "int8.safetensors"), "--sparsity", "0.5"])
 
 
 def test_many_texts_at_once_use_the_sparse_decoder_and_get_the_same_logits():

@@ -432,6 +432,9 @@ def test_the_table(run, capsys, monkeypatch):
     (series,) = tradeoff.main([str(run), "--out", str(run / "pictures" / "tradeoff.png")])
     assert list(series.rows) == rows
     assert (run / "pictures" / "tradeoff.png").stat().st_size > 10_000
+    for name in ("picture", "picture.foo"):
+        with pytest.raises(UserError, match="give a name that ends in .png"):
+            tradeoff.main([str(run), "--out", str(run / name)])
     with pytest.raises(UserError, match="no table of quantized models"):
         tradeoff.main([str(run / "config.json")])
     with pytest.raises(UserError, match="there is no table"):
@@ -446,7 +449,13 @@ def test_the_table(run, capsys, monkeypatch):
         (["--part", "decoder"], "NAME=SCHEME"),
         (["--part", "layer7=fp16"], "the model's parts are layer0"),
         (["--int8", "kl", "--statistics", "missing.json"], "cannot read missing.json"),
-        (["--int8", "kl", "--calibration-tokens", "0"], "must be at least 1"),
+        (["--int8", "kl", "--calibration-tokens", "5"], "must be at least 10"),
+        (["--int8", "row", "--calibration-tokens", "500"], "no part needs ranges"),
+        (["--int8", "kl", "--calibration-tokens", "500", "--statistics", "s.json"], "leave one out"),
+        (["--int8", "symmetric,asymmetric"], "'symmetric' and 'asymmetric' exclude each other"),
+        (["--table", "--fp16"], "--table compares schemes of its own"),
+        (["--table", "--tokens", "0"], "--tokens 0: is for --table, and must be at least 1"),
+        (["--tokens", "5"], "--tokens 5: is for --table"),
     ],
 )
 def test_mistakes_get_one_sentence(run, arguments, message):
@@ -455,8 +464,12 @@ def test_mistakes_get_one_sentence(run, arguments, message):
 
 
 def test_a_model_is_quantized_once_and_never_overwritten(run, tmp_path):
-    with pytest.raises(UserError, match="the model itself"):
-        quantize.main([str(run), "--out", str(run / "best.safetensors")])
+    for name in ("best.safetensors", "last.safetensors"):
+        before = (run / name).read_bytes()
+        for module, arguments in ((quantize, ["--out"]), (quantize, ["--table", "--out"]), (export, [])):
+            with pytest.raises(UserError, match=f"{name} is what a training has made, and would be lost"):
+                module.main([str(run), *arguments, str(run / name)])
+        assert (run / name).read_bytes() == before
     quantize.main([str(run), "--out", str(tmp_path / "q.safetensors")])
     with pytest.raises(UserError, match="quantized already"):
         quantize.main([str(tmp_path / "q.safetensors")])
