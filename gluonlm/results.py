@@ -84,7 +84,7 @@ def add(folder: Path, record: Path) -> None:
 
 
 def in_folder(commands: str, folder: str) -> str:
-    """Commands, parted by ``; ``, with another folder for the run that they make or go on with."""
+    """Commands, parted by semicolons, with another folder for the run that they make or go on with."""
     lexer = shlex.shlex(commands, posix=True, punctuation_chars=";")
     lexer.whitespace_split, lexer.commenters = True, ""
     words = list(lexer)
