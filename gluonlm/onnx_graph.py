@@ -37,13 +37,14 @@ OPERATORS = {
 class Graph:
     """Nodes, weights, inputs and outputs as they are added; a weight that is shared is stored once.
 
-    :param outer: the graph whose weights the nodes of this one, the body of a loop, may use.
+    :param outer: the graph of which this one is the body of a loop, with weights of its own.
     """
 
     def __init__(self, outer: "Graph | None" = None, prefix: str = ""):
         self.nodes, self.inputs, self.outputs = [], [], []
-        self.weights, self.domains = (outer.weights, outer.domains) if outer else ({}, set())
-        self.prefix = prefix
+        self.weights, self.prefix = {}, prefix
+        self.domains, self.all_weights = (outer.domains, outer.all_weights) if outer else (set(), [])
+        self.all_weights.append(self.weights)
 
     def input(self, name: str, kind: int, shape: list) -> str:
         """Declare an input; a dimension given as text is free."""
@@ -76,6 +77,10 @@ class Graph:
         self.nodes.append(helper.make_node(operator, inputs, list(outputs), name=outputs[0], **attributes))
         return outputs[0]
 
+    def tensors(self) -> list[onnx.TensorProto]:
+        """The weights as ONNX has them."""
+        return [numpy_helper.from_array(array, name) for name, array in self.weights.items()]
+
     def state(self, name: str, size: int) -> str:
         """Declare a state (1, N, size) as an input and, with ``_out`` after its name, as an output."""
         self.output(f"{name}_out", [1, "N", size])
@@ -86,14 +91,14 @@ class Graph:
 
         :raises UserError: when it is larger than the format allows.
         """
-        size = sum(array.nbytes for array in self.weights.values()) + sum(map(len, metadata.values()))
+        arrays = [array for weights in self.all_weights for array in weights.values()]
+        size = sum(array.nbytes for array in arrays) + sum(map(len, metadata.values()))
         if size > LARGEST - 2**20:  # the graph itself takes some kilobytes
             raise UserError(
                 f"the model has {size / 2**30:.1f} GiB of weights and an ONNX file holds 2: tie the weights, make "
                 "the vocabulary or the layers smaller, or export with --format gluon"
             )
-        tensors = [numpy_helper.from_array(array, name) for name, array in self.weights.items()]
-        graph = helper.make_graph(self.nodes, "gluonlm", self.inputs, self.outputs, tensors)
+        graph = helper.make_graph(self.nodes, "gluonlm", self.inputs, self.outputs, self.tensors())
         domains = [helper.make_opsetid("", OPSET)]
         if DOMAIN in self.domains:
             domains.append(helper.make_opsetid(DOMAIN, 1))

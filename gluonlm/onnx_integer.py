@@ -8,7 +8,9 @@ errors far above those of rounding. ``benchmarks/quantize.py`` shows both, and t
 beside the one used here.
 
 Here an input is made unsigned 8-bit integers and multiplied by the signed ones of the weights; sums are 32-bit and
-exact, then scaled to float32 with the bias added. Gates, states and the softmax are float32.
+exact, then scaled to float32 with the bias added. Gates, states and the softmax are float32. Where an x86 processor has
+no VNNI, ONNX Runtime's sums of such pairs overflow unless the session has ``session.x64quantprecision`` (which
+:func:`gluonlm.onnx_model.open_session` sets): it then makes the weights unsigned, too.
 
 - Ranges known before: QuantizeLinear, MatMulIntegerToFloat; an LSTM's steps are a Scan.
 - Ranges found at each call: DynamicQuantizeMatMul; an LSTM is DynamicQuantizeLSTM, unless its weights are asymmetric
@@ -106,7 +108,7 @@ def add_lstm(
         return add_dynamic_lstm(graph, index, inputs, i2h, h2h, bias)
     both = graph.weight(f"{name}.bias", bias.reshape(2, -1).sum(axis=0))
     gates = multiply(graph, inputs, product(graph, f"{name}.W", i2h, both, grids[0]))  # (T, N, 4*H)
-    return add_scan(graph, index, gates, product(graph, f"{name}.R", h2h, "", grids[1]), len(bias) // 8)
+    return add_scan(graph, index, gates, h2h, grids[1], len(bias) // 8)
 
 
 def add_dynamic_lstm(graph: "Graph", index: int, inputs: str, i2h: Integers, h2h: Integers, bias: np.ndarray) -> str:
@@ -133,12 +135,16 @@ def add_dynamic_lstm(graph: "Graph", index: int, inputs: str, i2h: Integers, h2h
     return graph.node("Squeeze", [outputs, graph.weight("direction", np.array([1]))])
 
 
-def add_scan(graph: "Graph", index: int, gates: str, h2h: Product, size: int) -> str:
-    """Add the steps of an LSTM layer from its inputs' share of the gates (T, N, 4*H); returns its outputs (T, N, H)."""
+def add_scan(graph: "Graph", index: int, gates: str, h2h: Integers, grid: Grid | None, size: int) -> str:
+    """Add the steps of an LSTM layer from its inputs' share of the gates (T, N, 4*H); returns its outputs (T, N, H).
+
+    The body has its weights within: ONNX Runtime makes unsigned integers of those only (``session.x64quantprecision``).
+    """
     layer, first = f"layer{index}", graph.weight("first", np.array([0]))
     states = [graph.node("Squeeze", [f"{letter}{index}", first]) for letter in "hc"]  # (N, H)
     ends = [f"{layer}.{letter}" for letter in "hc"]
-    step = lstm_step(type(graph)(graph, prefix=f"{layer}.step."), h2h, size)
+    body = type(graph)(graph, prefix=f"{layer}.step.")
+    step = lstm_step(body, product(body, f"{layer}.R", h2h, "", grid), size)
     graph.node("Scan", [*states, gates], *ends, layer, body=step, num_scan_inputs=1)
     for letter, end in zip("hc", ends, strict=True):
         graph.node("Unsqueeze", [end, first], f"{letter}{index}_out")
@@ -160,4 +166,4 @@ def lstm_step(body: "Graph", h2h: Product, size: int) -> GraphProto:
     new_h = body.node("Mul", [o, body.node("Tanh", [new_c])])
     for name in (new_h, new_c, body.node("Identity", [new_h])):
         body.output(name, ["N", size])
-    return helper.make_graph(body.nodes, f"{body.prefix}body", body.inputs, body.outputs)
+    return helper.make_graph(body.nodes, f"{body.prefix}body", body.inputs, body.outputs, body.tensors())

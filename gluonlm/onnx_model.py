@@ -112,6 +112,8 @@ def open_session(source: str | Path | bytes, threads: int):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
     options.add_session_config_entry("session.disable_quant_qdq", "1")  # weights become float32 once, not at each call
+    # where a processor has no VNNI its products of unsigned by signed integers overflow: make them of unsigned ones
+    options.add_session_config_entry("session.x64quantprecision", "1")
     try:
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own kinds of error share no other base
