@@ -14,17 +14,20 @@ import argparse
 import math
 from pathlib import Path
 
-from gluonlm import results, train
+import records
+
+from gluonlm import train
 from gluonlm.cli import run
-from gluonlm.errors import UserError
-from gluonlm.runs import read_log
+from gluonlm.system.errors import UserError
+from gluonlm.system.machine import RESULTS
+from gluonlm.training.run import read_log
 
 # the toolkit's for Penn Treebank, smaller: layers of 400, 400 and 200 units instead of 1,150, 1,150 and 400
 BASE = (
     "--preset awd --no-adaptive --softmax-samples 1000 --emsize 200 --nhid 400 --batch-size 20 "
     "--dropout 0.3 --dropouti 0.3 --dropouth 0.2 --dropoute 0.05 --wdrop 0.3"
 )
-FOLDER = results.FOLDER / "ablation"
+FOLDER = RESULTS / "ablation"
 NO_DROPOUT = "--dropout 0 --dropouti 0 --dropouth 0"
 VARIANTS = {
     "all": "",
@@ -42,7 +45,9 @@ VARIANTS = {
 def record_name(variant: str, options: argparse.Namespace) -> str:
     """Its folder, where it trains and where it is recorded: what it began with, its epochs, what it lacks."""
     begun = options.finetune.name if options.finetune else f"{Path(options.data).stem}-awd-400"
-    return f"{begun}-{options.epochs}-{variant}".replace(".", "-")  # what follows a dot would make it a file
+    return f"{begun}-{options.epochs}-{variant}".replace(
+        ".", "-"
+    )  # what follows a dot would make it a file
 
 
 def train_variant(variant: str, options: argparse.Namespace) -> None:
@@ -58,12 +63,16 @@ def train_variant(variant: str, options: argparse.Namespace) -> None:
     if (folder / "config.json").exists():
         command = ["--resume", str(folder)]
     else:
-        begin = ["--finetune", str(options.finetune)] if options.finetune else [*BASE.split(), "--data", options.data]
+        begin = (
+            ["--finetune", str(options.finetune)]
+            if options.finetune
+            else [*BASE.split(), "--data", options.data]
+        )
         command = [*begin, "--schedule", "linear", "--epochs", str(options.epochs)]
         command += [*VARIANTS[variant].split(), *options.more, "--save", str(folder)]
     if not train.main(command).finished:
         raise UserError(f"{variant} is not finished: the same command goes on with it")
-    results.add(folder, kept)
+    records.add(folder, kept)
 
 
 def table(options: argparse.Namespace) -> str:
@@ -80,10 +89,14 @@ def table(options: argparse.Namespace) -> str:
         if log.exists():
             found[variant] = math.exp(read_log(log, "epoch")[-1]["valid_loss"])
     if not found:
-        raise UserError(f"no run with --epochs {options.epochs} is recorded in {options.out}: leave out --table first")
+        raise UserError(
+            f"no run with --epochs {options.epochs} is recorded in {options.out}: leave out --table first"
+        )
     lines = ["| regularizers | validation | against all |", "|---|---|---|"]
     for variant, perplexity in found.items():
-        change = f"{perplexity / found['all'] - 1:+.1%}" if "all" in found and variant != "all" else ""
+        change = (
+            f"{perplexity / found['all'] - 1:+.1%}" if "all" in found and variant != "all" else ""
+        )
         lines.append(f"| {variant.replace('-', ' ')} | {perplexity:.2f} | {change} |")
     return "\n".join(lines)
 
@@ -92,16 +105,31 @@ def main(argv: list[str]) -> None:
     """Train what is missing, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     begin = parser.add_mutually_exclusive_group()
-    begin.add_argument("--data", default="ptb", help="of models that begin with nothing (default: ptb)")
-    begin.add_argument("--finetune", type=Path, metavar="RUN", help="a trained run that all go on from, with its data")
+    begin.add_argument(
+        "--data", default="ptb", help="of models that begin with nothing (default: ptb)"
+    )
+    begin.add_argument(
+        "--finetune",
+        type=Path,
+        metavar="RUN",
+        help="a trained run that all go on from, with its data",
+    )
     parser.add_argument("--epochs", type=int, required=True)
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS))
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder to train in (default: runs)")
-    parser.add_argument("--out", type=Path, default=FOLDER, help="folder to record in (default: results/ablation)")
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs"), help="folder to train in (default: runs)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=FOLDER, help="folder to record in (default: results/ablation)"
+    )
     parser.add_argument("--table", action="store_true", help="only show what is recorded")
-    options, options.more = parser.parse_known_args(argv)  # what is unknown here is for every training
+    options, options.more = parser.parse_known_args(
+        argv
+    )  # what is unknown here is for every training
     if options.more and options.out == FOLDER:
-        raise UserError(f"{options.more[0]} makes it another ablation: give --out FOLDER to record it in, and --runs")
+        raise UserError(
+            f"{options.more[0]} makes it another ablation: give --out FOLDER to record it in, and --runs"
+        )
     if not options.table:
         for variant in options.only:
             train_variant(variant, options)

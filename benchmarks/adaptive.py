@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from gluonlm.cli import run
-from gluonlm.results import FOLDER, record
+from gluonlm.system.machine import RESULTS, record
 
 SPLITS = {33_278: (2800, 20_000), 267_735: (2800, 20_000, 76_000)}
 SIZE, STEPS, COLUMNS = 400, 35, 20
@@ -28,8 +28,8 @@ def measure(vocabulary: int, splits: tuple[int, ...], steps: int) -> dict:
     """Milliseconds of the fastest step and peak memory of this process."""
     from mxnet import autograd, nd
 
-    from gluonlm.model import RNNModel
-    from gluonlm.softmax import decoder_loss
+    from gluonlm.model.rnn import RNNModel
+    from gluonlm.model.softmax import decoder_loss
 
     model = RNNModel(vocabulary, emsize=SIZE, nhid=SIZE, nlayers=1, tied=True, splits=splits)
     model.initialize()
@@ -46,14 +46,21 @@ def measure(vocabulary: int, splits: tuple[int, ...], steps: int) -> dict:
         nd.waitall()
         fastest = min(fastest, time.perf_counter() - started)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # KiB on Linux
-    return {"vocabulary": vocabulary, "splits": splits, "step_ms": round(1e3 * fastest, 1), "peak_mib": round(peak)}
+    return {
+        "vocabulary": vocabulary,
+        "splits": splits,
+        "step_ms": round(1e3 * fastest, 1),
+        "peak_mib": round(peak),
+    }
 
 
 def main(argv: list[str]) -> dict:
     """Measure, print and record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=8, help="the fastest counts")
-    parser.add_argument("--out", type=Path, default=FOLDER / "adaptive.json", help="file to record the figures in")
+    parser.add_argument(
+        "--out", type=Path, default=RESULTS / "adaptive.json", help="file to record the figures in"
+    )
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.measure:
@@ -64,8 +71,20 @@ def main(argv: list[str]) -> dict:
     runs = []
     for vocabulary in SPLITS:
         for way in ("full", "split"):
-            command = [sys.executable, __file__, "--measure", str(vocabulary), way, "--steps", str(options.steps)]
-            runs.append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout))
+            command = [
+                sys.executable,
+                __file__,
+                "--measure",
+                str(vocabulary),
+                way,
+                "--steps",
+                str(options.steps),
+            ]
+            runs.append(
+                json.loads(
+                    subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+                )
+            )
             print(json.dumps(runs[-1]), flush=True)
     return record(options.out, ["python", "benchmarks/adaptive.py", *argv], runs=runs)
 

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 import gluonlm  # noqa: F401  prepares threads
-from gluonlm.cache import Column, target_share
 from gluonlm.cli import run
-from gluonlm.results import FOLDER, record
+from gluonlm.inference.neural_cache import Column, target_share
+from gluonlm.system.machine import RESULTS, record
 
 VOCABULARY, STEPS = 10_000, 256
 
@@ -50,13 +50,15 @@ def one_hot(features, words, of_model, theta, share, window, first) -> np.ndarra
 
 
 def vectorized(features, words, of_model, theta, share, window, first) -> np.ndarray:
-    """The same by gluonlm.cache."""
+    """The same by gluonlm.inference.neural_cache."""
     column, shares = Column(window, features.shape[1]), np.empty(len(words), np.float32)
     column.keys, column.words = features[first - window : first], words[first - window : first]
     for begin in range(first, len(words), STEPS):
         part = slice(begin, begin + STEPS)
         for steps, scores, past in column.read(features[part], words[part]):
-            shares[part][steps] = target_share(scores, past == words[part][steps][:, None], theta, window)
+            shares[part][steps] = target_share(
+                scores, past == words[part][steps][:, None], theta, window
+            )
     return share * shares[first:] + (1 - share) * of_model[first:]
 
 
@@ -92,7 +94,9 @@ def main(argv: list[str]) -> dict:
     parser.add_argument("--size", type=int, default=400, help="features per token")
     parser.add_argument("--windows", type=int, nargs="+", default=[500, 3785])
     parser.add_argument("--repeats", type=int, default=5, help="the fastest counts")
-    parser.add_argument("--out", type=Path, default=FOLDER / "cache.json", help="file to record the figures in")
+    parser.add_argument(
+        "--out", type=Path, default=RESULTS / "cache.json", help="file to record the figures in"
+    )
     options = parser.parse_args(argv)
     runs = []
     for window in options.windows:

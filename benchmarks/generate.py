@@ -21,15 +21,15 @@ from pathlib import Path
 import numpy as np
 
 import gluonlm
-from gluonlm.checkpoint import build_model
 from gluonlm.cli import run
 from gluonlm.config import Config
-from gluonlm.corpus import EOS, Dictionary
-from gluonlm.detokenize import Detokenizer
-from gluonlm.errors import UserError
-from gluonlm.generation import stream
-from gluonlm.predictor import Predictor
-from gluonlm.results import FOLDER, record
+from gluonlm.inference.predictor import Predictor
+from gluonlm.inference.sampling import stream
+from gluonlm.model.checkpoint import build_model
+from gluonlm.system.errors import UserError
+from gluonlm.system.machine import RESULTS, record
+from gluonlm.text.corpus import EOS, Dictionary
+from gluonlm.text.detokenize import Detokenizer
 
 V, CONFIG = 10_000, Config(model="LSTM", emsize=200, nhid=200, nlayers=2)
 BATCHES, LEAST_STEPS = (1, 8, 64), 16
@@ -42,14 +42,18 @@ class Torch:
         script = str(Path(__file__).with_name("generate_torch.py"))
         command = [python, script, *map(str, (V, CONFIG.nhid, CONFIG.nlayers))]
         try:
-            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
         except OSError as error:
             raise UserError(
                 f"cannot run {python} ({error.strerror}): give a python with torch as --torch-python"
             ) from None
         hello = self.process.stdout.readline().split()
         if len(hello) != 2:
-            raise UserError(f"{python} has no torch: install it there, or give another as --torch-python")
+            raise UserError(
+                f"{python} has no torch: install it there, or give another as --torch-python"
+            )
         self.version, self.threads = hello[0], int(hello[1])
 
     def seconds(self, words: int) -> tuple[float, float]:
@@ -60,7 +64,9 @@ class Torch:
         return float(wall), float(cpu)
 
 
-def seconds(predictor: Predictor, dictionary: Dictionary, words: int, samples: int, seed: int) -> tuple[float, float]:
+def seconds(
+    predictor: Predictor, dictionary: Dictionary, words: int, samples: int, seed: int
+) -> tuple[float, float]:
     """What we take to write so many words of each of so many samples, down to the text."""
     start, started = time.perf_counter(), time.process_time()
     text, write = io.StringIO(), Detokenizer()
@@ -83,23 +89,31 @@ def measure(torch: Torch, rounds: int, words: int) -> dict[str, np.ndarray]:
     for seed in range(rounds + 1):
         for side, (written, run) in sides.items():
             speeds[side].append(written / np.array(run(seed)))
-    return {side: np.array(values[1:]) for side, values in speeds.items()}  # the first round has warmed up
+    return {
+        side: np.array(values[1:]) for side, values in speeds.items()
+    }  # the first round has warmed up
 
 
 def main(argv: list[str]) -> dict:
     """Measure, print and record."""
-    parser = argparse.ArgumentParser(description="Words per second of generation, against PyTorch's example.")
+    parser = argparse.ArgumentParser(
+        description="Words per second of generation, against PyTorch's example."
+    )
     parser.add_argument("--torch-python", default=sys.executable, help="a python that has torch")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--words", type=int, default=256, help="words of a round")
-    parser.add_argument("--out", type=Path, default=FOLDER / "generate.json", help="file to record the figures in")
+    parser.add_argument(
+        "--out", type=Path, default=RESULTS / "generate.json", help="file to record the figures in"
+    )
     options = parser.parse_args(argv)
     torch = Torch(options.torch_python)
     speeds = measure(torch, options.rounds, options.words)
     wall, cpu = (speeds["gluonlm, 1 at once"] / speeds["torch"]).T  # (rounds,) each
     figures = {
         "model": f"LSTM, 2 layers of 200 units, V = {V}",
-        "words_per_second": {side: round(float(np.median(values[:, 0]))) for side, values in speeds.items()},
+        "words_per_second": {
+            side: round(float(np.median(values[:, 0]))) for side, values in speeds.items()
+        },
         "times_torch_by_the_clock": spread(wall),
         "times_torch_by_processor_time": spread(cpu),
         "threads": {"torch": torch.threads, "gluonlm": gluonlm.RUNTIME.threads},
@@ -108,7 +122,9 @@ def main(argv: list[str]) -> dict:
     }
     threads = f"OMP_NUM_THREADS={gluonlm.RUNTIME.threads}"
     arguments = ["--rounds", str(options.rounds), "--words", str(options.words)]
-    result = record(options.out, [threads, "python", "benchmarks/generate.py", *arguments], **figures)
+    result = record(
+        options.out, [threads, "python", "benchmarks/generate.py", *arguments], **figures
+    )
     print(json.dumps(result, indent=1))
     return result
 

@@ -21,14 +21,14 @@ from mxnet import autograd, nd
 from qrnn_pooling import CANDIDATES
 from step import spread
 
-from gluonlm.checkpoint import build_model
 from gluonlm.cli import run
 from gluonlm.config import resolve
-from gluonlm.model import RecurrentLayer
-from gluonlm.optim import Updater
-from gluonlm.qrnn import QRNNLayer
-from gluonlm.results import FOLDER, record
-from gluonlm.training import train_step
+from gluonlm.model.checkpoint import build_model
+from gluonlm.model.qrnn import QRNNLayer
+from gluonlm.model.rnn import RecurrentLayer
+from gluonlm.system.machine import RESULTS, record
+from gluonlm.training.loop import train_step
+from gluonlm.training.optim import Updater
 
 COLUMNS = 20
 
@@ -49,7 +49,9 @@ def by_turns(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, li
 def figures(seconds: dict[str, list[float]], slow: str, fast: str) -> dict:
     """Milliseconds of each, and how much faster one is than the other."""
     ratios = [a / b for a, b in zip(seconds[slow], seconds[fast], strict=True)]
-    return {"ms": {name: round(1e3 * float(np.median(times)), 3) for name, times in seconds.items()}} | spread(ratios)
+    return {
+        "ms": {name: round(1e3 * float(np.median(times)), 3) for name, times in seconds.items()}
+    } | spread(ratios)
 
 
 def poolings(steps: int, units: int, rounds: int) -> dict:
@@ -84,7 +86,9 @@ def poolings(steps: int, units: int, rounds: int) -> dict:
         "steps": steps,
         "units": units,
         "ms": next(iter(others.values()))["ms"],
-        "operator_faster_than": {name: {k: one[k] for k in ("median", "low", "high")} for name, one in others.items()},
+        "operator_faster_than": {
+            name: {k: one[k] for k in ("median", "low", "high")} for name, one in others.items()
+        },
     }
 
 
@@ -126,7 +130,9 @@ def layers(steps: int, units: int, rounds: int) -> dict:
 def multiplications(config) -> int:
     """Of a training step's recurrent layers, per token: their weights, once in each direction and for the gradient."""
     model = build_model(config, 10)
-    return 3 * sum(int(np.prod(p.shape)) for name, p in model.trainables().items() if ".layers." in name)
+    return 3 * sum(
+        int(np.prod(p.shape)) for name, p in model.trainables().items() if ".layers." in name
+    )
 
 
 def training_steps(vocab_size: int, shrink: int, rounds: int) -> dict:
@@ -149,13 +155,19 @@ def one_step(config, vocab_size: int) -> Callable[[], None]:
     """A training step on random words."""
     model = build_model(config, vocab_size)
     updater = Updater(model.trainables(), config.optimizer, config.wdecay)
-    ids = np.random.default_rng(1).integers(0, vocab_size, (config.bptt + 1, COLUMNS)).astype(np.int32)
+    ids = (
+        np.random.default_rng(1)
+        .integers(0, vocab_size, (config.bptt + 1, COLUMNS))
+        .astype(np.int32)
+    )
     states = [model.begin_state(COLUMNS)]
 
     def once():
         nonlocal states
         penalties = {"alpha": config.alpha, "beta": config.beta}
-        _, states = train_step(model, updater, ids[:-1], ids[1:], states, 0.1, config.clip, **penalties)
+        _, states = train_step(
+            model, updater, ids[:-1], ids[1:], states, 0.1, config.clip, **penalties
+        )
 
     return once
 
@@ -165,21 +177,30 @@ def main(argv: list[str]) -> dict:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--quick", action="store_true", help="tiny sizes")
-    parser.add_argument("--out", type=Path, help="file to record the figures in (default: results/qrnn.json)")
+    parser.add_argument(
+        "--out", type=Path, help="file to record the figures in (default: results/qrnn.json)"
+    )
     options = parser.parse_args(argv)
     mx.random.seed(1)
     parts = {"poolings": [], "layers": []}
     published = [(70, 400), (35, 200)]
-    grid = [(steps, 400) for steps in (10, 35, 140, 280)] + [(70, units) for units in (100, 200, 800)]
+    grid = [(steps, 400) for steps in (10, 35, 140, 280)] + [
+        (70, units) for units in (100, 200, 800)
+    ]
     if options.quick:
         published, grid, options.rounds = [(5, 8)], [(1, 8)], 2
-    for name, measure, sizes in (("poolings", poolings, published), ("layers", layers, published + grid)):
+    for name, measure, sizes in (
+        ("poolings", poolings, published),
+        ("layers", layers, published + grid),
+    ):
         for steps, units in sizes:
             parts[name].append(measure(steps, units, options.rounds))
             print(json.dumps(parts[name][-1]), flush=True)
-    parts["training_step"] = training_steps(*((50, 50) if options.quick else (10_000, 1)), max(2, options.rounds // 2))
+    parts["training_step"] = training_steps(
+        *((50, 50) if options.quick else (10_000, 1)), max(2, options.rounds // 2)
+    )
     print(json.dumps(parts["training_step"]), flush=True)
-    out = options.out or (None if options.quick else FOLDER / "qrnn.json")
+    out = options.out or (None if options.quick else RESULTS / "qrnn.json")
     facts = {"threads": gluonlm.RUNTIME.threads, "columns": COLUMNS}
     return record(out, ["python", "benchmarks/qrnn.py", *argv], **facts, **parts)
 

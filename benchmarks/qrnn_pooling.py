@@ -12,7 +12,7 @@ import numpy as np
 from mxnet import autograd, nd
 from mxnet.gluon import HybridBlock
 
-from gluonlm import native
+from gluonlm.model import native
 
 Pooling = Callable[[nd.NDArray, nd.NDArray], tuple[nd.NDArray, nd.NDArray]]
 
@@ -68,13 +68,25 @@ class Scan(Block):
     """In log2(T) steps of all T at once: two neighbouring steps are one step of the same form (Blelloch 1990)."""
 
     def pool(self, F, f, update, c):
-        first = F.slice_axis(f, axis=0, begin=0, end=1) * c + F.slice_axis(update, axis=0, begin=0, end=1)
-        b = F.concat(first, F.slice_axis(update, axis=0, begin=1, end=None), dim=0) if self.steps > 1 else first
+        first = F.slice_axis(f, axis=0, begin=0, end=1) * c + F.slice_axis(
+            update, axis=0, begin=0, end=1
+        )
+        b = (
+            F.concat(first, F.slice_axis(update, axis=0, begin=1, end=None), dim=0)
+            if self.steps > 1
+            else first
+        )
         a, distance = f, 1
         while distance < self.steps:
-            head, tail = (F.slice_axis(b, axis=0, begin=0, end=end) for end in (distance, -distance))
-            late = F.slice_axis(a, axis=0, begin=distance, end=None)  # what step t keeps of step t - distance
-            b = F.concat(head, F.slice_axis(b, axis=0, begin=distance, end=None) + late * tail, dim=0)
+            head, tail = (
+                F.slice_axis(b, axis=0, begin=0, end=end) for end in (distance, -distance)
+            )
+            late = F.slice_axis(
+                a, axis=0, begin=distance, end=None
+            )  # what step t keeps of step t - distance
+            b = F.concat(
+                head, F.slice_axis(b, axis=0, begin=distance, end=None) + late * tail, dim=0
+            )
             a = F.concat(
                 F.slice_axis(a, axis=0, begin=0, end=distance),
                 late * F.slice_axis(a, axis=0, begin=0, end=-distance),
@@ -102,7 +114,11 @@ class NumpyRecurrence(autograd.Function):
         gradient = gradient.asnumpy().copy()
         for t in range(len(gradient) - 1, 0, -1):
             gradient[t - 1] += self.kept[t] * gradient[t]
-        return nd.array(gradient * self.before), nd.array(gradient), nd.array((self.kept[0] * gradient[0])[None])
+        return (
+            nd.array(gradient * self.before),
+            nd.array(gradient),
+            nd.array((self.kept[0] * gradient[0])[None]),
+        )
 
 
 class Numpy:
@@ -123,7 +139,7 @@ class Numpy:
 
 
 def operator(steps: int) -> Pooling:
-    """The package's: nonlinearities, loop and their gradients in one pass of compiled code (gluonlm/fo_pool.c)."""
+    """The package's: nonlinearities, loop and their gradients in one pass of compiled code (gluonlm/model/fo_pool.c)."""
     native.load_operators("fo_pool")
     return nd.gluonlm_fo_pool
 

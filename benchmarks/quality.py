@@ -26,10 +26,10 @@ from pathlib import Path
 from step import HERE, NO_TORCH, competitor_environment, find_torch
 
 from gluonlm.cli import run
-from gluonlm.corpus import Corpus, load_corpus
-from gluonlm.dictionary import EOS
-from gluonlm.errors import UserError
-from gluonlm.results import FOLDER, record
+from gluonlm.system.errors import UserError
+from gluonlm.system.machine import RESULTS, record
+from gluonlm.text.corpus import Corpus, load_corpus
+from gluonlm.text.vocabulary import EOS
 
 EPOCHS = 6  # of the example
 
@@ -102,26 +102,45 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--data", default="ptb", help="a word-level data set, as for gluonlm.train")
     parser.add_argument("--preset", default="fast-cpu")
     parser.add_argument("--epochs", type=int, default=5, help="of ours")
-    parser.add_argument("--torch-python", default=os.environ.get("GLUONLM_TORCH_PYTHON"), metavar="PYTHON")
-    parser.add_argument("--torch-epochs", type=float, default=EPOCHS, help=f"that are run, of the example's {EPOCHS}")
-    parser.add_argument("--published", type=float, help=f"the example's test perplexity after {EPOCHS} epochs")
+    parser.add_argument(
+        "--torch-python", default=os.environ.get("GLUONLM_TORCH_PYTHON"), metavar="PYTHON"
+    )
+    parser.add_argument(
+        "--torch-epochs",
+        type=float,
+        default=EPOCHS,
+        help=f"that are run, of the example's {EPOCHS}",
+    )
+    parser.add_argument(
+        "--published", type=float, help=f"the example's test perplexity after {EPOCHS} epochs"
+    )
     parser.add_argument("--units", type=int, default=200)
-    parser.add_argument("--turn", type=float, default=30.0, help="seconds of work before the other has its turn")
+    parser.add_argument(
+        "--turn", type=float, default=30.0, help="seconds of work before the other has its turn"
+    )
     parser.add_argument("--out", type=Path, help="file to record the figures in")
-    parser.add_argument("--table", action="store_true", help="print the recorded races, measure nothing")
+    parser.add_argument(
+        "--table", action="store_true", help="print the recorded races, measure nothing"
+    )
     options = parser.parse_args(argv)
     if options.torch_epochs <= 0 or options.torch_epochs > 1 and options.torch_epochs % 1:
-        raise UserError(f"--torch-epochs {options.torch_epochs:g}: must be a whole number, or a part of one epoch")
+        raise UserError(
+            f"--torch-epochs {options.torch_epochs:g}: must be a whole number, or a part of one epoch"
+        )
     if options.torch_epochs > EPOCHS:
-        raise UserError(f"--torch-epochs {options.torch_epochs:g}: the example is compared after {EPOCHS}")
+        raise UserError(
+            f"--torch-epochs {options.torch_epochs:g}: the example is compared after {EPOCHS}"
+        )
     if options.torch_epochs < EPOCHS and options.published is None:
-        raise UserError(f"--torch-epochs {options.torch_epochs:g}: give --published, what {EPOCHS} epochs reach")
+        raise UserError(
+            f"--torch-epochs {options.torch_epochs:g}: give --published, what {EPOCHS} epochs reach"
+        )
     return options
 
 
 def table() -> str:
     """The recorded races as Markdown, the shortest of a data set first."""
-    races = [json.loads(path.read_text()) for path in FOLDER.glob("quality-*.json")]
+    races = [json.loads(path.read_text()) for path in RESULTS.glob("quality-*.json")]
     lines = [
         "| data | our epochs | our test | seconds | PyTorch's test, 6 epochs | seconds | ours / PyTorch's seconds |",
         "|---|---|---|---|---|---|---|",
@@ -149,8 +168,25 @@ def main(argv: list[str]) -> dict | None:
     with tempfile.TemporaryDirectory() as folder:
         texts = write_texts(load_corpus(options.data), Path(folder))
         save, logs = Path(folder) / "run", {name: Path(folder) / name for name in ("ours", "torch")}
-        ours = [sys.executable, "-m", "gluonlm.train", "--preset", options.preset, "--data", options.data]
-        ours += ["--epochs", options.epochs, "--emsize", options.units, "--nhid", options.units, "--save", save]
+        ours = [
+            sys.executable,
+            "-m",
+            "gluonlm.train",
+            "--preset",
+            options.preset,
+            "--data",
+            options.data,
+        ]
+        ours += [
+            "--epochs",
+            options.epochs,
+            "--emsize",
+            options.units,
+            "--nhid",
+            options.units,
+            "--save",
+            save,
+        ]
         torch = [python, HERE / "quality_torch.py", *texts]
         torch += ["--epochs", f"{options.torch_epochs:g}", "--units", options.units]
         racers = [
@@ -173,7 +209,7 @@ def main(argv: list[str]) -> dict | None:
         f"{shown['torch']} ({source}) in {seconds['torch']:.0f} s of working time"
     )
     return record(
-        options.out or FOLDER / f"quality-{Path(options.data).stem}.json",
+        options.out or RESULTS / f"quality-{Path(options.data).stem}.json",
         ["python", "benchmarks/quality.py", *argv],
         data=options.data,
         epochs={"ours": options.epochs, "torch": options.torch_epochs},

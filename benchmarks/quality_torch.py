@@ -49,7 +49,9 @@ def zero_state(work: Work, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.zeros(work.layers, batch, work.units), torch.zeros(work.layers, batch, work.units)
 
 
-def train_epoch(model: Model, source: torch.Tensor, work: Work, lr: float, part: float = 1.0) -> None:
+def train_epoch(
+    model: Model, source: torch.Tensor, work: Work, lr: float, part: float = 1.0
+) -> None:
     """Plain stochastic gradient descent on that part of the text, the state carried over."""
     model.train()
     loss_of, state = nn.NLLLoss(), zero_state(work, work.batch)
@@ -85,7 +87,11 @@ def main() -> None:
     (train, valid, test), vocab = encode(options.texts)
     work = Work("train", vocab, options.units, layers=2, batch=20, bptt=35, clip=CLIP)
     model, lr, best, kept = Model(work), LR, math.inf, None
-    source, valid, test = columns(train, work.batch), columns(valid, EVAL_BATCH), columns(test, EVAL_BATCH)
+    source, valid, test = (
+        columns(train, work.batch),
+        columns(valid, EVAL_BATCH),
+        columns(test, EVAL_BATCH),
+    )
     versions = {"torch": torch.__version__, "threads": torch.get_num_threads()}
     if options.epochs < 1:
         train_epoch(model, source, work, lr, options.epochs)
@@ -100,7 +106,10 @@ def main() -> None:
         else:
             lr /= 4
     model.load_state_dict(kept)
-    facts = {"valid_perplexity": math.exp(best), "test_perplexity": math.exp(evaluate(model, test, work))}
+    facts = {
+        "valid_perplexity": math.exp(best),
+        "test_perplexity": math.exp(evaluate(model, test, work)),
+    }
     print(json.dumps(facts | versions), flush=True)
 
 

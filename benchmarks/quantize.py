@@ -23,17 +23,17 @@ from pathlib import Path
 import numpy as np
 
 import gluonlm
-from gluonlm.calibrate import Statistics, fingerprint, measure
-from gluonlm.checkpoint import Trained, build_model, load_model
 from gluonlm.cli import run
+from gluonlm.compress.calibrate import Statistics, fingerprint, measure
+from gluonlm.compress.compare import COLUMNS, Variant, clock
+from gluonlm.compress.scheme import Scheme, parts_of
 from gluonlm.config import Config
-from gluonlm.corpus import EOS, Dictionary
 from gluonlm.evaluate import evaluate_onnx
-from gluonlm.onnx_graph import build
-from gluonlm.onnx_model import OnnxModel, describe
-from gluonlm.quantize_table import COLUMNS, Variant, clock
-from gluonlm.quantized import Scheme, parts_of
-from gluonlm.results import FOLDER, record
+from gluonlm.model.checkpoint import Trained, build_model, load_model
+from gluonlm.onnx.graph import build
+from gluonlm.onnx.session import OnnxModel, describe
+from gluonlm.system.machine import RESULTS, record
+from gluonlm.text.corpus import EOS, Dictionary
 
 V = 10_000
 VARIANTS = {
@@ -63,17 +63,27 @@ class Onnx:
 def random_model(units: int) -> Trained:
     """An untrained two-layer LSTM, tied, of so many units."""
     config = Config(emsize=units, nhid=units, tied=True)
-    return Trained(build_model(config, V), Dictionary([EOS, *(f"w{i}" for i in range(1, V))]), config, "word", Path())
+    return Trained(
+        build_model(config, V),
+        Dictionary([EOS, *(f"w{i}" for i in range(1, V))]),
+        config,
+        "word",
+        Path(),
+    )
 
 
 def times_faster(trained: Trained, rounds: int, tokens: int, words: int) -> dict:
     """Words per second of each variant, how many times float32's they are, and the bytes of its file."""
     random = np.random.default_rng(1)
     ids = random.integers(len(trained.dictionary), size=tokens).astype(np.int32)
-    statistics = Statistics(fingerprint(trained.model), "random words", 700, measure(trained.model, ids[:700]))
+    statistics = Statistics(
+        fingerprint(trained.model), "random words", 700, measure(trained.model, ids[:700])
+    )
     with tempfile.TemporaryDirectory() as folder:
         variants = {
-            name: Variant(trained, dict.fromkeys(parts_of(trained.model), scheme), statistics, Path(folder))
+            name: Variant(
+                trained, dict.fromkeys(parts_of(trained.model), scheme), statistics, Path(folder)
+            )
             for name, scheme in VARIANTS.items()
         }
     sides = {**variants, "float32 onnx": Onnx(trained)}
@@ -81,17 +91,25 @@ def times_faster(trained: Trained, rounds: int, tokens: int, words: int) -> dict
     for seed in range(rounds + 1):
         for name, side in sides.items():
             evaluated = clock(lambda side=side: side.loss(ids))
-            seconds[name].append((evaluated, clock(lambda side=side, seed=seed: side.write(words, seed))))
-    times = {name: np.array(values[1:]) for name, values in seconds.items()}  # (rounds, 2); the first has warmed up
+            seconds[name].append(
+                (evaluated, clock(lambda side=side, seed=seed: side.write(words, seed)))
+            )
+    times = {
+        name: np.array(values[1:]) for name, values in seconds.items()
+    }  # (rounds, 2); the first has warmed up
     sizes = {name: variant.bytes for name, variant in variants.items()}
     return {
         "bytes": sizes,
-        "bytes_of_float32": {name: round(size / sizes["float32"], 4) for name, size in sizes.items()},
+        "bytes_of_float32": {
+            name: round(size / sizes["float32"], 4) for name, size in sizes.items()
+        },
         **{
             f"{work}_{what}": figures
             for column, (work, count) in enumerate((("evaluating", tokens), ("writing", words)))
             for what, figures in {
-                "words_per_second": {name: round(count / float(np.median(t[:, column]))) for name, t in times.items()},
+                "words_per_second": {
+                    name: round(count / float(np.median(t[:, column]))) for name, t in times.items()
+                },
                 "times_float32": {
                     name: spread(times["float32"][:, column] / t[:, column])
                     for name, t in times.items()
@@ -118,11 +136,15 @@ def main(argv: list[str]) -> dict:
     """Measure, print and record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", help="a trained model to measure too")
-    parser.add_argument("--sizes", type=int, nargs="*", default=[200, 650], help="units of untrained models")
+    parser.add_argument(
+        "--sizes", type=int, nargs="*", default=[200, 650], help="units of untrained models"
+    )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--tokens", type=int, default=2100, help="to evaluate in a round")
     parser.add_argument("--words", type=int, default=100, help="to write in a round")
-    parser.add_argument("--out", type=Path, default=FOLDER / "quantize.json", help="file to record the figures in")
+    parser.add_argument(
+        "--out", type=Path, default=RESULTS / "quantize.json", help="file to record the figures in"
+    )
     options = parser.parse_args(argv)
     models = {f"untrained, {units} units": random_model(units) for units in options.sizes}
     if options.run:

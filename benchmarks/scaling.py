@@ -6,7 +6,7 @@
 Always the same model and global batch on random words, in runs of gluonlm.train that take turns: ``one`` worker of
 one thread; ``one_of_two_threads``; ``half`` of the batch by one worker; ``served``, one worker whose gradients go
 through a server; ``two`` workers of one thread each, with half of the columns each. The constants of
-:class:`gluonlm.scaling.Cost` come from the first, third and fourth; its prediction for the fifth is recorded beside the
+:class:`gluonlm.parallel.cost.Cost` come from the first, third and fourth; its prediction for the fifth is recorded beside the
 measurement. Recorded in results/scaling.json.
 """
 
@@ -23,10 +23,10 @@ from pathlib import Path
 import numpy as np
 
 from gluonlm.cli import run
-from gluonlm.errors import UserError
-from gluonlm.results import FOLDER, record
-from gluonlm.runs import read_log
-from gluonlm.scaling import fit
+from gluonlm.parallel.cost import fit
+from gluonlm.system.errors import UserError
+from gluonlm.system.machine import RESULTS, record
+from gluonlm.training.run import read_log
 
 BATCH, STEPS = 20, 35
 LAUNCH = ["-m", "gluonlm.launch", "--local"]
@@ -43,7 +43,11 @@ def write_text(folder: Path, words: int, tokens: int) -> None:
     """A random text in which every word occurs."""
     draw = np.random.default_rng(0)
     train = np.concatenate([np.arange(words), draw.integers(words, size=max(0, tokens - words))])
-    for split, ids in (("train", draw.permutation(train)), ("valid", np.arange(200)), ("test", np.arange(200))):
+    for split, ids in (
+        ("train", draw.permutation(train)),
+        ("valid", np.arange(200)),
+        ("test", np.arange(200)),
+    ):
         (folder / f"{split}.txt").write_text(" ".join(f"w{word}" for word in ids) + "\n")
 
 
@@ -77,7 +81,9 @@ def main(argv: list[str]) -> dict:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="tiny sizes")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path, help="file to record in (default: results/scaling.json)")
+    parser.add_argument(
+        "--out", type=Path, help="file to record in (default: results/scaling.json)"
+    )
     options = parser.parse_args(argv)
     words, units, interval = (50, 8, 2) if options.quick else (10_000, 200, 7)
     seconds: dict[str, list[float]] = {name: [] for name in SETTINGS}
@@ -96,14 +102,16 @@ def main(argv: list[str]) -> dict:
         "units": units,
         "words": words,
         "parameters": parameters,
-        "seconds_per_step": {name: [round(one, 5) for one in values] for name, values in seconds.items()},
+        "seconds_per_step": {
+            name: [round(one, 5) for one in values] for name, values in seconds.items()
+        },
         "two_workers_faster_than_one": ratios(seconds["one"], seconds["two"]),
         "two_threads_faster_than_one": ratios(seconds["one"], seconds["one_of_two_threads"]),
         "cost": {name: float(f"{value:.4g}") for name, value in asdict(cost).items()},
         "predicted": {"two": round(cost.step(BATCH, 2, servers=1), 5)},
     }
     print(json.dumps(figures, indent=1))
-    out = options.out or (None if options.quick else FOLDER / "scaling.json")
+    out = options.out or (None if options.quick else RESULTS / "scaling.json")
     return record(out, ["python", "benchmarks/scaling.py", *argv], **figures)
 
 

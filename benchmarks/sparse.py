@@ -8,7 +8,7 @@ The products are those of a model of 400 units: the decoder (10,000 x 400) and t
 a CSR matrix and a dense one; ``dense`` is the fastest of MXNet's FullyConnected, NumPy's matrix product and a NumPy
 product for each vector. All ways take turns; a time is the median of its turns.
 
-``predict`` is a whole step of a pruned model, a word for each of so many texts, by :class:`gluonlm.predictor.Predictor`
+``predict`` is a whole step of a pruned model, a word for each of so many texts, by :class:`gluonlm.inference.predictor.Predictor`
 with a dense decoder and with one in CSR form. Records results/sparse.json.
 """
 
@@ -21,14 +21,14 @@ from pathlib import Path
 import numpy as np
 
 import gluonlm  # noqa: F401  prepares threads
-from gluonlm.checkpoint import build_model
 from gluonlm.cli import run
+from gluonlm.compress.pruning import Pruner, prunable, without_smallest
 from gluonlm.config import Config
-from gluonlm.model import RNNModel
-from gluonlm.optim import Updater
-from gluonlm.predictor import Predictor
-from gluonlm.pruning import Pruner, prunable, without_smallest
-from gluonlm.results import FOLDER, record
+from gluonlm.inference.predictor import Predictor
+from gluonlm.model.checkpoint import build_model
+from gluonlm.model.rnn import RNNModel
+from gluonlm.system.machine import RESULTS, record
+from gluonlm.training.optim import Updater
 
 UNITS, VOCABULARY = 400, 10_000
 PRODUCTS = {"decoder": (VOCABULARY, UNITS), "recurrent": (4 * UNITS, UNITS)}
@@ -46,7 +46,9 @@ def csr_product(matrix: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     from mxnet import nd  # here: gluonlm sets the process up before mxnet is imported
 
     sparse = nd.array(matrix).tostype("csr")
-    return lambda vectors: np.ascontiguousarray(nd.sparse.dot(sparse, nd.array(vectors.T)).asnumpy().T)
+    return lambda vectors: np.ascontiguousarray(
+        nd.sparse.dot(sparse, nd.array(vectors.T)).asnumpy().T
+    )
 
 
 def ways(matrix: np.ndarray, vectors: np.ndarray) -> dict[str, Callable[[], np.ndarray]]:
@@ -56,7 +58,9 @@ def ways(matrix: np.ndarray, vectors: np.ndarray) -> dict[str, Callable[[], np.n
     dense, sparse = nd.array(matrix), csr_product(matrix)
 
     def fully_connected():
-        return nd.FullyConnected(nd.array(vectors), dense, no_bias=True, num_hidden=len(matrix)).asnumpy()
+        return nd.FullyConnected(
+            nd.array(vectors), dense, no_bias=True, num_hidden=len(matrix)
+        ).asnumpy()
 
     return {
         "csr": lambda: sparse(vectors),
@@ -76,7 +80,9 @@ def measure(product: str, sparsity: float, rows: int, seconds: float) -> dict:
     answers = {name: function() for name, function in functions.items()}
     for name, answer in answers.items():
         if not np.allclose(answer, answers["numpy"], rtol=1e-3, atol=1e-3):
-            raise SystemExit(f"{name} and numpy differ by {np.abs(answer - answers['numpy']).max()}")
+            raise SystemExit(
+                f"{name} and numpy differ by {np.abs(answer - answers['numpy']).max()}"
+            )
     times = {name: [] for name in functions}
     ends = time.perf_counter() + seconds
     while time.perf_counter() < ends or len(times["csr"]) < 3:
@@ -84,11 +90,19 @@ def measure(product: str, sparsity: float, rows: int, seconds: float) -> dict:
             started = time.perf_counter()
             function()
             times[name].append(time.perf_counter() - started)
-    best = min((name for name in functions if name != "csr"), key=lambda name: np.median(times[name]))
+    best = min(
+        (name for name in functions if name != "csr"), key=lambda name: np.median(times[name])
+    )
     ratios = np.array(times[best]) / np.array(times["csr"])
     figures = {"product": product, "sparsity": sparsity, "vectors": rows, "dense": best}
-    figures |= {f"{name}_ms": float(f"{1e3 * np.median(values):.3g}") for name, values in times.items()}
-    return {**figures, "csr_times_as_fast_as_dense": round(float(np.median(ratios)), 2), "turns": len(ratios)}
+    figures |= {
+        f"{name}_ms": float(f"{1e3 * np.median(values):.3g}") for name, values in times.items()
+    }
+    return {
+        **figures,
+        "csr_times_as_fast_as_dense": round(float(np.median(ratios)), 2),
+        "turns": len(ratios),
+    }
 
 
 class SparsePredictor(Predictor):
@@ -99,7 +113,9 @@ class SparsePredictor(Predictor):
         self.product = csr_product(self.weight)
 
     def decode(self, features: np.ndarray) -> np.ndarray:
-        return self.product(features.reshape(-1, features.shape[-1])).reshape(*features.shape[:2], -1)
+        return self.product(features.reshape(-1, features.shape[-1])).reshape(
+            *features.shape[:2], -1
+        )
 
 
 def measure_predict(sparsity: float, texts: int, seconds: float) -> dict:
@@ -116,7 +132,9 @@ def measure_predict(sparsity: float, texts: int, seconds: float) -> dict:
             started = time.perf_counter()
             predictor.predict(ids, state)
             durations.append(time.perf_counter() - started)
-    sparse_times, dense_times = (np.array(durations[1:]) for durations in times)  # the first plans the graph
+    sparse_times, dense_times = (
+        np.array(durations[1:]) for durations in times
+    )  # the first plans the graph
     return {
         "product": "predict",
         "sparsity": sparsity,
@@ -132,10 +150,18 @@ def main(argv: list[str]) -> dict:
     """Measure, print and record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sparsities", type=float, nargs="+", default=[0.8, 0.9, 0.95])
-    parser.add_argument("--rows", type=int, nargs="+", default=[1, 2, 5, 10, 20, 100, 700], help="vectors at once")
-    parser.add_argument("--texts", type=int, nargs="+", default=[1, 20, 50], help="texts at once in predict")
-    parser.add_argument("--seconds", type=float, default=1.0, help="for each figure, all ways together")
-    parser.add_argument("--out", type=Path, default=FOLDER / "sparse.json", help="file to record the figures in")
+    parser.add_argument(
+        "--rows", type=int, nargs="+", default=[1, 2, 5, 10, 20, 100, 700], help="vectors at once"
+    )
+    parser.add_argument(
+        "--texts", type=int, nargs="+", default=[1, 20, 50], help="texts at once in predict"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=1.0, help="for each figure, all ways together"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=RESULTS / "sparse.json", help="file to record the figures in"
+    )
     options = parser.parse_args(argv)
     runs = []
     for product in PRODUCTS:

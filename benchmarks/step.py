@@ -26,8 +26,8 @@ from pathlib import Path
 from step_worker import Work
 
 from gluonlm.cli import run
-from gluonlm.errors import UserError
-from gluonlm.results import FOLDER, record
+from gluonlm.system.errors import UserError
+from gluonlm.system.machine import RESULTS, record
 
 MODES = ("train", "sampled", "evaluate")
 HERE = Path(__file__).resolve().parent
@@ -52,7 +52,11 @@ class Competitor:
         command = [python, str(HERE / f"step_{name}.py"), json.dumps(asdict(work))]
         self.name = name
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=competitor_environment(name)
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=competitor_environment(name),
         )
         self.facts = self._answer()
 
@@ -62,7 +66,9 @@ class Competitor:
         self.process.stdin.flush()
         answer = self._answer()
         if answer["loss"] is None:
-            raise UserError(f"{self.name}: the loss is not a finite number, the figures mean nothing")
+            raise UserError(
+                f"{self.name}: the loss is not a finite number, the figures mean nothing"
+            )
         return answer
 
     def close(self) -> None:
@@ -74,7 +80,9 @@ class Competitor:
     def _answer(self) -> dict:
         line = self.process.stdout.readline()
         if not line:
-            raise UserError(f"the competitor {self.name} ended with code {self.process.wait()}: see its message above")
+            raise UserError(
+                f"the competitor {self.name} ended with code {self.process.wait()}: see its message above"
+            )
         return json.loads(line)
 
 
@@ -92,19 +100,29 @@ def compare(work: Work, pythons: dict[str, str], rounds: int, seconds: float) ->
         for one in competitors:
             one.close()
     limit = max(a["flops"] for a in answers["ours"]) / operations_per_token(work)
-    speeds = {name: [a["tokens"] / a["seconds"] for a in measured] for name, measured in answers.items()}
+    speeds = {
+        name: [a["tokens"] / a["seconds"] for a in measured] for name, measured in answers.items()
+    }
     ratios = {
-        name: spread([ours / theirs for ours, theirs in zip(speeds["ours"], speeds[name], strict=True)])
+        name: spread(
+            [ours / theirs for ours, theirs in zip(speeds["ours"], speeds[name], strict=True)]
+        )
         for name in speeds
         if name != "ours"
     }
     return {
         **asdict(work),
-        "tokens_per_second": {name: round(statistics.median(values), 1) for name, values in speeds.items()},
-        "rounds_tokens_per_second": {name: [round(value, 1) for value in values] for name, values in speeds.items()},
+        "tokens_per_second": {
+            name: round(statistics.median(values), 1) for name, values in speeds.items()
+        },
+        "rounds_tokens_per_second": {
+            name: [round(value, 1) for value in values] for name, values in speeds.items()
+        },
         "ours_faster_than": ratios,
         "limit_tokens_per_second": round(limit, 1),
-        "peak_mib": {name: round(measured[-1]["peak_bytes"] / 2**20) for name, measured in answers.items()},
+        "peak_mib": {
+            name: round(measured[-1]["peak_bytes"] / 2**20) for name, measured in answers.items()
+        },
         "facts": {one.name: one.facts for one in competitors},
     }
 
@@ -121,7 +139,11 @@ def operations_per_token(work: Work) -> int:
 def spread(ratios: list[float]) -> dict[str, float]:
     """Median and quartiles."""
     low, _, high = statistics.quantiles(ratios, n=4, method="inclusive")
-    return {"median": round(statistics.median(ratios), 3), "low": round(low, 3), "high": round(high, 3)}
+    return {
+        "median": round(statistics.median(ratios), 3),
+        "low": round(low, 3),
+        "high": round(high, 3),
+    }
 
 
 def table(settings: list[dict]) -> str:
@@ -138,7 +160,9 @@ def table(settings: list[dict]) -> str:
         for name in others:
             ratio = one["ours_faster_than"][name]
             cells.append(f"**{ratio['median']:.2f}** ({ratio['low']:.2f} - {ratio['high']:.2f})")
-        full = one["mode"] != "sampled"  # the sampled softmax does less than the products that are counted
+        full = (
+            one["mode"] != "sampled"
+        )  # the sampled softmax does less than the products that are counted
         cells += [f"{one['limit_tokens_per_second']:,.0f}" if full else ""]
         cells += [f"{one['peak_mib'][name]:,}" for name in names]
         lines.append(f"| {' | '.join(cells)} |")
@@ -168,26 +192,39 @@ def find_torch(given: str | None) -> str | None:
     if not given:
         return None
     python = shutil.which(given)
-    if python is None or subprocess.run([python, "-c", "import torch"], capture_output=True).returncode:
-        raise UserError(f"--torch-python {given}: this Python has no torch or is not there: name one that has")
+    if (
+        python is None
+        or subprocess.run([python, "-c", "import torch"], capture_output=True).returncode
+    ):
+        raise UserError(
+            f"--torch-python {given}: this Python has no torch or is not there: name one that has"
+        )
     return python
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """The command line's settings."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--torch-python", default=os.environ.get("GLUONLM_TORCH_PYTHON"), metavar="PYTHON")
+    parser.add_argument(
+        "--torch-python", default=os.environ.get("GLUONLM_TORCH_PYTHON"), metavar="PYTHON"
+    )
     parser.add_argument("--units", type=int, nargs="+", default=[200, 650])
-    parser.add_argument("--vocab", type=int, nargs="+", default=[10_000, 33_278], help="Penn Treebank, WikiText-2")
+    parser.add_argument(
+        "--vocab", type=int, nargs="+", default=[10_000, 33_278], help="Penn Treebank, WikiText-2"
+    )
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=4.0, help="per competitor and round")
-    parser.add_argument("--out", type=Path, help="file to record in (default: results/step.json, none with --quick)")
+    parser.add_argument(
+        "--out", type=Path, help="file to record in (default: results/step.json, none with --quick)"
+    )
     parser.add_argument("--table", action="store_true", help="only show what is recorded in --out")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works")
     options = parser.parse_args(argv)
     if options.rounds < 2 or options.seconds <= 0:
-        raise UserError("--rounds must be at least 2 and --seconds more than 0, for a spread to be seen")
+        raise UserError(
+            "--rounds must be at least 2 and --seconds more than 0, for a spread to be seen"
+        )
     return options
 
 
@@ -195,9 +232,11 @@ def main(argv: list[str]) -> dict:
     """Measure all settings, print the table, and record."""
     options = parse(argv)
     if options.table:
-        path = options.out or FOLDER / "step.json"
+        path = options.out or RESULTS / "step.json"
         if not path.is_file():
-            raise UserError(f"{path} is not there: measure first, with the same command without --table")
+            raise UserError(
+                f"{path} is not there: measure first, with the same command without --table"
+            )
         result = json.loads(path.read_text(encoding="utf-8"))
         print(table(result["settings"]))
         return result
@@ -206,7 +245,9 @@ def main(argv: list[str]) -> dict:
     batch, bptt = (4, 5) if options.quick else (20, 35)
     torch = find_torch(options.torch_python)
     # in this order and its reverse by turns, ours always runs right before or after each of the others
-    pythons = {"stock": sys.executable, "ours": sys.executable} | ({"torch": torch} if torch else {})
+    pythons = {"stock": sys.executable, "ours": sys.executable} | (
+        {"torch": torch} if torch else {}
+    )
     if torch is None:
         print(NO_TORCH, file=sys.stderr)
     settings, command = [], ["python", "benchmarks/step.py", *argv]
@@ -216,12 +257,19 @@ def main(argv: list[str]) -> dict:
                 work = Work(mode, vocab, units, layers=2, batch=batch, bptt=bptt)
                 compared = compare(work, pythons, options.rounds, options.seconds)
                 settings.append(compared | {"command": shlex.join(command)})
-                ratios = {name: ratio["median"] for name, ratio in settings[-1]["ours_faster_than"].items()}
-                print(f"{mode} {units} units, V = {vocab}: ours is faster by {ratios}", file=sys.stderr, flush=True)
+                ratios = {
+                    name: ratio["median"]
+                    for name, ratio in settings[-1]["ours_faster_than"].items()
+                }
+                print(
+                    f"{mode} {units} units, V = {vocab}: ours is faster by {ratios}",
+                    file=sys.stderr,
+                    flush=True,
+                )
     print(table(settings))
     if torch is None:
         print("\nNo column for PyTorch: see the message above.")
-    out = options.out or (None if options.quick else FOLDER / "step.json")
+    out = options.out or (None if options.quick else RESULTS / "step.json")
     if out:
         settings = with_recorded(settings, out)
     return record(out, command, torch=torch is not None, settings=settings)

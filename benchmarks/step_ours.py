@@ -7,12 +7,12 @@ import mxnet as mx
 import numpy as np
 from step_worker import Work, serve
 
-from gluonlm.checkpoint import build_model
 from gluonlm.config import Config
-from gluonlm.corpus import Dictionary
-from gluonlm.optim import Updater
-from gluonlm.softmax import SampledSoftmax, decoder_loss
-from gluonlm.training import evaluate, train_step
+from gluonlm.model.checkpoint import build_model
+from gluonlm.model.softmax import SampledSoftmax, decoder_loss
+from gluonlm.text.corpus import Dictionary
+from gluonlm.training.loop import evaluate, train_step
+from gluonlm.training.optim import Updater
 
 SAMPLES = 1000
 SIDE = 1024  # of the square matrices whose product shows what the processor can do
@@ -35,16 +35,22 @@ def set_up(work: Work):
     facts = {"mxnet": mx.__version__, "threads": gluonlm.RUNTIME.threads}
     if work.mode == "evaluate":
         dictionary = Dictionary(str(word) for word in range(work.vocab))
-        ids = random.integers(0, work.vocab, work.batch * work.bptt * work.eval_segments).astype(np.int32)
+        ids = random.integers(0, work.vocab, work.batch * work.bptt * work.eval_segments).astype(
+            np.int32
+        )
         return lambda: (len(ids), evaluate(model, ids, dictionary, work.batch)), facts
     updater = Updater(model.trainables(), config.optimizer, config.wdecay)
     ids = random.integers(0, work.vocab, (work.bptt + 1, work.batch)).astype(np.int32)
     states = [model.begin_state(work.batch)]
-    loss_of = SampledSoftmax(np.ones(work.vocab), SAMPLES) if work.mode == "sampled" else decoder_loss
+    loss_of = (
+        SampledSoftmax(np.ones(work.vocab), SAMPLES) if work.mode == "sampled" else decoder_loss
+    )
 
     def step():
         nonlocal states
-        loss, states = train_step(model, updater, ids[:-1], ids[1:], states, work.lr, work.clip, loss_of)
+        loss, states = train_step(
+            model, updater, ids[:-1], ids[1:], states, work.lr, work.clip, loss_of
+        )
         return ids[1:].size, loss
 
     return step, facts

@@ -16,9 +16,15 @@ class Model(gluon.HybridBlock):
         super().__init__()
         with self.name_scope():
             self.drop = nn.Dropout(work.dropout)
-            self.encoder = nn.Embedding(work.vocab, work.units, weight_initializer=mx.init.Uniform(0.1))
-            self.rnn = rnn.LSTM(work.units, work.layers, dropout=work.dropout, input_size=work.units)
-            self.decoder = nn.Dense(work.vocab, flatten=False, in_units=work.units, params=self.encoder.params)
+            self.encoder = nn.Embedding(
+                work.vocab, work.units, weight_initializer=mx.init.Uniform(0.1)
+            )
+            self.rnn = rnn.LSTM(
+                work.units, work.layers, dropout=work.dropout, input_size=work.units
+            )
+            self.decoder = nn.Dense(
+                work.vocab, flatten=False, in_units=work.units, params=self.encoder.params
+            )
 
     def hybrid_forward(self, F, inputs, hidden, cell):
         outputs, state = self.rnn(self.drop(self.encoder(inputs)), [hidden, cell])
@@ -32,7 +38,10 @@ def set_up(work: Work):
     model.initialize()
     model.hybridize(static_alloc=True)
     loss_of.hybridize(static_alloc=True)
-    facts = {"mxnet": mx.__version__, "threads": os.environ.get("OMP_NUM_THREADS", "as MXNet chooses")}
+    facts = {
+        "mxnet": mx.__version__,
+        "threads": os.environ.get("OMP_NUM_THREADS", "as MXNet chooses"),
+    }
     length = work.bptt * (work.eval_segments if work.mode == "evaluate" else 1) + 1
     ids = nd.array(np.random.default_rng(1).integers(0, work.vocab, (length, work.batch)))
     trainer = gluon.Trainer(model.collect_params(), "sgd", {"learning_rate": work.lr})
@@ -55,7 +64,9 @@ def set_up(work: Work):
         for start in range(0, length - 1, work.bptt):
             logits, *state = model(ids[start : start + work.bptt], *state)
             targets = ids[start + 1 : start + 1 + work.bptt]
-            total += float(loss_of(logits.reshape((-1, work.vocab)), targets.reshape((-1,))).sum().asscalar())
+            total += float(
+                loss_of(logits.reshape((-1, work.vocab)), targets.reshape((-1,))).sum().asscalar()
+            )
         tokens = (length - 1) * work.batch
         return tokens, total / tokens
 

@@ -29,7 +29,8 @@ class Work:
 
 
 def serve(
-    set_up: Callable[[Work], tuple[Callable[[], tuple[int, float]], dict]], rate: Callable[[], float] | None = None
+    set_up: Callable[[Work], tuple[Callable[[], tuple[int, float]], dict]],
+    rate: Callable[[], float] | None = None,
 ) -> None:
     """Run a competitor: ``set_up(work)`` gives a function and facts such as versions, which are reported.
 

@@ -24,9 +24,9 @@ from pathlib import Path
 import numpy as np
 
 from gluonlm.cli import run
-from gluonlm.corpus import EOS, UNK, index_words
-from gluonlm.results import FOLDER, record
-from gluonlm.textfile import Span
+from gluonlm.system.machine import RESULTS, record
+from gluonlm.text.corpus import EOS, UNK, index_words
+from gluonlm.text.reader import Span
 
 TYPES = 267_735  # of WikiText-103, like its words, its bytes per word and its words per line
 WORDS = 103_227_021
@@ -111,10 +111,16 @@ def measure_in_child(way: str, path: Path) -> dict:
 def main(argv: list[str]) -> dict:
     """Measure, print and record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--words", type=int, default=WORDS, help="words of the text (default: as WikiText-103)")
-    parser.add_argument("--naive-share", type=float, default=0.1, help="part of the text for the naive way")
+    parser.add_argument(
+        "--words", type=int, default=WORDS, help="words of the text (default: as WikiText-103)"
+    )
+    parser.add_argument(
+        "--naive-share", type=float, default=0.1, help="part of the text for the naive way"
+    )
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=FOLDER / "tokenize.json", help="file to record the figures in")
+    parser.add_argument(
+        "--out", type=Path, default=RESULTS / "tokenize.json", help="file to record the figures in"
+    )
     parser.add_argument("--measure", nargs=2, metavar=("WAY", "FILE"), help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.measure:
@@ -125,7 +131,9 @@ def main(argv: list[str]) -> dict:
         whole, share = Path(folder, "whole.txt"), Path(folder, "share.txt")
         sizes = {share: round(options.words * options.naive_share), whole: options.words}
         # in a process of its own: a child's peak memory starts at that of the process it was forked from
-        writer = multiprocessing.get_context("spawn").Process(target=synthesize, args=(sizes, options.seed))
+        writer = multiprocessing.get_context("spawn").Process(
+            target=synthesize, args=(sizes, options.seed)
+        )
         writer.start()
         writer.join()
         if writer.exitcode:

@@ -24,15 +24,17 @@ from mxnet import autograd, gluon, nd
 from step import spread
 
 from gluonlm.cli import run
-from gluonlm.errors import UserError
-from gluonlm.model import RecurrentLayer
-from gluonlm.results import FOLDER, record
+from gluonlm.model.rnn import RecurrentLayer
+from gluonlm.system.errors import UserError
+from gluonlm.system.machine import RESULTS, record
 
 RATE, STEPS, COLUMNS = 0.5, 70, 20
 Forward = Callable[[nd.NDArray], nd.NDArray]
 
 
-def ours(size: int, rate: float) -> tuple[Forward, Callable[[], np.ndarray], Callable[[], np.ndarray]]:
+def ours(
+    size: int, rate: float
+) -> tuple[Forward, Callable[[], np.ndarray], Callable[[], np.ndarray]]:
     """Our layer as a function, its raw hidden-to-hidden weights, and their gradient."""
     layer = RecurrentLayer("LSTM", size, size, rate)
     layer.initialize(mx.init.Uniform(0.1))
@@ -46,7 +48,9 @@ def ours(size: int, rate: float) -> tuple[Forward, Callable[[], np.ndarray], Cal
     )
 
 
-def of_gluonnlp(size: int, rate: float) -> tuple[Forward, Callable[[], np.ndarray], Callable[[], np.ndarray]]:
+def of_gluonnlp(
+    size: int, rate: float
+) -> tuple[Forward, Callable[[], np.ndarray], Callable[[], np.ndarray]]:
     """The same with Gluon's layer and gluonnlp's weight drop."""
     from gluonnlp.model import apply_weight_drop
 
@@ -55,8 +59,16 @@ def of_gluonnlp(size: int, rate: float) -> tuple[Forward, Callable[[], np.ndarra
     apply_weight_drop(layer, ".*h2h_weight", rate)
     layer.hybridize(static_alloc=True)
     state = layer.begin_state(COLUMNS)
-    (weight,) = (parameter for name, parameter in layer.collect_params().items() if name.endswith("h2h_weight"))
-    return lambda inputs: layer(inputs, state)[0], lambda: weight.data().asnumpy(), lambda: weight.grad().asnumpy()
+    (weight,) = (
+        parameter
+        for name, parameter in layer.collect_params().items()
+        if name.endswith("h2h_weight")
+    )
+    return (
+        lambda inputs: layer(inputs, state)[0],
+        lambda: weight.data().asnumpy(),
+        lambda: weight.grad().asnumpy(),
+    )
 
 
 WAYS = {"ours": ours, "gluonnlp": of_gluonnlp}
@@ -85,7 +97,9 @@ def checks(make: Callable, inputs: nd.NDArray) -> dict[str, bool]:
         "a_new_mask_each_segment": bool((first != second).any()),
         "gradient_is_zero_where_dropped": abs(dropped - RATE) < 0.1,
         # (one of millions of random weights may be 0 by chance)
-        "no_mask_in_evaluation": bool((evaluated[0] == evaluated[1]).all() and (before != 0).mean() > 0.99),
+        "no_mask_in_evaluation": bool(
+            (evaluated[0] == evaluated[1]).all() and (before != 0).mean() > 0.99
+        ),
         "data_gives_the_raw_weights_in_training": bool((before == during).all()),
     }
 
@@ -103,16 +117,26 @@ def measure(size: int, rounds: int) -> dict:
                 step(forwards[one], inputs)
                 seconds[one] = time.perf_counter() - started
             ratios.append(seconds[0] / seconds[1])
-        figures[name] = {"times_slower": spread(ratios[1:]), **checks(make, inputs)}  # the first round has warmed up
+        figures[name] = {
+            "times_slower": spread(ratios[1:]),
+            **checks(make, inputs),
+        }  # the first round has warmed up
     return figures
 
 
 def main(argv: list[str]) -> dict:
     """Measure, print and record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", type=int, nargs="+", default=[400, 1150], help="units, and features of the input")
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=[400, 1150], help="units, and features of the input"
+    )
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--out", type=Path, default=FOLDER / "weight_drop.json", help="file to record the figures in")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=RESULTS / "weight_drop.json",
+        help="file to record the figures in",
+    )
     options = parser.parse_args(argv)
     if options.rounds < 2:
         raise UserError("--rounds must be at least 2, for a spread to be seen")

@@ -25,7 +25,11 @@ NOVELS = (
     "PRIDE AND PREJUDICE",
     "SENSE AND SENSIBILITY",
 )
-SPLITS = {"train": 0.84, "valid": 0.08, "test": 0.08}  # shares of each novel's sentences, in this order
+SPLITS = {
+    "train": 0.84,
+    "valid": 0.08,
+    "test": 0.08,
+}  # shares of each novel's sentences, in this order
 VOCABULARY = 10_000  # entries that a reader of the files finds, <unk> and <eos> among them
 
 HEADING = re.compile(r"(?:CHAPTER|Chapter|VOLUME) [IVXLC\d]+$")
@@ -34,16 +38,22 @@ FOOTNOTE = re.compile(r"^\*[A-Za-z].*$", re.MULTILINE)
 BRACKETED = re.compile(r"\[[^\]]*\]")
 # The end of a sentence: a full stop, ! or ?, closing quotes, a blank or a dash, then a capital or a digit.
 SENTENCE_END = re.compile(r"""([.!?]+["')]*)(?:\s+|\s*--+\s*)(?=["'(]*[A-Z\d£])""")
-ABBREVIATION = re.compile(r"(?:\b(?:Mr|Mrs|Messrs|Dr|St|Col|Capt|Lieut|Esq|No|Sept|ult)|(?<![A-Za-z'])[A-HJ-Z])$")
+ABBREVIATION = re.compile(
+    r"(?:\b(?:Mr|Mrs|Messrs|Dr|St|Col|Capt|Lieut|Esq|No|Sept|ult)|(?<![A-Za-z'])[A-HJ-Z])$"
+)
 NUMBER = re.compile(r"\d+(?:,\d+)*(?:(?:st|nd|rd|th)\b)?")
-WORD = re.compile(r"N|[a-z]+(?:['-][a-z]+)*")  # o'clock and good-natured are words; a dash (--) parts words
+WORD = re.compile(
+    r"N|[a-z]+(?:['-][a-z]+)*"
+)  # o'clock and good-natured are words; a dash (--) parts words
 
 
 def read_raw(path: Path = RAW) -> str:
     """The six novels as one string; raises ValueError if it is not the text this script was written for."""
     raw = lzma.decompress(path.read_bytes())
     if hashlib.sha256(raw).hexdigest() != RAW_SHA256:
-        raise ValueError(f"{path} does not hold the expected text: its sha256 should be {RAW_SHA256}")
+        raise ValueError(
+            f"{path} does not hold the expected text: its sha256 should be {RAW_SHA256}"
+        )
     return raw.decode("utf-8")
 
 
@@ -62,7 +72,10 @@ def split_novels(text: str) -> dict[str, str]:
             novels.setdefault(title, []).append("")  # a heading ends the paragraph
         elif inside:
             novels[title].append(line)
-    return {title: BRACKETED.sub("", FOOTNOTE.sub("", "\n".join(lines))) for title, lines in novels.items()}
+    return {
+        title: BRACKETED.sub("", FOOTNOTE.sub("", "\n".join(lines)))
+        for title, lines in novels.items()
+    }
 
 
 def split_sentences(paragraph: str) -> list[str]:
@@ -111,7 +124,9 @@ def most_frequent(sentences: list[list[str]], size: int) -> set[str]:
 
 def statistics(novels: dict, splits: dict, vocabulary: set[str]) -> dict:
     """The figures of data/README.md. Tokens count one <eos> per sentence; types are those before <unk>."""
-    counts = Counter(word for sentences in novels.values() for sentence in sentences for word in sentence)
+    counts = Counter(
+        word for sentences in novels.values() for sentence in sentences for word in sentence
+    )
     stats: dict = {
         "raw_sha256": RAW_SHA256,
         "tokens": sum(len(sentence) + 1 for sentences in novels.values() for sentence in sentences),
@@ -142,7 +157,10 @@ def build(out: Path, raw: Path = RAW) -> dict:
     vocabulary = most_frequent(splits["train"], VOCABULARY - 2)
     out.mkdir(parents=True, exist_ok=True)
     for name, sentences in splits.items():
-        lines = (" ".join(w if w in vocabulary else "<unk>" for w in sentence) + "\n" for sentence in sentences)
+        lines = (
+            " ".join(w if w in vocabulary else "<unk>" for w in sentence) + "\n"
+            for sentence in sentences
+        )
         (out / f"{name}.txt").write_bytes("".join(lines).encode("ascii"))
     stats = statistics(novels, splits, vocabulary)
     (out / "stats.json").write_text(json.dumps(stats, indent=2) + "\n", encoding="ascii")

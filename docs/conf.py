@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # the table of the records
 
 import gluonlm
 
@@ -14,7 +15,14 @@ project = "gluonlm"
 release = gluonlm.__version__
 root_doc = "index"
 exclude_patterns = ["_build", "_generated", "**.ipynb_checkpoints"]
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "docstrings", "mathml", "pages"]
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.viewcode",
+    "docstrings",
+    "mathml",
+    "pages",
+]
 
 nb_execution_mode = "off"  # the committed outputs are the ones that the tests check
 nb_merge_streams = True
@@ -24,7 +32,10 @@ html_math_renderer = "mathml"
 
 nitpicky = True
 nitpick_ignore_regex = [
-    ("py:.*", r"(?!gluonlm\.)\w+\..*"),  # the documentation of other libraries cannot be asked offline
+    (
+        "py:.*",
+        r"(?!gluonlm\.)\w+\..*",
+    ),  # the documentation of other libraries cannot be asked offline
     ("py:(attr|data)", ".*"),  # attributes and constants have no entries of their own
 ]
 default_role = "code"

@@ -16,7 +16,6 @@ COMMANDS = (
     "export",
     "launch",
     "datasets",
-    "results",
     "doctor",
 )
 

@@ -3,8 +3,8 @@
 import sys
 from collections.abc import Callable
 
-from gluonlm.errors import UserError
-from gluonlm.gpu import list_gpus
+from gluonlm.system.errors import UserError
+from gluonlm.system.gpu import list_gpus
 
 
 def run(main: Callable[[list[str]], object]) -> None:
@@ -23,7 +23,10 @@ def run(main: Callable[[list[str]], object]) -> None:
     except OSError as error:
         if error.filename is None:  # not about a file: a mistake of ours
             raise
-        print(f"error: cannot use {error.filename} ({error.strerror}): correct the path or its rights", file=sys.stderr)
+        print(
+            f"error: cannot use {error.filename} ({error.strerror}): correct the path or its rights",
+            file=sys.stderr,
+        )
         sys.exit(2)
 
 
@@ -32,7 +35,9 @@ def dashes(argv: list[str]) -> list[str]:
     spelled = []
     for argument in argv:
         name, equals, value = argument.partition("=")
-        spelled.append(name.replace("_", "-") + equals + value if name.startswith("--") else argument)
+        spelled.append(
+            name.replace("_", "-") + equals + value if name.startswith("--") else argument
+        )
     return spelled
 
 
@@ -58,7 +63,9 @@ def contexts(gpu: str | None) -> list:
     present = list_gpus()
     for number in numbers:
         if not 0 <= number < len(present):
-            raise UserError(f"--gpu {gpu}: there is no GPU {number}, the driver sees {len(present)}")
+            raise UserError(
+                f"--gpu {gpu}: there is no GPU {number}, the driver sees {len(present)}"
+            )
         if problem := present[number].problem:
             raise UserError(f"--gpu {gpu}: {problem}")
     return [mx.gpu(number) for number in numbers]

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
-from gluonlm.errors import UserError
+from gluonlm.system.errors import UserError
 
 MODELS = ("RNN_TANH", "RNN_RELU", "LSTM", "GRU", "QRNN")
 OPTIMIZERS = ("sgd", "adam", "adamw")
@@ -24,41 +24,79 @@ def setting(default: Any, help: str, *aliases: str, **checks: Any) -> Any:
 class Config:
     """All settings of a training run. The defaults are those of the PyTorch word-level example."""
 
-    data: str = setting("ptb", "data set name, folder with train/valid/test.txt, or one text file", "--data-dir")
-    level: str | None = setting(None, "tokens of a folder or file: word (default) or char", choices=("word", "char"))
+    data: str = setting(
+        "ptb", "data set name, folder with train/valid/test.txt, or one text file", "--data-dir"
+    )
+    level: str | None = setting(
+        None, "tokens of a folder or file: word (default) or char", choices=("word", "char")
+    )
 
     model: str = setting("LSTM", "kind of recurrent layer", choices=MODELS)
     emsize: int = setting(200, "size of word embeddings", "--embed-size", low=1)
     nhid: int = setting(200, "hidden units per layer", "--hidden-size", low=1)
     nlayers: int = setting(2, "number of recurrent layers", "--num-layers", low=1)
-    window: int = setting(2, "QRNN: steps of the text that the first layer's gates see, 1 or 2", low=1, high=2)
-    splits: tuple[int, ...] = setting((), "adaptive softmax: word numbers at which its clusters begin", low=1)
-    adaptive: bool = setting(False, "adaptive softmax with the usual splits (none up to 75000 words)")
-    tied: bool = setting(False, "share the embedding and the decoder weight (projected when emsize != nhid)")
-    narrow: bool = setting(False, "tied, emsize != nhid: the last layer has emsize units instead of a projection")
+    window: int = setting(
+        2, "QRNN: steps of the text that the first layer's gates see, 1 or 2", low=1, high=2
+    )
+    splits: tuple[int, ...] = setting(
+        (), "adaptive softmax: word numbers at which its clusters begin", low=1
+    )
+    adaptive: bool = setting(
+        False, "adaptive softmax with the usual splits (none up to 75000 words)"
+    )
+    tied: bool = setting(
+        False, "share the embedding and the decoder weight (projected when emsize != nhid)"
+    )
+    narrow: bool = setting(
+        False, "tied, emsize != nhid: the last layer has emsize units instead of a projection"
+    )
 
     dropout: float = setting(
-        0.2, "dropout before the decoder; also after the embedding and between layers", low=0, high=0.99
+        0.2,
+        "dropout before the decoder; also after the embedding and between layers",
+        low=0,
+        high=0.99,
     )
-    dropouti: float | None = setting(None, "dropout after the embedding (default: dropout)", low=0, high=0.99)
-    dropouth: float | None = setting(None, "dropout between layers (default: dropout)", low=0, high=0.99)
+    dropouti: float | None = setting(
+        None, "dropout after the embedding (default: dropout)", low=0, high=0.99
+    )
+    dropouth: float | None = setting(
+        None, "dropout between layers (default: dropout)", low=0, high=0.99
+    )
     locked: bool = setting(False, "locked dropout: one mask per segment instead of one per step")
-    dropoute: float = setting(0.0, "embedding dropout: whole words, for a segment", low=0, high=0.99)
-    wdrop: float = setting(
-        0.0, "weight drop: hidden-to-hidden weights (QRNN: all of a layer), for a segment", low=0, high=0.99
+    dropoute: float = setting(
+        0.0, "embedding dropout: whole words, for a segment", low=0, high=0.99
     )
-    zoneout: float = setting(0.0, "QRNN: share of units that keep their state at a step", low=0, high=0.99)
+    wdrop: float = setting(
+        0.0,
+        "weight drop: hidden-to-hidden weights (QRNN: all of a layer), for a segment",
+        low=0,
+        high=0.99,
+    )
+    zoneout: float = setting(
+        0.0, "QRNN: share of units that keep their state at a step", low=0, high=0.99
+    )
     alpha: float = setting(0.0, "penalty on the mean square of the last layer's outputs", low=0)
-    beta: float = setting(0.0, "penalty on the mean square of their change from step to step", low=0)
+    beta: float = setting(
+        0.0, "penalty on the mean square of their change from step to step", low=0
+    )
 
     optimizer: str = setting("sgd", "optimizer", choices=OPTIMIZERS)
-    lr: float | None = setting(None, "initial learning rate (default: 20 for sgd, 0.001 for adam and adamw)", low=0)
+    lr: float | None = setting(
+        None, "initial learning rate (default: 20 for sgd, 0.001 for adam and adamw)", low=0
+    )
     schedule: str = setting("plateau", "learning rate over the run", choices=SCHEDULES)
-    lr_factor: float = setting(0.25, "plateau: learning-rate factor when validation does not improve", low=0, high=1)
+    lr_factor: float = setting(
+        0.25, "plateau: learning-rate factor when validation does not improve", low=0, high=1
+    )
     lr_patience: int = setting(0, "plateau: epochs without improvement that are forgiven", low=0)
     lr_threshold: float = setting(0.0, "plateau: relative improvement that counts as one", low=0)
-    restore_best: bool = setting(False, "plateau: go on from the best weights when the learning rate falls")
-    when: tuple[int, ...] = setting((), "epochs after which the learning rate is divided by 10", low=1)
+    restore_best: bool = setting(
+        False, "plateau: go on from the best weights when the learning rate falls"
+    )
+    when: tuple[int, ...] = setting(
+        (), "epochs after which the learning rate is divided by 10", low=1
+    )
     decay: float = setting(1.0, "learning-rate factor per epoch", low=0, high=1)
     wdecay: float = setting(0.0, "weight decay", "--wd", "--weight-decay", low=0)
     nonmono: int | None = setting(
@@ -67,23 +105,39 @@ class Config:
         "falls to 0)",
         low=0,
     )
-    clip: float = setting(0.25, "largest norm of the gradient of the mean loss (0: no clipping)", low=0)
+    clip: float = setting(
+        0.25, "largest norm of the gradient of the mean loss (0: no clipping)", low=0
+    )
 
     epochs: int = setting(40, "passes over the training text", "--epoch", low=1)
     batch_size: int = setting(20, "text columns read in parallel", low=1)
     eval_batch_size: int = setting(10, "text columns for validation and test", low=1)
-    test_batch_size: int | None = setting(None, "text columns for the test (default: eval-batch-size)", low=1)
+    test_batch_size: int | None = setting(
+        None, "text columns for the test (default: eval-batch-size)", low=1
+    )
     bptt: int = setting(35, "steps of back-propagation through time", "--seq-length", low=1)
-    random_bptt: bool = setting(False, "draw the length of each segment around bptt, and scale the learning rate by it")
+    random_bptt: bool = setting(
+        False, "draw the length of each segment around bptt, and scale the learning rate by it"
+    )
     softmax_samples: int = setting(
         0, "words drawn per segment to estimate the softmax in training (0: all words)", low=0
     )
     max_batches: int = setting(0, "training batches per epoch (0: all)", low=0)
-    seed: int = setting(1111, "seed of everything random; with --finetune the next after RUN's", low=0, high=2**32 - 1)
-    prune: float | None = setting(
-        None, "share of every weight matrix that is pruned, gradually, by the middle of the run", low=0, high=0.99
+    seed: int = setting(
+        1111,
+        "seed of everything random; with --finetune the next after RUN's",
+        low=0,
+        high=2**32 - 1,
     )
-    compress: str | None = setting(None, "YAML file with a pruning schedule (its format: gluonlm/prune_schedule.py)")
+    prune: float | None = setting(
+        None,
+        "share of every weight matrix that is pruned, gradually, by the middle of the run",
+        low=0,
+        high=0.99,
+    )
+    compress: str | None = setting(
+        None, "YAML file with a pruning schedule (its format: gluonlm/compress/schedule.py)"
+    )
     finetune: str | None = setting(
         None,
         "run whose best model to start from, averaging the weights from the first step on unless --schedule falls to 0",
@@ -125,7 +179,9 @@ class Config:
         values = json.loads(text)
         unknown = set(values) - {field.name for field in dataclasses.fields(cls)}
         if unknown:
-            raise UserError(f"unknown setting {min(unknown)}: the run was made by another version of gluonlm")
+            raise UserError(
+                f"unknown setting {min(unknown)}: the run was made by another version of gluonlm"
+            )
         return cls(**values)
 
 
@@ -169,7 +225,15 @@ QRNN = {
 }
 
 # what the toolkit's recipes for Adam have in common
-AWD_ADAM = {**AWD, "optimizer": "adam", "lr": 1e-3, "alpha": 0.0, "beta": 0.0, "dropouti": 0.1, "dropoute": 0.0}
+AWD_ADAM = {
+    **AWD,
+    "optimizer": "adam",
+    "lr": 1e-3,
+    "alpha": 0.0,
+    "beta": 0.0,
+    "dropouti": 0.1,
+    "dropoute": 0.0,
+}
 
 FAST_CPU = {"tied": True, "schedule": "linear", "softmax_samples": 1000, "epochs": 6}
 
@@ -177,7 +241,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     # the PyTorch word-level example
     "word-lm": {},
     # the MXNet Gluon tutorial, full and tiny
-    "tutorial": {"emsize": 650, "nhid": 650, "dropout": 0.5, "batch_size": 32, "restore_best": True},
+    "tutorial": {
+        "emsize": 650,
+        "nhid": 650,
+        "dropout": 0.5,
+        "batch_size": 32,
+        "restore_best": True,
+    },
     "tiny": {
         "emsize": 32,
         "nhid": 32,
@@ -202,7 +272,14 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     # AWD-LSTM with the defaults of its toolkit, AWD-QRNN, and the toolkit's recipes for single data sets
     "awd": AWD,
-    "awd-ptb": {**AWD, "data": "ptb", "dropouti": 0.4, "dropouth": 0.25, "batch_size": 20, "epochs": 500},
+    "awd-ptb": {
+        **AWD,
+        "data": "ptb",
+        "dropouti": 0.4,
+        "dropouth": 0.25,
+        "batch_size": 20,
+        "epochs": 500,
+    },
     "awd-wikitext-2": {**AWD, "data": "wikitext-2", "dropouth": 0.2},
     "awd-ptb-char": {
         **AWD_ADAM,
@@ -262,7 +339,9 @@ def check(field: dataclasses.Field, kind: Any, value: Any) -> None:
     """Raise a UserError unless the value is of the field's kind and within its choices and bounds."""
     option, limits = f"--{field.name.replace('_', '-')}", field.metadata
     if not fits(value, kind):
-        raise UserError(f"{option} {value!r}: must be of the kind {getattr(kind, '__name__', kind)}")
+        raise UserError(
+            f"{option} {value!r}: must be of the kind {getattr(kind, '__name__', kind)}"
+        )
     for item in value if isinstance(value, tuple) else (value,):
         if item is None:
             continue
@@ -290,7 +369,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     for field in dataclasses.fields(Config):
         kind = hints[field.name]
         names = [f"--{field.name.replace('_', '-')}", *field.metadata["aliases"]]
-        shown = field.metadata["help"] + ("" if field.default in (None, ()) else f" (default: {field.default})")
+        shown = field.metadata["help"] + (
+            "" if field.default in (None, ()) else f" (default: {field.default})"
+        )
         options: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS, "help": shown}
         if kind is bool:
             options["action"] = argparse.BooleanOptionalAction

@@ -16,11 +16,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import gluonlm
-from gluonlm import datasets, gpu, results, runtime
 from gluonlm.cli import run
-from gluonlm.errors import UserError
+from gluonlm.system import gpu, machine, runtime
+from gluonlm.system.errors import UserError
+from gluonlm.text import sources
 
-FEATURES = ("CUDA", "CUDNN", "NCCL", "MKLDNN", "BLAS_OPEN", "BLAS_MKL", "OPENMP", "DIST_KVSTORE", "INT64_TENSOR_SIZE")
+FEATURES = (
+    "CUDA",
+    "CUDNN",
+    "NCCL",
+    "MKLDNN",
+    "BLAS_OPEN",
+    "BLAS_MKL",
+    "OPENMP",
+    "DIST_KVSTORE",
+    "INT64_TENSOR_SIZE",
+)
 OPENMP_NAMES = ("libgomp", "libiomp5", "libomp.", "libomp-")
 
 
@@ -42,37 +53,57 @@ class Report:
 
 def check_python(report: Report) -> None:
     """The interpreter and NumPy."""
-    numpy = results.version("numpy")
-    report.findings["python"] = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    numpy = machine.version("numpy")
+    report.findings["python"] = (
+        f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    )
     report.findings["numpy"] = numpy or "not installed"
     if sys.version_info[:2] != (3, 10):
-        report.problems.append("gluonlm is made for Python 3.10: build its environment with `make env`")
+        report.problems.append(
+            "gluonlm is made for Python 3.10: build its environment with `make env`"
+        )
     if numpy is None or tuple(map(int, numpy.split(".")[:2])) >= (1, 24):
-        report.problems.append("MXNet 1.9.1 needs numpy before 1.24: build the environment with `make env`")
+        report.problems.append(
+            "MXNet 1.9.1 needs numpy before 1.24: build the environment with `make env`"
+        )
 
 
 def check_mxnet(report: Report) -> bool:
     """Whether MXNet can be imported, which build it is and what that can do."""
-    builds = [build for build in ("mxnet", "mxnet-cu112") if results.version(build)]
-    report.findings["mxnet"] = " and ".join(f"{build} {results.version(build)}" for build in builds) or "not installed"
+    builds = [build for build in ("mxnet", "mxnet-cu112") if machine.version(build)]
+    report.findings["mxnet"] = (
+        " and ".join(f"{build} {machine.version(build)}" for build in builds) or "not installed"
+    )
     if len(builds) > 1:
-        report.problems.append("two builds of mxnet overwrite each other: delete .venv and run `make env`")
+        report.problems.append(
+            "two builds of mxnet overwrite each other: delete .venv and run `make env`"
+        )
     try:
         import mxnet as mx
     except (ImportError, OSError, AttributeError) as error:
         missing = ", ".join(gluonlm.RUNTIME.cuda.missing) if gluonlm.RUNTIME.cuda else ""
-        wanted = f"; its CUDA build lacks {missing}, which `make env MXNET=cu112` installs" if missing else ""
-        advice = "see that the NVIDIA driver is installed" if "libcuda" in str(error) else "build it with `make env`"
+        wanted = (
+            f"; its CUDA build lacks {missing}, which `make env MXNET=cu112` installs"
+            if missing
+            else ""
+        )
+        advice = (
+            "see that the NVIDIA driver is installed"
+            if "libcuda" in str(error)
+            else "build it with `make env`"
+        )
         report.problems.append(f"mxnet cannot be imported ({error}){wanted}: {advice}")
         return False
     features = mx.runtime.Features()
-    report.findings["features"] = ", ".join(name for name in FEATURES if name in features and features[name].enabled)
+    report.findings["features"] = ", ".join(
+        name for name in FEATURES if name in features and features[name].enabled
+    )
     return True
 
 
 def check_compiler(report: Report) -> None:
     """The C compiler, which makes the operator of a QRNN."""
-    from gluonlm.native import find_compiler
+    from gluonlm.model.native import find_compiler
 
     try:
         report.findings["C compiler"] = find_compiler()
@@ -83,18 +114,26 @@ def check_compiler(report: Report) -> None:
 def check_speed_settings(report: Report, mxnet_works: bool) -> None:
     """Processor, BLAS kernels, threads, OpenMP, memory."""
     cores, prepared = runtime.usable_cores(), gluonlm.RUNTIME
-    report.findings["processor"] = f"{results.cpu_model()}, {cores} usable cores"
-    report.findings["threads"] = f"{prepared.threads} (KMP_BLOCKTIME={os.environ.get('KMP_BLOCKTIME')})"
+    report.findings["processor"] = f"{machine.cpu_model()}, {cores} usable cores"
+    report.findings["threads"] = (
+        f"{prepared.threads} (KMP_BLOCKTIME={os.environ.get('KMP_BLOCKTIME')})"
+    )
     if prepared.threads > cores:
         report.problems.append(
             f"OMP_NUM_THREADS asks for {prepared.threads} threads on {cores} cores, which then wait for each other: "
             "unset it"
         )
     check_openmp(report, mxnet_works)
-    report.findings["memory"] = "kept between steps" if prepared.pooled_memory else "as the C library handles it"
+    report.findings["memory"] = (
+        "kept between steps" if prepared.pooled_memory else "as the C library handles it"
+    )
     core = blas_kernel() if mxnet_works else None
     report.findings["BLAS kernels"] = core or "unknown"
-    if core and runtime.blas_core() and core not in ("SkylakeX", "Haswell", "Zen", "Cooperlake", "SapphireRapids"):
+    if (
+        core
+        and runtime.blas_core()
+        and core not in ("SkylakeX", "Haswell", "Zen", "Cooperlake", "SapphireRapids")
+    ):
         report.problems.append(
             f"BLAS uses its kernels for {core} on a processor that has AVX2: unset OPENBLAS_CORETYPE "
             f"(now {os.environ.get('OPENBLAS_CORETYPE')})"
@@ -103,12 +142,20 @@ def check_speed_settings(report: Report, mxnet_works: bool) -> None:
 
 def check_openmp(report: Report, mxnet_works: bool) -> None:
     """Which OpenMP runtimes are in the process, and which of them MXNet calls."""
-    present = [path for path in runtime.loaded_libraries() if Path(path).name.startswith(OPENMP_NAMES)]
-    serving = runtime.serving_openmp() or (runtime.serving_openmp(mxnet_library()) if mxnet_works else None)
+    present = [
+        path for path in runtime.loaded_libraries() if Path(path).name.startswith(OPENMP_NAMES)
+    ]
+    serving = runtime.serving_openmp() or (
+        runtime.serving_openmp(mxnet_library()) if mxnet_works else None
+    )
     idle = [path for path in present if path != serving]
-    report.findings["OpenMP"] = (serving or "unknown") + (f"; loaded but not called: {', '.join(idle)}" if idle else "")
+    report.findings["OpenMP"] = (serving or "unknown") + (
+        f"; loaded but not called: {', '.join(idle)}" if idle else ""
+    )
     if sys.platform == "linux" and platform.machine() == "x86_64" and not gluonlm.RUNTIME.openmp:
-        report.problems.append("Intel's OpenMP is missing, training is slower without: `pip install intel-openmp`")
+        report.problems.append(
+            "Intel's OpenMP is missing, training is slower without: `pip install intel-openmp`"
+        )
 
 
 def mxnet_library() -> str:
@@ -153,16 +200,18 @@ def check_gpus(report: Report) -> None:
         )
         report.problems += [one.problem for one in gpus if one.problem]
         if libraries.missing:
-            report.problems.append(f"{', '.join(libraries.missing)} not found: run `make env MXNET=cu112`")
+            report.problems.append(
+                f"{', '.join(libraries.missing)} not found: run `make env MXNET=cu112`"
+            )
 
 
 def check_data(report: Report) -> None:
     """Which data sets are here."""
     report.findings["data sets"] = ", ".join(
-        f"{name} ({datasets.presence(dataset)})" for name, dataset in datasets.DATASETS.items()
+        f"{name} ({sources.presence(dataset)})" for name, dataset in sources.DATASETS.items()
     )
     try:
-        datasets.bundled_folder("austen")
+        sources.bundled_folder("austen")
     except UserError as error:
         report.problems.append(str(error))
 
@@ -170,7 +219,9 @@ def check_data(report: Report) -> None:
 def check_speed(report: Report, seconds: float) -> None:
     """Train a small model on random words for some seconds."""
     report.tokens_per_second = speed = training_speed(seconds)
-    report.findings["speed"] = f"{speed:.0f} tokens/s training 2 x 200 units, tied, V = 10,000, batch 20 x 35"
+    report.findings["speed"] = (
+        f"{speed:.0f} tokens/s training 2 x 200 units, tied, V = 10,000, batch 20 x 35"
+    )
     load = os.getloadavg()[0]
     if load > runtime.usable_cores() + 0.5:
         report.findings["speed"] += f" (other programs are running, the load is {load:.1f})"
@@ -181,16 +232,20 @@ def training_speed(seconds: float) -> float:
     import mxnet as mx
     import numpy as np
 
-    from gluonlm.checkpoint import build_model
     from gluonlm.config import Config
-    from gluonlm.optim import Updater
-    from gluonlm.training import train_step
+    from gluonlm.model.checkpoint import build_model
+    from gluonlm.training.loop import train_step
+    from gluonlm.training.optim import Updater
 
     mx.random.seed(1)
     config = Config(tied=True)
     model = build_model(config, 10_000)
     updater = Updater(model.trainables(), config.optimizer, config.wdecay)
-    ids = np.random.default_rng(1).integers(0, 10_000, (config.bptt + 1, config.batch_size)).astype(np.int32)
+    ids = (
+        np.random.default_rng(1)
+        .integers(0, 10_000, (config.bptt + 1, config.batch_size))
+        .astype(np.int32)
+    )
     states = [model.begin_state(config.batch_size)]
     steps, started = -3, time.perf_counter()  # the first ones allocate
     while time.perf_counter() - started < seconds or steps < 1:
@@ -204,9 +259,12 @@ def training_speed(seconds: float) -> float:
 def main(argv: list[str]) -> Report:
     """Examine this machine, print the findings, and return them."""
     parser = argparse.ArgumentParser(
-        prog="python -m gluonlm.doctor", description="What works on this machine, and what to do about what does not."
+        prog="python -m gluonlm.doctor",
+        description="What works on this machine, and what to do about what does not.",
     )
-    parser.add_argument("--seconds", type=float, default=5.0, help="length of the speed check (default: 5; 0: none)")
+    parser.add_argument(
+        "--seconds", type=float, default=5.0, help="length of the speed check (default: 5; 0: none)"
+    )
     options = parser.parse_args(argv)
     report = Report()
     check_python(report)

@@ -21,22 +21,25 @@ from pathlib import Path
 import mxnet as mx
 import numpy as np
 
-from gluonlm import native
-from gluonlm.checkpoint import Trained, check_replaceable, load_model
 from gluonlm.cli import dashes, run
-from gluonlm.corpus import batchify, encode_span
-from gluonlm.datasets import is_here, resolve
-from gluonlm.errors import UserError
-from gluonlm.files import write_atomically, writing
-from gluonlm.generation import generate, surprise
-from gluonlm.integer_model import has_integers, simulated
-from gluonlm.model import RNNModel
-from gluonlm.onnx_model import OnnxModel, describe, require
-from gluonlm.predictor import Predictor
+from gluonlm.inference.predictor import Predictor
+from gluonlm.inference.sampling import generate, surprise
+from gluonlm.model import native
+from gluonlm.model.checkpoint import Trained, check_replaceable, load_model
+from gluonlm.model.rnn import RNNModel
+from gluonlm.onnx.integer_model import has_integers, simulated
+from gluonlm.onnx.session import OnnxModel, describe, require
+from gluonlm.system.errors import UserError
+from gluonlm.system.files import write_atomically, writing
+from gluonlm.text.corpus import batchify, encode_span
+from gluonlm.text.sources import is_here, resolve
 
 TOLERANCE = 1e-4  # of a logit, absolute, and relative where it is larger than 1
 INTEGER_TOLERANCE = 0.5  # of the loss in nats: far more than rounding should cost
-TEXT_TOKENS, OWN_TOKENS = 2000, 200  # of real text to compare on: of the validation text, or by the model itself
+TEXT_TOKENS, OWN_TOKENS = (
+    2000,
+    200,
+)  # of real text to compare on: of the validation text, or by the model itself
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,9 @@ class Exported:
 
     path: Path
     report: str  # for the user
-    difference: float | None = None  # largest of a logit or state, see :func:`compare`; None where nothing is compared
+    difference: float | None = (
+        None  # largest of a logit or state, see :func:`compare`; None where nothing is compared
+    )
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -56,7 +61,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
         allow_abbrev=False,
     )
     parser.add_argument("checkpoint", help="folder of a run, or model file")
-    parser.add_argument("path", nargs="?", type=Path, help="what to write (default: model.onnx beside the model)")
+    parser.add_argument(
+        "path", nargs="?", type=Path, help="what to write (default: model.onnx beside the model)"
+    )
     parser.add_argument("--format", choices=("onnx", "gluon"), default="onnx", help="default: onnx")
     return parser.parse_args(dashes(argv))
 
@@ -83,7 +90,7 @@ def export_onnx(trained: Trained, path: Path) -> Exported:
     """
     check_exportable(trained.model)
     check_replaceable(path)
-    from gluonlm.onnx_graph import build
+    from gluonlm.onnx.graph import build
 
     content = build(trained.model, describe(trained), trained.quantized).SerializeToString()
     text, source = real_text(trained)
@@ -107,7 +114,9 @@ def export_onnx(trained: Trained, path: Path) -> Exported:
 def check_exportable(model: RNNModel) -> None:
     """Raise a UserError when ONNX is not installed or does not know a part of the model; training asks beforehand."""
     require("onnx", "onnxruntime")
-    from gluonlm.onnx_graph import refuse_unknown  # here, because everything else works without the package onnx
+    from gluonlm.onnx.graph import (
+        refuse_unknown,  # here, because everything else works without the package onnx
+    )
 
     refuse_unknown(model)
 
@@ -120,7 +129,9 @@ def write_integers(
     :raises UserError: when that changes so much of what the model says of the text that it must be a mistake.
     """
     start = trained.dictionary.start_id
-    ours, theirs = (float(surprise(model, text, start).mean()) for model in (Predictor(trained.model), exported))
+    ours, theirs = (
+        float(surprise(model, text, start).mean()) for model in (Predictor(trained.model), exported)
+    )
     if not abs(theirs - ours) <= INTEGER_TOLERANCE:
         raise UserError(
             f"with integers the loss on {source} is {theirs:.2f} instead of {ours:.2f}, so {path} was not written: "
@@ -153,17 +164,26 @@ def compare(trained: Trained, exported: OnnxModel, text: np.ndarray) -> float:
     random, size = np.random.default_rng(0), len(trained.dictionary)
     differences = []
     for shape in ((1, 1), (5, 3), (2, 8)):
-        state = [random.normal(size=array.shape).astype(np.float32) for array in exported.begin_state(shape[1])]
-        differences.append(step_difference(trained, exported, random.integers(size, size=shape), state, state)[0])
+        state = [
+            random.normal(size=array.shape).astype(np.float32)
+            for array in exported.begin_state(shape[1])
+        ]
+        differences.append(
+            step_difference(trained, exported, random.integers(size, size=shape), state, state)[0]
+        )
     columns = batchify(text, min(4, len(text)))  # (L, N)
     ours = theirs = exported.begin_state(columns.shape[1])
     for start in range(0, len(columns), 10):
-        difference, ours, theirs = step_difference(trained, exported, columns[start : start + 10], ours, theirs)
+        difference, ours, theirs = step_difference(
+            trained, exported, columns[start : start + 10], ours, theirs
+        )
         differences.append(difference)
     return max(differences, key=lambda value: math.inf if math.isnan(value) else value)
 
 
-def step_difference(trained: Trained, exported: OnnxModel, ids: np.ndarray, ours: list, theirs: list) -> tuple:
+def step_difference(
+    trained: Trained, exported: OnnxModel, ids: np.ndarray, ours: list, theirs: list
+) -> tuple:
     """One segment (T, N) by both from their states: the largest difference, MXNet's new state, ONNX's new state."""
     logits, ours = trained.model(mx.nd.array(ids), [mx.nd.array(array) for array in ours])
     ours = [array.asnumpy() for array in ours]
@@ -177,7 +197,9 @@ def export_gluon(trained: Trained, prefix: Path) -> Exported:
 
     :raises UserError: when a file cannot be written.
     """
-    trained.model(mx.nd.zeros((1, 1)), trained.model.begin_state(1))  # Gluon exports what has been traced
+    trained.model(
+        mx.nd.zeros((1, 1)), trained.model.begin_state(1)
+    )  # Gluon exports what has been traced
     with writing(prefix):
         prefix.parent.mkdir(parents=True, exist_ok=True)
         temporary = tempfile.TemporaryDirectory(dir=prefix.parent)
@@ -206,10 +228,17 @@ def load_gluon(prefix: str | Path, ctx: mx.Context | None = None) -> mx.gluon.Sy
     if "gluonlm_fo_pool" in Path(f"{prefix}-symbol.json").read_text():
         native.load_operators("fo_pool")
     symbol = mx.sym.load(f"{prefix}-symbol.json")
-    inputs = sorted((name for name in symbol.list_inputs() if re.fullmatch(r"data\d+", name)), key=lambda n: int(n[4:]))
+    inputs = sorted(
+        (name for name in symbol.list_inputs() if re.fullmatch(r"data\d+", name)),
+        key=lambda n: int(n[4:]),
+    )
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Cannot decide type")  # of the inputs, which may be of any
-        return mx.gluon.SymbolBlock.imports(f"{prefix}-symbol.json", inputs, f"{prefix}-0000.params", ctx)
+        warnings.filterwarnings(
+            "ignore", "Cannot decide type"
+        )  # of the inputs, which may be of any
+        return mx.gluon.SymbolBlock.imports(
+            f"{prefix}-symbol.json", inputs, f"{prefix}-0000.params", ctx
+        )
 
 
 def write(path: Path, content: bytes) -> None:

@@ -16,16 +16,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gluonlm.cli import contexts, dashes, run
-from gluonlm.detokenize import Detokenizer, tokens_of
-from gluonlm.dictionary import UNK
-from gluonlm.errors import UserError
-from gluonlm.files import writing
-from gluonlm.generation import FINISHED, Strategy, beam_search, end_id, stream
-from gluonlm.onnx_model import OnnxModel
+from gluonlm.inference.sampling import FINISHED, Strategy, beam_search, end_id, stream
+from gluonlm.onnx.session import OnnxModel
+from gluonlm.system.errors import UserError
+from gluonlm.system.files import writing
+from gluonlm.text.detokenize import Detokenizer, tokens_of
+from gluonlm.text.vocabulary import UNK
 
 if TYPE_CHECKING:
-    from gluonlm.checkpoint import Trained
-    from gluonlm.predictor import Predictor
+    from gluonlm.inference.predictor import Predictor
+    from gluonlm.model.checkpoint import Trained
 
 DEFAULT_MODEL = Path("model.pt")  # where the word-level example has it
 SAMPLING = ("temperature", "top_k", "top_p", "greedy")
@@ -34,28 +34,72 @@ SAMPLING = ("temperature", "top_k", "top_p", "greedy")
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m gluonlm.generate", description="Write text with a trained model.", allow_abbrev=False
+        prog="python -m gluonlm.generate",
+        description="Write text with a trained model.",
+        allow_abbrev=False,
     )
     add = parser.add_argument
-    add("run", nargs="?", help="folder of a run, or model file (default: model.pt here, if there is one)")
+    add(
+        "run",
+        nargs="?",
+        help="folder of a run, or model file (default: model.pt here, if there is one)",
+    )
     add("--checkpoint", help="the same by option")
     add("--onnx", metavar="FILE", help="an exported model instead, on the CPU")
-    add("--seed-text", default="", metavar="TEXT", help="go on from this phrase instead of from nothing")
-    add("--words", type=int, default=1000, help="words to write, or characters; <eos> counts as one (default: 1000)")
-    add("--sentences", type=int, help="stop after so many sentences, or lines (and after --words at the latest)")
+    add(
+        "--seed-text",
+        default="",
+        metavar="TEXT",
+        help="go on from this phrase instead of from nothing",
+    )
+    add(
+        "--words",
+        type=int,
+        default=1000,
+        help="words to write, or characters; <eos> counts as one (default: 1000)",
+    )
+    add(
+        "--sentences",
+        type=int,
+        help="stop after so many sentences, or lines (and after --words at the latest)",
+    )
     add("--samples", type=int, default=1, help="number of texts, written side by side (default: 1)")
     add("--seed", type=int, default=1111, help="seed of what is random (default: 1111)")
     add("--temperature", type=float, help="below 1 safer, above 1 more adventurous (default: 1)")
     add("--top-k", type=int, help="draw among the k most probable words")
-    add("--top-p", type=float, help="draw among the most probable words that have probability p together")
+    add(
+        "--top-p",
+        type=float,
+        help="draw among the most probable words that have probability p together",
+    )
     add("--greedy", action="store_true", help="always the most probable word")
-    add("--beam", type=int, metavar="WIDTH", help="look for the most probable text, keeping WIDTH candidates")
-    add("--unk", choices=("forbid", "keep"), default="forbid", help="whether <unk> may be written (default: forbid)")
-    add("--eos", choices=("forbid", "keep"), default="keep", help="whether a sentence may end (default: keep)")
+    add(
+        "--beam",
+        type=int,
+        metavar="WIDTH",
+        help="look for the most probable text, keeping WIDTH candidates",
+    )
+    add(
+        "--unk",
+        choices=("forbid", "keep"),
+        default="forbid",
+        help="whether <unk> may be written (default: forbid)",
+    )
+    add(
+        "--eos",
+        choices=("forbid", "keep"),
+        default="keep",
+        help="whether a sentence may end (default: keep)",
+    )
     add("--capitals", action="store_true", help="begin sentences with a capital letter")
     add("--raw", action="store_true", help="print the tokens as they are, <eos> too")
     add("--outf", type=Path, metavar="FILE", help="write to this file and show progress instead")
-    add("--log-interval", type=int, default=100, help="with --outf: words between two progress lines (default: 100)")
+    add(
+        "--log-interval",
+        type=int,
+        default=100,
+        help="with --outf: words between two progress lines (default: 100)",
+    )
     add("--gpu", help="number of the GPU to use")
     add("--cuda", action="store_true", help="the same as --gpu 0")
     add("--data", help="accepted and not needed: the vocabulary is in the model's file")
@@ -72,16 +116,22 @@ def model_path(options: argparse.Namespace) -> Path:
     return Path(path or DEFAULT_MODEL)
 
 
-def open_model(options: argparse.Namespace) -> tuple["Trained | OnnxModel", "Predictor | OnnxModel"]:
+def open_model(
+    options: argparse.Namespace,
+) -> tuple["Trained | OnnxModel", "Predictor | OnnxModel"]:
     """What has the vocabulary, and what predicts."""
     if options.onnx:
         if options.run or options.checkpoint or options.gpu or options.cuda:
-            raise UserError("--onnx FILE is the model, and is computed on the CPU: leave out other models and --gpu")
+            raise UserError(
+                "--onnx FILE is the model, and is computed on the CPU: leave out other models and --gpu"
+            )
         model = OnnxModel(options.onnx)
         return model, model
-    from gluonlm.checkpoint import load_model  # here, because a model in ONNX writes without MXNet
-    from gluonlm.integer_model import integer_model
-    from gluonlm.predictor import Predictor
+    from gluonlm.inference.predictor import Predictor
+    from gluonlm.model.checkpoint import (
+        load_model,  # here, because a model in ONNX writes without MXNet
+    )
+    from gluonlm.onnx.integer_model import integer_model
 
     ctx = contexts("0" if options.gpu is None and options.cuda else options.gpu)[:1]
     trained = load_model(model_path(options), ctx)
@@ -91,12 +141,18 @@ def open_model(options: argparse.Namespace) -> tuple["Trained | OnnxModel", "Pre
 def strategy(options: argparse.Namespace, trained: "Trained | OnnxModel") -> Strategy:
     """How words are chosen, of the options that were given."""
     given = {name: getattr(options, name) for name in SAMPLING}
-    given = {name: value for name, value in given.items() if value is not None and value is not False}
+    given = {
+        name: value for name, value in given.items() if value is not None and value is not False
+    }
     if options.beam is not None and given:
         option = min(given).replace("_", "-")
-        raise UserError(f"--beam looks for the most probable text and draws nothing: leave out --{option}")
+        raise UserError(
+            f"--beam looks for the most probable text and draws nothing: leave out --{option}"
+        )
     if options.beam is not None and options.beam < options.samples:
-        raise UserError(f"--beam {options.beam} finds {options.beam} texts: lower --samples or raise --beam")
+        raise UserError(
+            f"--beam {options.beam} finds {options.beam} texts: lower --samples or raise --beam"
+        )
     dictionary = trained.dictionary
     forbidden = [dictionary.unk_id] if options.unk == "forbid" else []
     forbidden += [end_id(dictionary)] if options.eos == "forbid" else []
@@ -116,7 +172,9 @@ def texts(
     prompt = dictionary.encode(opening)
     if unknown:
         print(f"not in the vocabulary, read as {UNK}: {' '.join(unknown)}", file=sys.stderr)
-    writers = [Detokenizer(trained.level, options.capitals, options.raw) for _ in range(options.samples)]
+    writers = [
+        Detokenizer(trained.level, options.capitals, options.raw) for _ in range(options.samples)
+    ]
     written += ["".join(map(writer, opening)) for writer in writers]
 
     def add(sample: int, token: int) -> None:
@@ -129,9 +187,17 @@ def texts(
         show(written[0])
     if options.beam is not None:
         found = beam_search(
-            predictor, dictionary, prompt, options.words, options.beam, chosen.forbidden, options.sentences
+            predictor,
+            dictionary,
+            prompt,
+            options.words,
+            options.beam,
+            chosen.forbidden,
+            options.sentences,
         )
-        steps = itertools.zip_longest(*(text.ids for text in found[: options.samples]), fillvalue=FINISHED)
+        steps = itertools.zip_longest(
+            *(text.ids for text in found[: options.samples]), fillvalue=FINISHED
+        )
     else:
         lengths = (options.words, chosen, options.seed, options.samples, options.sentences)
         steps = stream(predictor, dictionary, prompt, *lengths)
@@ -159,7 +225,11 @@ def main(argv: list[str]) -> list[str]:
         raise UserError(f"--samples {options.samples}: must be at least 1")
     (trained, predictor), written = open_model(options), []
     if options.outf:
-        to_file(options.outf, written, lambda: texts(options, trained, predictor, lambda piece: None, written))
+        to_file(
+            options.outf,
+            written,
+            lambda: texts(options, trained, predictor, lambda piece: None, written),
+        )
     elif options.samples == 1:
         texts(options, trained, predictor, lambda piece: print(piece, end="", flush=True), written)
         print("" if written[0].endswith("\n") else "\n", end="")

@@ -29,12 +29,20 @@ from pathlib import Path
 
 from gluonlm import RUNTIME
 from gluonlm.cli import run
-from gluonlm.control import Root, World, no_address
-from gluonlm.errors import UserError
-from gluonlm.node import Child, command, environment, follow
+from gluonlm.parallel.control import Root, World, no_address
+from gluonlm.parallel.node import Child, command, environment, follow
+from gluonlm.system.errors import UserError
 
 SSH = "ssh -o BatchMode=yes -o ConnectTimeout=10"
-PASSED_ON = ("DMLC_", "GLUONLM_", "MXNET_", "PS_", "PYTHONPATH", "KMP_", "OMP_")  # to other machines
+PASSED_ON = (
+    "DMLC_",
+    "GLUONLM_",
+    "MXNET_",
+    "PS_",
+    "PYTHONPATH",
+    "KMP_",
+    "OMP_",
+)  # to other machines
 GRACE = 20.0  # seconds for servers to end after the workers, and for nodes to stop
 
 
@@ -57,14 +65,22 @@ def parse(argv: list[str]) -> argparse.Namespace:
         allow_abbrev=False,
     )
     parser.add_argument("-n", "--workers", type=int, help="number of workers")
-    parser.add_argument("-s", "--servers", type=int, help="number of servers (default: one per machine)")
+    parser.add_argument(
+        "-s", "--servers", type=int, help="number of servers (default: one per machine)"
+    )
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--local", action="store_true", help="all on this machine")
-    where.add_argument("-H", "--hosts", help="names of machines such as a,b, or a file with one per line")
+    where.add_argument(
+        "-H", "--hosts", help="names of machines such as a,b, or a file with one per line"
+    )
     parser.add_argument("--ssh", default=SSH, help=f"command for other machines (default: {SSH})")
     parser.add_argument("--root", help="this machine's address for the others (default: found out)")
-    parser.add_argument("--port", type=int, help="the first of two ports at that address (default: any free ones)")
-    parser.add_argument("--wait", type=float, default=60.0, help="seconds for all to come (default: %(default)g)")
+    parser.add_argument(
+        "--port", type=int, help="the first of two ports at that address (default: any free ones)"
+    )
+    parser.add_argument(
+        "--wait", type=float, default=60.0, help="seconds for all to come (default: %(default)g)"
+    )
     options, rest = parser.parse_known_args(argv[: argv.index("--")] if "--" in argv else argv)
     if rest:
         parser.error(f"unknown option {rest[0]}: options of gluonlm.train stand after --")
@@ -86,7 +102,9 @@ def main(argv: list[str]) -> None:
     if options.servers is not None and options.servers < 1:
         raise UserError(f"-s {options.servers}: there must be at least one server")
     root = "127.0.0.1" if options.local else options.root or own_address(hosts)
-    world = World(root, options.port or free_port(root), options.workers, options.servers or len(hosts))
+    world = World(
+        root, options.port or free_port(root), options.workers, options.servers or len(hosts)
+    )
     asyncio.run(lead(world, options.wait, starts(world, hosts, options)))
 
 
@@ -106,7 +124,9 @@ def host_names(hosts: str) -> list[str]:
     try:
         text = Path(hosts).read_text() if Path(hosts).is_file() else hosts.replace(",", "\n")
     except (OSError, ValueError) as error:
-        raise UserError(f"-H {hosts}: cannot be read ({error}): give names, or a text file with one per line") from None
+        raise UserError(
+            f"-H {hosts}: cannot be read ({error}): give names, or a text file with one per line"
+        ) from None
     names = [line.split("#")[0].strip() for line in text.splitlines()]
     if not any(names):
         raise UserError(f"-H {hosts}: names no machine")
@@ -140,7 +160,9 @@ def free_port(address: str) -> int:
             except OSError as error:
                 raise no_address(address, error) from None
             port = first.getsockname()[1]
-            with contextlib.suppress(OSError, OverflowError):  # the next one is taken, or there is none
+            with contextlib.suppress(
+                OSError, OverflowError
+            ):  # the next one is taken, or there is none
                 second.bind((address, port + 1))
                 return port
 
@@ -174,16 +196,34 @@ def starts(world: World, hosts: list[str | None], options: argparse.Namespace) -
                 **world.variables(),
                 "DMLC_ROLE": role,
                 f"DMLC_{role.upper()}_ID": str(number),
-                "GLUONLM_WORKERS_HERE": str(sum(hosts[i % len(hosts)] == host for i in range(world.workers))),
+                "GLUONLM_WORKERS_HERE": str(
+                    sum(hosts[i % len(hosts)] == host for i in range(world.workers))
+                ),
             }
             if not RUNTIME.threads_given:
                 variables.pop("OMP_NUM_THREADS", None)  # ours, not the user's
-            node = [sys.executable, "-m", "gluonlm.launch", f"--wait={options.wait}", "--", *options.arguments]
+            node = [
+                sys.executable,
+                "-m",
+                "gluonlm.launch",
+                f"--wait={options.wait}",
+                "--",
+                *options.arguments,
+            ]
             if host:
-                there = shlex.join(["exec", "env", *(f"{name}={value}" for name, value in variables.items()), *node])
+                there = shlex.join(
+                    [
+                        "exec",
+                        "env",
+                        *(f"{name}={value}" for name, value in variables.items()),
+                        *node,
+                    ]
+                )
                 node = [*ssh, host, f"cd {shlex.quote(os.getcwd())} && {there}"]
             own = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-            result.append(Start(f"{role} {number}", host, node, {**own, **(variables if not host else {})}))
+            result.append(
+                Start(f"{role} {number}", host, node, {**own, **(variables if not host else {})})
+            )
     return result
 
 
@@ -196,11 +236,17 @@ async def lead(world: World, patience: float, nodes: list[Start]) -> None:
     await root.start()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, root.interrupt)
-    scheduler = await Child.start(command("scheduler", []), environment(world, "scheduler", 0, world.root), show=False)
+    scheduler = await Child.start(
+        command("scheduler", []), environment(world, "scheduler", 0, world.root), show=False
+    )
     children = [await Child.start(node.command, node.environment) for node in nodes]
     ends = [asyncio.create_task(watch(root, scheduler, "the scheduler"))]
     for child, node in zip(children, nodes, strict=True):
-        ends.append(asyncio.create_task(watch(root, child, f"{node.name} on {node.host or 'this machine'}", node.host)))
+        ends.append(
+            asyncio.create_task(
+                watch(root, child, f"{node.name} on {node.host or 'this machine'}", node.host)
+            )
+        )
     sentence = await root.outcome
     if sentence:
         scheduler.signal(signal.SIGKILL)
@@ -218,7 +264,9 @@ async def watch(root: Root, child: Child, name: str, host: str | None = None) ->
     """Wait for the scheduler or for what has started a node; tell the root if it fails."""
     code = await child.wait()
     if code == 255 and host:  # ssh's own
-        root.fail(f"{host} cannot be reached by ssh ({' '.join(list(child.tail)[-1:])}): check `ssh {host} true`")
+        root.fail(
+            f"{host} cannot be reached by ssh ({' '.join(list(child.tail)[-1:])}): check `ssh {host} true`"
+        )
     elif code and not root.outcome.done():
         root.fail(child.why(name, code))
 

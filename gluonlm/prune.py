@@ -16,20 +16,31 @@ from pathlib import Path
 
 import numpy as np
 
-from gluonlm.checkpoint import Trained, load_model, save_model
 from gluonlm.cli import dashes, run
-from gluonlm.corpus import load_corpus
-from gluonlm.display import displayed, named
-from gluonlm.errors import UserError
-from gluonlm.model import RNNModel
-from gluonlm.optim import Updater
-from gluonlm.prune_schedule import parse_schedule, read_schedule
-from gluonlm.pruning import Pruner, Rule, match, prunable, values
-from gluonlm.training import evaluate
+from gluonlm.compress.pruning import Pruner, Rule, match, prunable, values
+from gluonlm.compress.schedule import parse_schedule, read_schedule
+from gluonlm.model.checkpoint import Trained, load_model, save_model
+from gluonlm.model.rnn import RNNModel
+from gluonlm.system.errors import UserError
+from gluonlm.text.corpus import load_corpus
+from gluonlm.training.loop import evaluate
+from gluonlm.training.optim import Updater
+from gluonlm.training.progress import displayed, named
 
 LEVELS = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
 TOKENS = 20_000  # of the validation text that the scan reads
-HEADER = ("tensor", "shape", "weights", "not 0", "pruned %", "rows %", "columns %", "std", "mean", "mean |w|")
+HEADER = (
+    "tensor",
+    "shape",
+    "weights",
+    "not 0",
+    "pruned %",
+    "rows %",
+    "columns %",
+    "std",
+    "mean",
+    "mean |w|",
+)
 
 
 def report(model: RNNModel) -> str:
@@ -42,19 +53,30 @@ def report(model: RNNModel) -> str:
         matrix = values(model, tensor)
         present = matrix != 0
         weights, kept = weights + matrix.size, kept + np.count_nonzero(present)
-        shares = (1 - present.mean(), 1 - present.any(axis=1).mean(), 1 - present.any(axis=0).mean())
+        shares = (
+            1 - present.mean(),
+            1 - present.any(axis=1).mean(),
+            1 - present.any(axis=0).mean(),
+        )
         statistics = (matrix.std(), matrix.mean(), np.abs(matrix).mean())
-        numbers = [f"{100 * share:.1f}" for share in shares] + [f"{value:.5f}" for value in statistics]
+        numbers = [f"{100 * share:.1f}" for share in shares] + [
+            f"{value:.5f}" for value in statistics
+        ]
         shape = "x".join(map(str, matrix.shape))
         rows.append((name, shape, f"{matrix.size}", f"{np.count_nonzero(present)}", *numbers))
-    rows.append(("total", "", f"{weights}", f"{kept}", f"{100 * (1 - kept / weights):.1f}", *[""] * 5))
+    rows.append(
+        ("total", "", f"{weights}", f"{kept}", f"{100 * (1 - kept / weights):.1f}", *[""] * 5)
+    )
     return align(rows)
 
 
 def align(rows: Sequence[Sequence[str]]) -> str:
     """Rows of words as lines with columns, the first one flush left."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(w.rjust(n) if i else w.ljust(n) for i, (w, n) in enumerate(zip(row, widths))) for row in rows]
+    lines = [
+        "  ".join(w.rjust(n) if i else w.ljust(n) for i, (w, n) in enumerate(zip(row, widths)))
+        for row in rows
+    ]
     return "\n".join(line.rstrip() for line in lines)
 
 
@@ -66,7 +88,9 @@ def prune_at_once(trained: Trained, rules: tuple[Rule, ...]) -> tuple[str, ...]:
     return tuple(pruner.kept)
 
 
-def sensitivity(trained: Trained, ids: np.ndarray, levels: Sequence[float]) -> dict[str, list[float]]:
+def sensitivity(
+    trained: Trained, ids: np.ndarray, levels: Sequence[float]
+) -> dict[str, list[float]]:
     """The loss in nats per token with one matrix pruned at a time: tensor -> one loss for each level.
 
     :param ids: the text, encoded; :param levels: shares of the matrix's weights that are taken away.
@@ -77,7 +101,9 @@ def sensitivity(trained: Trained, ids: np.ndarray, levels: Sequence[float]) -> d
         before, losses[name] = parameter.data().copy(), []
         for level in levels:
             Pruner(model, Updater(model.trainables(), "sgd", 0.0)).prune({name: level})
-            losses[name].append(evaluate(model, ids, trained.dictionary, trained.config.eval_batch_size))
+            losses[name].append(
+                evaluate(model, ids, trained.dictionary, trained.config.eval_batch_size)
+            )
             parameter.set_data(before)
     return losses
 
@@ -90,15 +116,21 @@ def parse(argv: list[str]) -> argparse.Namespace:
         allow_abbrev=False,
     )
     parser.add_argument("checkpoint", help="folder of a run, or model file")
-    parser.add_argument("--sparsity", type=float, help="share of the weights to prune, of each matrix")
+    parser.add_argument(
+        "--sparsity", type=float, help="share of the weights to prune, of each matrix"
+    )
     parser.add_argument("--tensors", nargs="+", help="only these matrices (names or patterns)")
     parser.add_argument("--compress", metavar="FILE", help="prune to where this schedule ends")
     parser.add_argument("--save", type=Path, help="file for the pruned model")
     parser.add_argument(
-        "--sensitivity", action="store_true", help="validation perplexity with each matrix pruned alone"
+        "--sensitivity",
+        action="store_true",
+        help="validation perplexity with each matrix pruned alone",
     )
     parser.add_argument("--levels", type=float, nargs="+", help="shares that the scan tries")
-    parser.add_argument("--tokens", type=int, help=f"validation tokens that the scan reads ({TOKENS})")
+    parser.add_argument(
+        "--tokens", type=int, help=f"validation tokens that the scan reads ({TOKENS})"
+    )
     return parser.parse_args(dashes(argv))
 
 
@@ -111,12 +143,17 @@ def check(options: argparse.Namespace) -> None:
     if options.save and (options.save.exists() or not options.save.suffix):
         raise UserError(f"--save {options.save}: give a new file such as small.safetensors")
     if options.tensors and options.sparsity is None:
-        raise UserError("--tensors says what --sparsity is for: add that (a schedule names its tensors itself)")
+        raise UserError(
+            "--tensors says what --sparsity is for: add that (a schedule names its tensors itself)"
+        )
     if (options.levels or options.tokens is not None) and not options.sensitivity:
         raise UserError("--levels and --tokens are for the scan: add --sensitivity")
     if options.tokens is not None and options.tokens < 1:
         raise UserError(f"--tokens {options.tokens}: must be at least 1")
-    for level in [*(options.levels or ()), *([] if options.sparsity is None else [options.sparsity])]:
+    for level in [
+        *(options.levels or ()),
+        *([] if options.sparsity is None else [options.sparsity]),
+    ]:
         if not 0 < level < 1:
             raise UserError(f"{level:g} is no share of weights to prune: give one between 0 and 1")
 
@@ -126,8 +163,12 @@ def main(argv: list[str]) -> Trained:
     options = parse(argv)
     check(options)
     trained = load_model(options.checkpoint)
-    if trained.quantized and (options.sensitivity or options.sparsity is not None or options.compress):
-        raise UserError(f"{trained.path} is quantized: prune the model that training wrote, then quantize")
+    if trained.quantized and (
+        options.sensitivity or options.sparsity is not None or options.compress
+    ):
+        raise UserError(
+            f"{trained.path} is quantized: prune the model that training wrote, then quantize"
+        )
     valid = None
     if options.sensitivity or options.sparsity is not None or options.compress:
         valid = load_corpus(trained.config.data, trained.level, trained.dictionary).valid
@@ -140,9 +181,18 @@ def main(argv: list[str]) -> Trained:
         before = evaluate(trained.model, valid, trained.dictionary, trained.config.eval_batch_size)
         pruned = prune_at_once(trained, rules)
         after = evaluate(trained.model, valid, trained.dictionary, trained.config.eval_batch_size)
-        print(f"validation {named(before, trained.level)} before, {displayed(after, trained.level)} after pruning")
+        print(
+            f"validation {named(before, trained.level)} before, {displayed(after, trained.level)} after pruning"
+        )
         if options.save:
-            save_model(options.save, trained.model, trained.dictionary, trained.config, trained.level, pruned)
+            save_model(
+                options.save,
+                trained.model,
+                trained.dictionary,
+                trained.config,
+                trained.level,
+                pruned,
+            )
             size, dense = options.save.stat().st_size, trained.path.stat().st_size
             print(f"{options.save}: {size / 1e6:.2f} MB, {size / dense:.1%} of {trained.path.name}")
     print(report(trained.model))
@@ -152,7 +202,9 @@ def main(argv: list[str]) -> Trained:
 def print_sensitivity(trained: Trained, ids: np.ndarray, levels: Sequence[float]) -> None:
     """The scan as a table of perplexities, or bits per character."""
     dense = evaluate(trained.model, ids, trained.dictionary, trained.config.eval_batch_size)
-    print(f"{len(ids)} validation tokens: {named(dense, trained.level)}; with one matrix pruned alone:")
+    print(
+        f"{len(ids)} validation tokens: {named(dense, trained.level)}; with one matrix pruned alone:"
+    )
     rows = [("tensor", *(f"{100 * level:g} %" for level in levels))]
     for name, losses in sensitivity(trained, ids, levels).items():
         rows.append((name, *(displayed(loss, trained.level) for loss in losses)))

@@ -7,14 +7,14 @@
     python -m gluonlm.quantize runs/ptb --table                        # the usual ones side by side
 
 What it writes is a model like any other: for evaluate, generate and export. A scheme is words in any order, the first
-of each line if none is said (:class:`gluonlm.quantized.Scheme`):
+of each line if none is said (:class:`gluonlm.compress.scheme.Scheme`):
 
     int8 | fp16 | fp32                                     numbers
     symmetric | asymmetric                                 of weights and activations
     row | tensor                                           one scale for each output row of a matrix, or for all
     dynamic | extremes | averaged | kl | float             how the ranges of activations are known
 
-Ranges are measured on the text that the model was trained on, and never on another (:mod:`gluonlm.calibrate`); they are
+Ranges are measured on the text that the model was trained on, and never on another (:mod:`gluonlm.compress.calibrate`); they are
 written beside the run and can be used again with ``--statistics``.
 """
 
@@ -22,12 +22,12 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from gluonlm.calibrate import COLUMNS, TOKENS, Statistics, calibrate, read_statistics
-from gluonlm.checkpoint import Trained, check_replaceable, load_model, save_model
 from gluonlm.cli import dashes, run
-from gluonlm.errors import UserError
-from gluonlm.files import writing
-from gluonlm.quantized import Quantized, Scheme, parse_scheme, parts_of, quantize_model
+from gluonlm.compress.calibrate import COLUMNS, TOKENS, Statistics, calibrate, read_statistics
+from gluonlm.compress.scheme import Quantized, Scheme, parse_scheme, parts_of, quantize_model
+from gluonlm.model.checkpoint import Trained, check_replaceable, load_model, save_model
+from gluonlm.system.errors import UserError
+from gluonlm.system.files import writing
 
 STATISTICS = "statistics.json"
 
@@ -45,7 +45,9 @@ class Written:
 def parse(argv: list[str]) -> argparse.Namespace:
     """The command line's settings."""
     parser = argparse.ArgumentParser(
-        prog="python -m gluonlm.quantize", description="Store a trained model in fewer bytes.", allow_abbrev=False
+        prog="python -m gluonlm.quantize",
+        description="Store a trained model in fewer bytes.",
+        allow_abbrev=False,
     )
     add = parser.add_argument
     add("checkpoint", help="folder of a run, or model file")
@@ -57,14 +59,30 @@ def parse(argv: list[str]) -> argparse.Namespace:
         help="8-bit integers (default), with these words of a scheme",
     )
     add("--fp16", action="store_true", help="16-bit floating point instead")
-    add("--part", action="append", default=[], metavar="NAME=SCHEME", help="another scheme for one part of the model")
+    add(
+        "--part",
+        action="append",
+        default=[],
+        metavar="NAME=SCHEME",
+        help="another scheme for one part of the model",
+    )
     add("--statistics", type=Path, metavar="FILE", help="use the ranges that were measured before")
     add("--calibration-tokens", type=int, help=f"training text to measure (default: {TOKENS})")
-    add("--out", type=Path, help="file to write (default: int8.safetensors, fp16.safetensors or quantized.json)")
     add(
-        "--table", action="store_true", help="compare the usual schemes: bytes, perplexity, speed; writes no checkpoint"
+        "--out",
+        type=Path,
+        help="file to write (default: int8.safetensors, fp16.safetensors or quantized.json)",
     )
-    add("--tokens", type=int, help="with --table: tokens of the validation and test text to evaluate (default: all)")
+    add(
+        "--table",
+        action="store_true",
+        help="compare the usual schemes: bytes, perplexity, speed; writes no checkpoint",
+    )
+    add(
+        "--tokens",
+        type=int,
+        help="with --table: tokens of the validation and test text to evaluate (default: all)",
+    )
     return parser.parse_args(dashes(argv))
 
 
@@ -76,10 +94,16 @@ def main(argv: list[str]) -> "Written | list":
     if trained.quantized:
         raise UserError(f"{trained.path} is quantized already: give the model that training wrote")
     if options.table:
-        from gluonlm.quantize_table import TABLE, compare  # here, because it needs onnxruntime and the data
+        from gluonlm.compress.compare import (  # here, because it needs onnxruntime and the data
+            TABLE,
+            compare,
+        )
 
         check_replaceable(options.out or trained.path.with_name(TABLE))
-        out, command = options.out or trained.path.with_name(TABLE), ["python", "-m", "gluonlm.quantize", *argv]
+        out, command = (
+            options.out or trained.path.with_name(TABLE),
+            ["python", "-m", "gluonlm.quantize", *argv],
+        )
         return compare(trained, statistics_for(trained, options), command, out, options.tokens)
     base = Scheme("fp16") if options.fp16 else parse_scheme(options.int8 or "int8")
     schemes = choose_schemes(trained, base, options.part)
@@ -87,7 +111,9 @@ def main(argv: list[str]) -> "Written | list":
     if any(scheme.clip for scheme in schemes.values()):
         statistics = statistics_for(trained, options).ranges
     elif options.statistics or options.calibration_tokens:
-        raise UserError("no part needs ranges that are known before: leave out --statistics and --calibration-tokens")
+        raise UserError(
+            "no part needs ranges that are known before: leave out --statistics and --calibration-tokens"
+        )
     path = options.out or trained.path.with_name(f"{base.kind}.safetensors")
     written = write(trained, quantize_model(trained.model, schemes, statistics), path)
     print(report(written))
@@ -97,15 +123,21 @@ def main(argv: list[str]) -> "Written | list":
 def check(options: argparse.Namespace) -> None:
     """Raise a UserError for options that do not make sense."""
     if options.int8 and options.fp16:
-        raise UserError("--int8 and --fp16 are two schemes for the whole model: leave out one, or use --part")
+        raise UserError(
+            "--int8 and --fp16 are two schemes for the whole model: leave out one, or use --part"
+        )
     if options.table and (options.int8 or options.fp16 or options.part):
         raise UserError("--table compares schemes of its own: leave out --int8, --fp16 and --part")
     if options.tokens is not None and not (options.table and options.tokens >= 1):
         raise UserError(f"--tokens {options.tokens}: is for --table, and must be at least 1")
     if options.calibration_tokens is not None and options.statistics:
-        raise UserError("--statistics has the ranges that --calibration-tokens would measure: leave one out")
+        raise UserError(
+            "--statistics has the ranges that --calibration-tokens would measure: leave one out"
+        )
     if options.calibration_tokens is not None and options.calibration_tokens < COLUMNS:
-        raise UserError(f"--calibration-tokens {options.calibration_tokens}: must be at least {COLUMNS}")
+        raise UserError(
+            f"--calibration-tokens {options.calibration_tokens}: must be at least {COLUMNS}"
+        )
 
 
 def choose_schemes(trained: Trained, base: Scheme, given: list[str]) -> dict[str, Scheme]:
@@ -117,7 +149,9 @@ def choose_schemes(trained: Trained, base: Scheme, given: list[str]) -> dict[str
     for text in given:
         name, equals, words = text.partition("=")
         if name not in schemes or not equals:
-            raise UserError(f"--part {text}: write NAME=SCHEME; the model's parts are {', '.join(schemes)}")
+            raise UserError(
+                f"--part {text}: write NAME=SCHEME; the model's parts are {', '.join(schemes)}"
+            )
         schemes[name] = parse_scheme(words, base if base.kind == "int8" else Scheme())
     return schemes
 
@@ -129,7 +163,9 @@ def statistics_for(trained: Trained, options: argparse.Namespace) -> Statistics:
     statistics = calibrate(trained, options.calibration_tokens or TOKENS)
     path = trained.path.with_name(STATISTICS)
     statistics.save(path)
-    print(f"{path}: ranges of activations on {statistics.tokens} tokens of the training text ({statistics.source})")
+    print(
+        f"{path}: ranges of activations on {statistics.tokens} tokens of the training text ({statistics.source})"
+    )
     return statistics
 
 
@@ -142,7 +178,13 @@ def write(trained: Trained, quantized: Quantized, path: Path) -> Written:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     save_model(
-        path, trained.model, trained.dictionary, trained.config, trained.level, trained.pruned, quantized=quantized
+        path,
+        trained.model,
+        trained.dictionary,
+        trained.config,
+        trained.level,
+        trained.pruned,
+        quantized=quantized,
     )
     return Written(path, quantized, path.stat().st_size, trained.path.stat().st_size)
 
@@ -152,7 +194,10 @@ def report(written: Written) -> str:
     lines = [f"{part:>10}  {scheme}" for part, scheme in written.quantized.schemes.items()]
     share = written.bytes / written.float_bytes
     return "\n".join(
-        [*lines, f"{written.path}: {written.bytes / 1e6:.3g} MB, {share:.1%} of the model it is made from"]
+        [
+            *lines,
+            f"{written.path}: {written.bytes / 1e6:.3g} MB, {share:.1%} of the model it is made from",
+        ]
     )
 
 

@@ -31,14 +31,18 @@ from PIL import Image
 
 from gluonlm.cli import contexts
 from gluonlm.config import Config, resolve
-from gluonlm.corpus import Corpus, Dictionary, load_corpus
-from gluonlm.errors import UserError
+from gluonlm.system.errors import UserError
+from gluonlm.text.corpus import Corpus, Dictionary, load_corpus
 
 for category in (DeprecationWarning, SyntaxWarning):
     warnings.filterwarnings("ignore", category=category, module=r"(.*\W)?(mxnet|gluonnlp)")
 
 COLOURS = ("#4c78a8", "#f58518", "#54a24b", "#b279a2", "#e45756", "#72b7b2", "#9d755d", "#eeca3b")
-EMMA = {"train": 141_710, "valid": 14_456, "test": 12_408}  # tokens: each split of austen begins with this novel
+EMMA = {
+    "train": 141_710,
+    "valid": 14_456,
+    "test": 12_408,
+}  # tokens: each split of austen begins with this novel
 TINY = {
     "data": "austen",
     "emsize": 100,
@@ -80,7 +84,9 @@ def workload() -> Workload:
     if name == "tiny":
         return Workload(name, Config(**TINY), mx.cpu())
     if name == "full":
-        return Workload(name, resolve("austen", {}), contexts("0" if mx.context.num_gpus() else None)[0])
+        return Workload(
+            name, resolve("austen", {}), contexts("0" if mx.context.num_gpus() else None)[0]
+        )
     raise UserError(f"GLUONLM_WORKLOAD={name}: set it to tiny or full")
 
 
@@ -88,14 +94,14 @@ def train_quietly(config: Config, corpus: Corpus, device: Any) -> tuple[Any, lis
     """Train a model as notebook 01 does, without showing the log, in a folder that is thrown away.
 
     :param device: an ``mx.Context``.
-    :return: the model (:class:`gluonlm.model.RNNModel`) with the weights of the epoch that was best on the validation
+    :return: the model (:class:`gluonlm.model.rnn.RNNModel`) with the weights of the epoch that was best on the validation
         text, and the log's record of each epoch (``train_loss``, ``valid_loss``, ``lr`` and the like).
     """
     import mxnet as mx
 
-    from gluonlm.checkpoint import build_model
-    from gluonlm.runs import Run
-    from gluonlm.training import Training
+    from gluonlm.model.checkpoint import build_model
+    from gluonlm.training.loop import Training
+    from gluonlm.training.run import Run
 
     log = io.StringIO()
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(log), redirect_stderr(log):
@@ -117,7 +123,10 @@ def smaller(corpus: Corpus, vocab_size: int, tokens: dict[str, int]) -> Corpus:
     """
     kept = Dictionary(corpus.dictionary.idx2word[:vocab_size], corpus.dictionary.encoding)
     splits = {split: getattr(corpus, split)[:length] for split, length in tokens.items()}
-    known = {split: np.where(ids < vocab_size, ids, kept.unk_id).astype(np.int32) for split, ids in splits.items()}
+    known = {
+        split: np.where(ids < vocab_size, ids, kept.unk_id).astype(np.int32)
+        for split, ids in splits.items()
+    }
     return replace(corpus, dictionary=kept, **known)
 
 
@@ -132,7 +141,9 @@ def show_source(*objects: Any) -> Markdown:
 
 def set_style() -> None:
     """One look for the figures of all notebooks: readable on a light or dark page, small as files."""
-    plt.rc("figure", figsize=(7, 3.6), dpi=90, facecolor="white", **{"constrained_layout.use": True})
+    plt.rc(
+        "figure", figsize=(7, 3.6), dpi=90, facecolor="white", **{"constrained_layout.use": True}
+    )
     plt.rc("axes", titlesize=12, axisbelow=True, grid=True, prop_cycle=plt.cycler(color=COLOURS))
     plt.rc("axes.spines", top=False, right=False)
     plt.rc("font", size=11)
@@ -157,17 +168,30 @@ def compact(png: bytes) -> bytes:
     """A PNG with a palette of 256 colours instead of all: a third of the bytes, and hardly a diagram has more."""
     smaller = io.BytesIO()
     with Image.open(io.BytesIO(png)) as image:
-        image.convert("RGB").quantize(256, kmeans=1, dither=Image.Dither.NONE).save(smaller, "PNG", optimize=True)
+        image.convert("RGB").quantize(256, kmeans=1, dither=Image.Dither.NONE).save(
+            smaller, "PNG", optimize=True
+        )
     return smaller.getvalue()
 
 
-def draw_cells(axes: Axes, words: Sequence[Sequence[str]], colours: Sequence[Sequence[str]], title: str = "") -> None:
+def draw_cells(
+    axes: Axes, words: Sequence[Sequence[str]], colours: Sequence[Sequence[str]], title: str = ""
+) -> None:
     """Draw rows of words as a table of coloured cells, one unit wide and high; row 0 is at the top."""
     for row, line in enumerate(words):
         for column, word in enumerate(line):
-            axes.add_patch(Rectangle((column, row), 1, 1, facecolor=colours[row][column], edgecolor="white"))
-            axes.text(column + 0.5, row + 0.5, word, ha="center", va="center", color="white", fontsize=10)
-    axes.set(xlim=(-0.1, max(map(len, words)) + 0.1), ylim=(len(words) + 0.1, -0.1), aspect="equal", title=title)
+            axes.add_patch(
+                Rectangle((column, row), 1, 1, facecolor=colours[row][column], edgecolor="white")
+            )
+            axes.text(
+                column + 0.5, row + 0.5, word, ha="center", va="center", color="white", fontsize=10
+            )
+    axes.set(
+        xlim=(-0.1, max(map(len, words)) + 0.1),
+        ylim=(len(words) + 0.1, -0.1),
+        aspect="equal",
+        title=title,
+    )
     axes.axis("off")
 
 
@@ -195,8 +219,19 @@ def heat_strip(
     for x, y, word, value in placed:
         ink = "white" if scale(value) > 0.65 else "black"
         axes.barh(y, len(word) + 0.9, left=x - 0.45, height=0.86, color=cm.YlOrRd(scale(value)))
-        axes.text(x + len(word) / 2, y, word, ha="center", va="center", family="monospace", fontsize=9.5, color=ink)
+        axes.text(
+            x + len(word) / 2,
+            y,
+            word,
+            ha="center",
+            va="center",
+            family="monospace",
+            fontsize=9.5,
+            color=ink,
+        )
     axes.set(xlim=(-1, width + 1), ylim=(y + 0.6, -0.6), title=title)
     axes.axis("off")
-    figure.colorbar(cm.ScalarMappable(scale, "YlOrRd"), ax=axes, label=label, aspect=4 * (y + 1), pad=0.01)
+    figure.colorbar(
+        cm.ScalarMappable(scale, "YlOrRd"), ax=axes, label=label, aspect=4 * (y + 1), pad=0.01
+    )
     show_figure(figure, description)

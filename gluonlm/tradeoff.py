@@ -18,11 +18,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from gluonlm.checkpoint import read_json
 from gluonlm.cli import dashes, run
-from gluonlm.errors import UserError
-from gluonlm.files import writing
-from gluonlm.quantize_table import TABLE, Row
+from gluonlm.compress.compare import TABLE, Row
+from gluonlm.model.checkpoint import read_json
+from gluonlm.system.errors import UserError
+from gluonlm.system.files import writing
 
 MARKERS = "osD^v<>pPX*h"
 
@@ -38,10 +38,16 @@ class Series:
 def parse(argv: list[str]) -> argparse.Namespace:
     """The command line's settings."""
     parser = argparse.ArgumentParser(
-        prog="python -m gluonlm.tradeoff", description="Perplexity against size and speed.", allow_abbrev=False
+        prog="python -m gluonlm.tradeoff",
+        description="Perplexity against size and speed.",
+        allow_abbrev=False,
     )
-    parser.add_argument("tables", nargs="+", type=Path, help="folders of runs with a table, or tables")
-    parser.add_argument("--out", type=Path, default=Path("tradeoff.png"), help="picture to write (tradeoff.png)")
+    parser.add_argument(
+        "tables", nargs="+", type=Path, help="folders of runs with a table, or tables"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("tradeoff.png"), help="picture to write (tradeoff.png)"
+    )
     return parser.parse_args(dashes(argv))
 
 
@@ -68,12 +74,16 @@ def read_table(path: Path) -> Series:
     """
     file = path / TABLE if path.is_dir() else path
     if not file.is_file():
-        raise UserError(f"there is no table {file}: make it with `python -m gluonlm.quantize RUN --table`")
+        raise UserError(
+            f"there is no table {file}: make it with `python -m gluonlm.quantize RUN --table`"
+        )
     try:
         rows = tuple(Row(**row) for row in read_json(file)["rows"])
         return Series(path.resolve().name.removesuffix(".json").removeprefix("quantized-"), rows)
     except (KeyError, TypeError):
-        raise UserError(f"{file} is no table of quantized models: make it anew with --table") from None
+        raise UserError(
+            f"{file} is no table of quantized models: make it anew with --table"
+        ) from None
 
 
 def draw(figure: Figure, series: Sequence[Series]) -> None:
@@ -84,7 +94,9 @@ def draw(figure: Figure, series: Sequence[Series]) -> None:
         "words/s writing": lambda row: row.generated,
     }
     names = list(dict.fromkeys(row.name for one in series for row in one.rows))
-    for axes, (label, value) in zip(figure.subplots(1, len(panels), sharey=True), panels.items(), strict=True):
+    for axes, (label, value) in zip(
+        figure.subplots(1, len(panels), sharey=True), panels.items(), strict=True
+    ):
         for colour, one in enumerate(series):
             for row in one.rows:
                 marker = MARKERS[names.index(row.name) % len(MARKERS)]
@@ -93,13 +105,20 @@ def draw(figure: Figure, series: Sequence[Series]) -> None:
         axes.grid(alpha=0.3)
     size, *speeds = figure.axes
     size.set(ylabel="test perplexity", xscale="log")
-    size.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}", minor_formatter=NullFormatter())
+    size.xaxis.set(
+        major_locator=LogLocator(subs=(1, 2, 5)),
+        major_formatter="{x:g}",
+        minor_formatter=NullFormatter(),
+    )
     for axes in speeds:
         axes.set_xlim(0, None)
-    handles = [size.plot([], [], "s", color=f"C{i}", label=one.name)[0] for i, one in enumerate(series)]
+    handles = [
+        size.plot([], [], "s", color=f"C{i}", label=one.name)[0] for i, one in enumerate(series)
+    ]
     markers = [MARKERS[i % len(MARKERS)] for i in range(len(names))]
     handles += [
-        size.plot([], [], marker, color="gray", label=name)[0] for marker, name in zip(markers, names, strict=True)
+        size.plot([], [], marker, color="gray", label=name)[0]
+        for marker, name in zip(markers, names, strict=True)
     ]
     figure.legend(handles=handles, loc="outside right center", fontsize=8, frameon=False)
 

@@ -21,30 +21,38 @@ from typing import Any
 import mxnet as mx
 import numpy as np
 
-from gluonlm.agreement import check_equal
-from gluonlm.baselines import baselines
-from gluonlm.checkpoint import build_model, load_model
 from gluonlm.cli import contexts, dashes, run
+from gluonlm.compress.schedule import read_schedule
 from gluonlm.config import PRESETS, Config, add_options, on_top, resolve
-from gluonlm.corpus import Corpus, load_corpus
-from gluonlm.detokenize import to_text
-from gluonlm.display import bits, named
-from gluonlm.distributed import KVSTORES, Alone, join
-from gluonlm.errors import UserError
 from gluonlm.export import check_exportable, export_onnx
-from gluonlm.generation import Strategy, generate
-from gluonlm.model import RNNModel
-from gluonlm.onnx_model import require
-from gluonlm.predictor import Predictor
+from gluonlm.inference.predictor import Predictor
+from gluonlm.inference.sampling import Strategy, generate
+from gluonlm.model.checkpoint import build_model, load_model
+from gluonlm.model.rnn import RNNModel
+from gluonlm.onnx.session import require
+from gluonlm.parallel.agreement import check_equal
+from gluonlm.parallel.group import KVSTORES, Alone, join
 from gluonlm.prune import report
-from gluonlm.prune_schedule import read_schedule
-from gluonlm.results import machine_record
-from gluonlm.resume import load_training
-from gluonlm.runs import Onlooker, Run
-from gluonlm.training import Training, evaluate
+from gluonlm.system.errors import UserError
+from gluonlm.system.machine import machine_record
+from gluonlm.text.corpus import Corpus, load_corpus
+from gluonlm.text.detokenize import to_text
+from gluonlm.text.ngrams import baselines
+from gluonlm.training.loop import Training, evaluate
+from gluonlm.training.progress import bits, named
+from gluonlm.training.resume import load_training
+from gluonlm.training.run import Onlooker, Run
 
 RUN_OPTIONS = ("preset", "tiny", "save")
-RESUME_OPTIONS = ("resume", "gpu", "cuda", "log_interval", "checkpoint_seconds", "onnx_export", "kvstore")
+RESUME_OPTIONS = (
+    "resume",
+    "gpu",
+    "cuda",
+    "log_interval",
+    "checkpoint_seconds",
+    "onnx_export",
+    "kvstore",
+)
 SWITCHES = ("dry_run", "use_optimizer")
 COUNTED = 10_000_000  # training tokens that the baselines read: 650 MB of counts, some ten seconds
 
@@ -89,27 +97,47 @@ def parser() -> argparse.ArgumentParser:
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
-    parser.add_argument("--preset", help=f"settings to start from: {', '.join(PRESETS)} (default: word-lm)")
-    parser.add_argument("--gpu", help="GPU numbers such as 0 or 0,1; without --preset the tutorial's full size")
+    parser.add_argument(
+        "--preset", help=f"settings to start from: {', '.join(PRESETS)} (default: word-lm)"
+    )
+    parser.add_argument(
+        "--gpu", help="GPU numbers such as 0 or 0,1; without --preset the tutorial's full size"
+    )
     parser.add_argument("--cuda", action="store_true", help="use GPU 0")
     parser.add_argument("--tiny", action="store_true", help="the same as --preset tiny, on the CPU")
     place = "folder of the run (default: a new one in runs/), or file for the best model"
     parser.add_argument("--save", "--save-path", type=Path, help=place)
-    parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with the run in this folder (to --epochs)")
-    parser.add_argument("--log-interval", type=int, help="batches between two log records (default: 200)")
-    parser.add_argument("--checkpoint-seconds", type=float, help="work at risk in a crash (default: 60)")
+    parser.add_argument(
+        "--resume", type=Path, metavar="RUN", help="go on with the run in this folder (to --epochs)"
+    )
+    parser.add_argument(
+        "--log-interval", type=int, help="batches between two log records (default: 200)"
+    )
+    parser.add_argument(
+        "--checkpoint-seconds", type=float, help="work at risk in a crash (default: 60)"
+    )
     stores = "how gradients are summed: over the devices here, or over workers of gluonlm.launch or horovodrun"
     parser.add_argument("--kvstore", choices=KVSTORES, help=f"{stores} (default: device)")
-    parser.add_argument("--onnx-export", metavar="PATH", help="write the best model as an ONNX file in the end")
-    parser.add_argument("--dry-run", action="store_true", help="one batch and one epoch, to see that all works")
-    parser.add_argument("--use-optimizer", action="store_true", help="the same as --optimizer adamw")
+    parser.add_argument(
+        "--onnx-export", metavar="PATH", help="write the best model as an ONNX file in the end"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="one batch and one epoch, to see that all works"
+    )
+    parser.add_argument(
+        "--use-optimizer", action="store_true", help="the same as --optimizer adamw"
+    )
     add_options(parser)
     return parser
 
 
 def settings(given: dict[str, Any]) -> Config:
     """The run's settings from what was given on the command line."""
-    values = {name: value for name, value in given.items() if name not in RUN_OPTIONS + RESUME_OPTIONS + SWITCHES}
+    values = {
+        name: value
+        for name, value in given.items()
+        if name not in RUN_OPTIONS + RESUME_OPTIONS + SWITCHES
+    }
     if given.get("use_optimizer"):
         values.setdefault("optimizer", "adamw")
     if "compress" in values:  # the settings hold the schedule itself: they outlive the file
@@ -119,7 +147,9 @@ def settings(given: dict[str, Any]) -> Config:
     if "finetune" in given:
         fixed = [name for name in STRUCTURE if name in given]
         if fixed:
-            raise UserError(f"--finetune takes the model as it is: leave out --{fixed[0].replace('_', '-')}")
+            raise UserError(
+                f"--finetune takes the model as it is: leave out --{fixed[0].replace('_', '-')}"
+            )
         return finetune_settings(values)
     if given.get("tiny") and "preset" in given:
         raise UserError("--tiny is a preset itself: leave out --preset or --tiny")
@@ -134,7 +164,9 @@ def finetune_settings(values: dict[str, Any]) -> Config:
     the same words under them, which the model has been fitted to already.
     """
     first = load_model(values["finetune"]).config
-    return on_top({**asdict(first), "seed": (first.seed + 1) % 2**32, "prune": None, "compress": None}, values)
+    return on_top(
+        {**asdict(first), "seed": (first.seed + 1) % 2**32, "prune": None, "compress": None}, values
+    )
 
 
 def default_folder(config: Config) -> Path:
@@ -155,7 +187,9 @@ def open_run(given: dict[str, Any], group: Alone) -> tuple[Run, Config]:
         return (Onlooker(folder) if group.rank else Run.new(folder)), config
     extra = set(given) - {*RESUME_OPTIONS, "epochs"}
     if extra:
-        raise UserError(f"--resume goes on with the run's own settings: leave out --{min(extra).replace('_', '-')}")
+        raise UserError(
+            f"--resume goes on with the run's own settings: leave out --{min(extra).replace('_', '-')}"
+        )
     run, config = (Onlooker(given["resume"]), None) if group.rank else Run.open(given["resume"])
     config = Config.from_json(group.exchange("run", config and config.to_json())[0])
     return run, config
@@ -171,7 +205,9 @@ def main(argv: list[str]) -> Result | None:
         require("onnx", "onnxruntime")
     devices = contexts(given.get("gpu", "0" if given.get("cuda") else None))
     if given.get("kvstore") == "nccl" and not mx.runtime.Features().is_enabled("NCCL"):
-        raise UserError("--kvstore nccl: the installed mxnet is built without NCCL; leave the option out")
+        raise UserError(
+            "--kvstore nccl: the installed mxnet is built without NCCL; leave the option out"
+        )
     with join(given.get("kvstore", "device")) as group:
         run, begun = open_run(given, group)
         config = replace(begun, epochs=given.get("epochs", begun.epochs))
@@ -187,7 +223,9 @@ def main(argv: list[str]) -> Result | None:
         return conclude(training, finished, given.get("onnx_export")) if group.rank == 0 else None
 
 
-def prepare(run: Run, config: Config, devices: list, given: dict[str, Any], group: Alone) -> Training:
+def prepare(
+    run: Run, config: Config, devices: list, given: dict[str, Any], group: Alone
+) -> Training:
     """Everything that must be there before the first step."""
     origin = None
     if config.finetune:  # a run that has begun has the model it began with, or a better one
@@ -201,13 +239,19 @@ def prepare(run: Run, config: Config, devices: list, given: dict[str, Any], grou
     if origin:
         for name, parameter in origin.model.trainables().items():
             model.trainables()[name].set_data(parameter.data())
-    options = {name: given[name] for name in ("log_interval", "checkpoint_seconds", "kvstore") if name in given}
+    options = {
+        name: given[name]
+        for name in ("log_interval", "checkpoint_seconds", "kvstore")
+        if name in given
+    }
     training = Training(model, corpus, config, run, devices, **options, group=group)
     group.start()
     if "resume" in given and group.exchange("checkpoint", run.last.exists())[0]:
         load_training(training)
         if training.progress.done and "epochs" in given:
-            raise UserError(f"{run.folder} was over when validation stalled: leave out --epochs, or --finetune it anew")
+            raise UserError(
+                f"{run.folder} was over when validation stalled: leave out --epochs, or --finetune it anew"
+            )
     elif origin:
         training.pruner.keep_zeros(origin.pruned)
     return training
@@ -217,9 +261,15 @@ def conclude(training: Training, finished: bool, onnx: str | None) -> Result:
     """Evaluate and export the best model; say how to go on if the run is not finished."""
     result, run = finish(training, finished), training.run
     if not finished:
-        how = "with as many workers and" if training.group.size > 1 else "with: python -m gluonlm.train"
+        how = (
+            "with as many workers and"
+            if training.group.size > 1
+            else "with: python -m gluonlm.train"
+        )
         print(f"stopped; go on {how} --resume {shlex.quote(str(run.folder))}")
-    if onnx and result.valid_loss is not None:  # a finetuned run has a best model before its first epoch
+    if (
+        onnx and result.valid_loss is not None
+    ):  # a finetuned run has a best model before its first epoch
         print(export_onnx(load_model(run.best), Path(onnx)).report)
     return result
 

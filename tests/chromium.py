@@ -9,8 +9,20 @@ import subprocess
 from pathlib import Path
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
-FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--disable-extensions", "--disable-sync")
-FLAGS += ("--disable-background-networking", "--disable-component-update", "--no-first-run", "--disable-dev-shm-usage")
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--hide-scrollbars",
+    "--disable-extensions",
+    "--disable-sync",
+)
+FLAGS += (
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--no-first-run",
+    "--disable-dev-shm-usage",
+)
 ERRORS = ("Runtime.exceptionThrown", "Network.loadingFailed")
 
 
@@ -25,10 +37,21 @@ class Browser:
     def __init__(self, program: str, profile: Path):
         theirs_in, self.to = os.pipe()
         self.back, theirs_out = os.pipe()
-        ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (theirs_in, theirs_out)]  # clear of 3 and 4
+        ends = [
+            fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (theirs_in, theirs_out)
+        ]  # clear of 3 and 4
         self.process = subprocess.Popen(
-            [program, *FLAGS, "--remote-debugging-pipe", f"--user-data-dir={profile}", "about:blank"],
-            preexec_fn=lambda: (os.dup2(ends[0], 3), os.dup2(ends[1], 4)),  # where Chromium looks for the pipes
+            [
+                program,
+                *FLAGS,
+                "--remote-debugging-pipe",
+                f"--user-data-dir={profile}",
+                "about:blank",
+            ],
+            preexec_fn=lambda: (
+                os.dup2(ends[0], 3),
+                os.dup2(ends[1], 4),
+            ),  # where Chromium looks for the pipes
             pass_fds=(3, 4),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -39,7 +62,9 @@ class Browser:
         self.errors: list[str] = []
         self.requests: list[str] = []
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)[
+            "sessionId"
+        ]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
 
@@ -73,20 +98,37 @@ class Browser:
 
     def look(self, width: int, height: int, scheme: str) -> None:
         """Show the page at this width, to a reader who prefers ``"light"`` or ``"dark"``."""
-        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        self.call(
+            "Emulation.setEmulatedMedia",
+            features=[{"name": "prefers-color-scheme", "value": scheme}],
+        )
         phone = width < 600
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=phone,
+        )
 
     def evaluate(self, script: str):
         """The value of a JavaScript expression in the page."""
-        answer = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        answer = self.call(
+            "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
+        )
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
     def screenshot(self, path: Path, width: int, top: int, height: int) -> None:
         """Write a picture (JPEG: a PNG of a long page takes seconds) of a part of the page."""
         clip = {"x": 0, "y": top, "width": width, "height": height, "scale": 1}
-        shot = self.call("Page.captureScreenshot", format="jpeg", quality=80, clip=clip, captureBeyondViewport=True)
+        shot = self.call(
+            "Page.captureScreenshot",
+            format="jpeg",
+            quality=80,
+            clip=clip,
+            captureBeyondViewport=True,
+        )
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(base64.b64decode(shot["data"]))
 
@@ -105,7 +147,11 @@ class Browser:
             self.requests.append(details["request"]["url"])
         elif method in ERRORS:
             self.errors.append(str(details)[:300])
-        elif method == "Runtime.consoleAPICalled" and details["type"] in ("error", "warning", "assert"):
+        elif method == "Runtime.consoleAPICalled" and details["type"] in (
+            "error",
+            "warning",
+            "assert",
+        ):
             self.errors.append(str(details["args"])[:300])
         elif method == "Log.entryAdded" and details["entry"]["level"] in ("error", "warning"):
             self.errors.append(f"{details['entry']['text']} {details['entry'].get('url', '')}")

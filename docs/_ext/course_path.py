@@ -22,7 +22,9 @@ def draw_path(lessons: list[Lesson]) -> str:
         f'<line class="line" x1="{LINE_X}" x2="{LINE_X}" y1="{TOP}" y2="{height - TOP}"/>',
     ]
     order = list(place)
-    for later, earlier in ((lesson.number, need) for lesson in lessons for need in lesson.needs if need in place):
+    for later, earlier in (
+        (lesson.number, need) for lesson in lessons for need in lesson.needs if need in place
+    ):
         distance = order.index(later) - order.index(earlier)
         if distance > 1:  # the line itself says the rest
             parts.append(arc(place[earlier], place[later], distance / max(2, len(lessons) - 1)))
@@ -44,7 +46,9 @@ def stop(lesson: Lesson, y: float) -> str:
     x = LINE_X + RADIUS + 12
     lines = [f'<text class="title" x="{x}" y="{start}">{escape(lesson.title)}</text>']
     for line, text in enumerate(below, 1):
-        lines.append(f'<text class="subtitle" x="{x}" y="{start + 1 + 16 * line}">{escape(text)}</text>')
+        lines.append(
+            f'<text class="subtitle" x="{x}" y="{start + 1 + 16 * line}">{escape(text)}</text>'
+        )
     return (
         f'<a href="{lesson.docname}.html"><circle class="stop" cx="{LINE_X}" cy="{y}" r="{RADIUS}"/>'
         f'<text class="number" x="{LINE_X}" y="{y + 4.5}">{lesson.number:02}</text>{"".join(lines)}</a>'

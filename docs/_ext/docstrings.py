@@ -39,15 +39,25 @@ def rewritten(paragraph: list[str]) -> list[str]:
     return prose(FIELD.sub(r"\1\n", "\n".join(paragraph))).split("\n")
 
 
-def process(app: Sphinx, what: str, name: str, item: object, options: dict, lines: list[str]) -> None:
+def process(
+    app: Sphinx, what: str, name: str, item: object, options: dict, lines: list[str]
+) -> None:
     """Rewrite a docstring in place, paragraph by paragraph."""
-    paragraphs = [text.split("\n") for text in re.split(r"\n(?: *\n)+", "\n".join(lines).strip("\n"))]
+    paragraphs = [
+        text.split("\n") for text in re.split(r"\n(?: *\n)+", "\n".join(lines).strip("\n"))
+    ]
     lines[:] = [line for paragraph in paragraphs for line in [*rewritten(paragraph), ""]]
-    if what == "class" and (bases := [base.__qualname__ for base in item.__bases__ if base is not object]):
+    if what == "class" and (
+        bases := [base.__qualname__ for base in item.__bases__ if base is not object]
+    ):
         lines[:0] = [f"A kind of ``{'``, ``'.join(bases)}``.", ""]
-    if what == "class" and dataclasses.is_dataclass(item):  # Config declares what a setting means at the setting
+    if what == "class" and dataclasses.is_dataclass(
+        item
+    ):  # Config declares what a setting means at the setting
         lines += [
-            f":param {one.name}: {prose(one.metadata['help'])}" for one in dataclasses.fields(item) if one.metadata
+            f":param {one.name}: {prose(one.metadata['help'])}"
+            for one in dataclasses.fields(item)
+            if one.metadata
         ]
 
 

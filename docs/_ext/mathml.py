@@ -8,7 +8,13 @@ from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.application import Sphinx
 from sphinx.util import logging
 
-SYNONYMS = {r"\dots": r"\ldots", r"\big": r"\bigl", r"\Big": r"\Bigl", r"\bigg": r"\biggl", r"\Bigg": r"\Biggl"}
+SYNONYMS = {
+    r"\dots": r"\ldots",
+    r"\big": r"\bigl",
+    r"\Big": r"\Bigl",
+    r"\bigg": r"\biggl",
+    r"\Bigg": r"\Biggl",
+}
 logger = logging.getLogger(__name__)
 
 

@@ -40,10 +40,20 @@ def course() -> str:
     """The picture of the path and a table of the lessons."""
     lessons = read_lessons(DOCS / "notebooks")
     rows = [
-        f"| [{one.number:02} {one.title}]({one.docname}.ipynb) | {one.does.replace('|', '&#124;')} |" for one in lessons
+        f"| [{one.number:02} {one.title}]({one.docname}.ipynb) | {one.does.replace('|', '&#124;')} |"
+        for one in lessons
     ]
     return "\n".join(
-        ["```{raw} html", draw_path(lessons), "```", "", "| lesson | what you will do |", "|---|---|", *rows, ""]
+        [
+            "```{raw} html",
+            draw_path(lessons),
+            "```",
+            "",
+            "| lesson | what you will do |",
+            "|---|---|",
+            *rows,
+            "",
+        ]
     )
 
 
@@ -69,10 +79,12 @@ def api() -> None:
     os.environ["COLUMNS"] = "88"  # the width of the help texts
     rows = {True: [], False: []}
     pages = {"index.md"}
-    for path in sorted((ROOT / "gluonlm").glob("[!_]*.py")):
+    for path in sorted((ROOT / "gluonlm").rglob("[!_]*.py")):
         tree = ast.parse(path.read_text())
-        name = f"gluonlm.{path.stem}"
-        is_command = any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in tree.body)
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        is_command = any(
+            isinstance(node, ast.FunctionDef) and node.name == "main" for node in tree.body
+        )
         summary = (ast.get_docstring(tree) or "").partition("\n\n")[0].replace("\n", " ")
         rows[is_command].append(f"| {{py:mod}}`{name}` | {summary} |")
         write(DOCS / "api" / f"{name}.rst", api_page(name, is_command))
@@ -83,7 +95,10 @@ def api() -> None:
     tree = ["```{toctree}", ":hidden:", ":glob:", "", "gluonlm.*", "```"]
     intro = "Shapes: T steps, N batch columns, C features (E of an embedding, H of a hidden layer), V words."
     lines = ["# API", "", intro, "", "## Commands", "", *head, *rows[True], ""]
-    write(DOCS / "api" / "index.md", "\n".join([*lines, "## Modules", "", *head, *rows[False], "", *tree, ""]))
+    write(
+        DOCS / "api" / "index.md",
+        "\n".join([*lines, "## Modules", "", *head, *rows[False], "", *tree, ""]),
+    )
 
 
 def make_pages(app: Sphinx) -> None:
@@ -100,7 +115,9 @@ def describe_pictures(app: Sphinx, doctree: nodes.document) -> None:
     notebook = nbformat.read(app.env.doc2path(app.env.docname), as_version=4)
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
     metadata = [output.metadata for output in outputs if "image/png" in output.get("data", {})]
-    bundles = doctree.findall(lambda node: isinstance(node, nodes.Element) and node.get("mime_type") == "image/png")
+    bundles = doctree.findall(
+        lambda node: isinstance(node, nodes.Element) and node.get("mime_type") == "image/png"
+    )
     for bundle, stored in zip(bundles, metadata, strict=True):
         for image in bundle.findall(nodes.image):
             image["alt"] = stored.get("image/png", {}).get("alt", "")
@@ -110,7 +127,10 @@ def link_lessons(app: Sphinx, doctree: nodes.document) -> None:
     """Make links of the words "notebook 02" within the lessons where there is such a notebook."""
     if not app.env.docname.startswith("notebooks/"):
         return
-    pages = {path.stem[:2]: f"{path.stem}.html" for path in (DOCS / "notebooks").glob("[0-9][0-9]_*.ipynb")}
+    pages = {
+        path.stem[:2]: f"{path.stem}.html"
+        for path in (DOCS / "notebooks").glob("[0-9][0-9]_*.ipynb")
+    }
     not_prose = nodes.literal | nodes.literal_block | nodes.reference | nodes.title
     for text in list(doctree.findall(nodes.Text)):
         pieces = re.split(r"([Nn]otebook \d\d)\b", text)
@@ -123,7 +143,9 @@ def link_lessons(app: Sphinx, doctree: nodes.document) -> None:
         text.parent.replace(text, linked)
 
 
-def lessons_to_read(app: Sphinx, env: BuildEnvironment, added: set[str], changed: set[str], removed: set[str]) -> set:
+def lessons_to_read(
+    app: Sphinx, env: BuildEnvironment, added: set[str], changed: set[str], removed: set[str]
+) -> set:
     """All lessons if one comes or goes: the others may name it."""
     new_or_gone = any(name.startswith("notebooks/") for name in added | removed)
     return {name for name in env.found_docs if new_or_gone and name.startswith("notebooks/")}

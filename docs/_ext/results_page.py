@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from records import table
 
-from gluonlm.results import FOLDER, recorded, table
-from gluonlm.runs import draw_curve, read_log
+from gluonlm.system.machine import RESULTS, recorded
+from gluonlm.training.run import draw_curve, read_log
 
-README = FOLDER.parent / "README.md"
+README = RESULTS.parent / "README.md"
 
 
 def results_page(pictures: Path) -> str:
@@ -22,10 +23,19 @@ def results_page(pictures: Path) -> str:
     for name, (config, result) in recorded().items():
         lines += [*run_section(name, config, result), *curve(name, pictures), ""]
     lines += ["## Benchmarks", "", "Each file under `results/` with the command that wrote it.", ""]
-    for path in sorted(FOLDER.glob("*.json")):
+    for path in sorted(RESULTS.glob("*.json")):
         record = json.loads(path.read_text())
         if "command" in record:
-            lines += [f"### {path.stem}", "", "```sh", record.pop("command"), "```", "", *tables(record), ""]
+            lines += [
+                f"### {path.stem}",
+                "",
+                "```sh",
+                record.pop("command"),
+                "```",
+                "",
+                *tables(record),
+                "",
+            ]
     return "\n".join(lines)
 
 
@@ -37,7 +47,10 @@ def run_section(name: str, config: dict, result: dict) -> list[str]:
         "parameters": result["parameters"],
         "validation perplexity": result["valid_perplexity"],
         "test perplexity": result["test_perplexity"],
-        **{f"{baseline} baseline, test perplexity": value for baseline, value in result.get("baselines", {}).items()},
+        **{
+            f"{baseline} baseline, test perplexity": value
+            for baseline, value in result.get("baselines", {}).items()
+        },
         "machine": machine(result["machine"]),
     }
     return [f"## {name}", "", "```sh", config["command"], "```", "", *key_values(facts), ""]
@@ -45,7 +58,7 @@ def run_section(name: str, config: dict, result: dict) -> list[str]:
 
 def curve(name: str, pictures: Path) -> list[str]:
     """The picture of a run's log, as training draws it."""
-    log = FOLDER / name / "log.jsonl"
+    log = RESULTS / name / "log.jsonl"
     picture = pictures / f"{name}.png"
     if not picture.exists() or picture.stat().st_mtime < log.stat().st_mtime:
         pictures.mkdir(parents=True, exist_ok=True)
@@ -66,7 +79,10 @@ def tables(record: dict) -> list[str]:
             rows = [[shown(row.get(column, "")) for column in columns] for row in value]
             lines += ["", *markdown([spaced(column) for column in columns], rows)]
         elif isinstance(value, dict) and key != "machine":
-            lines += ["", *markdown([spaced(key), ""], [[spaced(k), shown(v)] for k, v in value.items()])]
+            lines += [
+                "",
+                *markdown([spaced(key), ""], [[spaced(k), shown(v)] for k, v in value.items()]),
+            ]
         elif isinstance(value, list):
             plain[key] = shown(value)
     if "machine" in record:

@@ -1,0 +1,159 @@
+"""How large the activations of a model get: measured on training text, saved, and turned into ranges to quantize.
+
+    >>> statistics = calibrate(trained)                       # reads the training text only
+    >>> statistics.save(Path("runs/ptb/statistics.json"))
+    >>> statistics.ranges["layer0"]["kl"]
+    (-0.78, 0.81)
+
+The signals are the vectors that matrices multiply: ``embedding`` (the input of the first layer), ``layer0``,
+``layer1``, ... (a layer's outputs: its own next state, and the input of what follows) and ``projection``. Three ranges
+of each:
+
+- ``extremes``: the lowest and the highest value seen;
+- ``averaged``: the lowest and the highest value of each sample, averaged over samples; a sample is one column of one
+  segment. Rare large values are clipped, and the many others get finer steps;
+- ``kl``: from -t to t within the extremes, with the threshold t at which the quantized histogram differs least from the
+  measured one, in Kullback-Leibler divergence (Migacz 2017, GTC talk S7310; the search is MXNet's).
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import mxnet as mx
+import numpy as np
+
+from gluonlm.compress.affine import LEVELS
+from gluonlm.compress.scheme import weights_of
+from gluonlm.model.checkpoint import Trained, read_json
+from gluonlm.model.rnn import RNNModel
+from gluonlm.system.errors import UserError
+from gluonlm.system.files import write_atomically
+from gluonlm.text.corpus import batchify, encode_span
+from gluonlm.text.sources import resolve
+
+TOKENS, COLUMNS, STEPS = 10_000, 10, 35
+BINS = 2049  # of the histogram: about as many as its inventor has; the time of the search grows with their square
+CLIPS = ("extremes", "averaged", "kl")
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """The measured ranges of a model's signals: ``ranges[signal][clip]`` is (low, high).
+
+    :param model: :func:`fingerprint` of the model. :param source: the text; :param tokens: how much of it was read.
+    """
+
+    model: str
+    source: str
+    tokens: int
+    ranges: dict[str, dict[str, tuple[float, float]]]
+
+    def save(self, path: Path) -> None:
+        """Write the statistics as JSON."""
+        write_atomically(path, (json.dumps(dataclasses.asdict(self), indent=1) + "\n").encode())
+
+
+def read_statistics(path: Path, model: RNNModel) -> Statistics:
+    """The statistics in a file.
+
+    :raises UserError: when it is missing or damaged, or was measured on another model.
+    """
+    content = read_json(path)
+    try:
+        statistics = Statistics(**content)
+        ranges = {
+            signal: {clip: (float(low), float(high)) for clip, (low, high) in clips.items()}
+            for signal, clips in statistics.ranges.items()
+        }
+        complete = all(set(clips) == set(CLIPS) for clips in ranges.values())
+    except (TypeError, ValueError, AttributeError):
+        complete = False
+    if not complete:
+        raise UserError(
+            f"{path} has no statistics of activations: measure them anew, without --statistics"
+        )
+    if statistics.model != fingerprint(model):
+        raise UserError(
+            f"{path} was measured on a model with other weights: measure anew, without --statistics"
+        )
+    return dataclasses.replace(statistics, ranges=ranges)
+
+
+def fingerprint(model: RNNModel) -> str:
+    """A number that changes with any of the model's weights."""
+    digest = hashlib.sha256()
+    for name, array in sorted(weights_of(model).items()):
+        digest.update(name.encode() + array.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def calibrate(trained: Trained, tokens: int = TOKENS) -> Statistics:
+    """Measure a trained model on the beginning of the text that it was trained on; no other text is opened.
+
+    :raises UserError: when that text is not here or shorter than a segment.
+    """
+    span = dataclasses.replace(
+        resolve(trained.config.data).train, encoding=trained.dictionary.encoding
+    )
+    ids = encode_span(span, trained.dictionary, trained.level)[:tokens]
+    return Statistics(
+        fingerprint(trained.model), str(span.path.name), len(ids), measure(trained.model, ids)
+    )
+
+
+def measure(model: RNNModel, ids: np.ndarray) -> dict[str, dict[str, tuple[float, float]]]:
+    """The ranges of all signals while the model reads a text (tokens,)."""
+    segments: dict[str, list[np.ndarray]] = {}
+    for name, values in signals(model, ids):
+        segments.setdefault(name, []).append(values)
+    return {name: ranges_of(arrays) for name, arrays in segments.items()}
+
+
+def signals(
+    model: RNNModel, ids: np.ndarray, ctx: mx.Context | None = None
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield (name, values (T, N, C)) of each signal, segment by segment, while the model reads a text (tokens,)."""
+    columns = batchify(ids, COLUMNS)  # (L, N)
+    body, state = model.body, model.begin_state(COLUMNS, ctx)
+    for start in range(0, len(columns), STEPS):
+        hidden, new_state = body.encoder(mx.nd.array(columns[start : start + STEPS], ctx)), []
+        yield "embedding", hidden.asnumpy()
+        for index, layer in enumerate(body.layers):
+            before, state = state[: layer.state_count], state[layer.state_count :]
+            hidden, layer_state = layer(hidden, before)
+            new_state += layer_state
+            yield f"layer{index}", hidden.asnumpy()
+        if body.projection:
+            yield "projection", body.projection(hidden).asnumpy()
+        state = new_state
+
+
+def ranges_of(segments: list[np.ndarray]) -> dict[str, tuple[float, float]]:
+    """The range of one signal by each kind of clipping, from its values (T, N, C) in each segment."""
+    lows, highs = (
+        np.concatenate([edge(array, axis=(0, 2)) for array in segments])
+        for edge in (np.min, np.max)
+    )
+    low, high = float(lows.min()), float(highs.max())
+    threshold = kl_threshold(np.concatenate([array.ravel() for array in segments]))
+    return {
+        "extremes": (low, high),
+        "averaged": (float(lows.mean()), float(highs.mean())),
+        "kl": (max(low, -threshold), min(high, threshold)),
+    }
+
+
+def kl_threshold(values: np.ndarray) -> float:
+    """The magnitude at which to clip so that 255 levels give the histogram that is nearest to that of the values."""
+    largest = float(np.abs(values).max())
+    if largest == 0:
+        return 0.0
+    counts, edges = np.histogram(values, bins=BINS, range=(-largest, largest))
+    threshold, _ = mx.nd.contrib.calibrate_entropy(
+        mx.nd.array(counts), mx.nd.array(edges), num_quantized_bins=LEVELS
+    )
+    return float(threshold.asscalar())

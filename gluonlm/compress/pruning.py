@@ -1,0 +1,227 @@
+"""Magnitude pruning: train a model with fewer and fewer weights, or take the smallest away at once.
+
+    python -m gluonlm.train --data ptb --tied --prune 0.8         # gradually, all weight matrices
+    python -m gluonlm.train --finetune runs/NAME --prune 0.8      # a trained model
+    python -m gluonlm.train --compress schedule.yaml              # tensor by tensor (gluonlm.compress.schedule)
+    python -m gluonlm.prune runs/NAME --sparsity 0.8              # at once, without training
+
+A pruned weight is exactly zero and stays so: its gradient is set to zero before clipping, and what the optimizer
+remembers of it is forgotten. Nothing else of a training step changes, so pruning works for every cell, with weight
+drop, and with a matrix that embedding and decoder share (it has one mask). Biases are never pruned.
+"""
+
+import math
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import mxnet as mx
+import numpy as np
+
+from gluonlm.model.rnn import RNNModel
+from gluonlm.system.errors import UserError
+from gluonlm.training.optim import Updater
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A weight matrix of a model: a whole parameter, or a stretch of a recurrent layer's flat vector."""
+
+    parameter: str  # its name in RNNModel.trainables()
+    begin: int
+    shape: tuple[int, int]
+
+    @property
+    def size(self) -> int:
+        """Number of weights."""
+        return math.prod(self.shape)
+
+    def of(self, array):
+        """The matrix in an array (NDArray or NumPy) of its parameter's shape, sharing memory."""
+        return array.reshape(-1)[self.begin : self.begin + self.size].reshape(self.shape)
+
+
+def prunable(model: RNNModel) -> dict[str, Tensor]:
+    """The weight matrices by name: ``encoder.weight``, ``layers.0.i2h_weight``, ``layers.0.h2h_weight``, ...
+
+    A matrix that embedding and decoder share appears once, as ``encoder.weight``.
+    """
+    layers = {
+        f"body.layers.{index}.weights": layer for index, layer in enumerate(model.body.layers)
+    }
+    found = {}
+    for name, parameter in model.trainables().items():
+        short, begin = name.removeprefix("body."), 0
+        if name in layers:
+            for part, shape in layers[name].shapes.items():
+                if len(shape) == 2:
+                    found[f"{short.removesuffix('weights')}{part}"] = Tensor(name, begin, shape)
+                begin += math.prod(shape)
+        elif len(parameter.shape) == 2:
+            found[short] = Tensor(name, 0, parameter.shape)
+    return found
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How sparse some tensors shall be, and when.
+
+    :param tensors: their names, or patterns such as ``layers.*``.
+    :param final: the share of weights pruned in the end, of each tensor; :param initial: at the first pruning.
+    :param begin: time of the first pruning in epochs from the start of training; :param every: from each to the next.
+    :param steps: number of prunings after the first; 0: all at once.
+    """
+
+    tensors: tuple[str, ...]
+    final: float
+    initial: float = 0.05
+    begin: float = 0.0
+    every: float = 1.0
+    steps: int = 0
+
+    @property
+    def end(self) -> float:
+        """Time of the last pruning."""
+        return self.begin + self.steps * self.every
+
+    def sparsity(self, time: float) -> float:
+        """The share of weights pruned at a time in epochs.
+
+        ``final + (initial - final) (1 - (t - t0) / (n dt))^3`` at t = t0, t0 + dt, ..., t0 + n dt, constant between
+        them: Zhu & Gupta 2017 (arXiv:1710.01878), equation 1.
+        """
+        if time < self.begin:
+            return 0.0
+        if not self.steps:
+            return self.final
+        done = min(int((time - self.begin) / self.every + 1e-9), self.steps)
+        return self.final + (self.initial - self.final) * (1 - done / self.steps) ** 3
+
+
+def usual_rule(sparsity: float, epochs: int, trained: bool) -> Rule:
+    """What ``--prune`` means: every matrix, in 20 steps that end halfway through the run, for the rest is recovery.
+
+    They begin at once for a model that is trained already, otherwise after a tenth of the run.
+    """
+    begin = 0.0 if trained else 0.1 * epochs
+    return Rule(("*",), sparsity, min(0.05, sparsity), begin, (0.5 * epochs - begin) / 20, 20)
+
+
+def match(rules: tuple[Rule, ...], tensors: dict[str, Tensor]) -> dict[str, Rule]:
+    """The rule of each tensor that has one.
+
+    :raises UserError: when a name fits no tensor of the model, or a tensor is named by two rules.
+    """
+    chosen = {}
+    for rule in rules:
+        for pattern in rule.tensors:
+            names = [name for name in tensors if fnmatchcase(name, pattern)]
+            if not names:
+                raise UserError(
+                    f"the model has no tensor {pattern} to prune: it has {', '.join(tensors)}"
+                )
+            for name in names:
+                if chosen.get(name, rule) is not rule:
+                    raise UserError(
+                        f"two rules of the schedule prune {name}: leave it out of one of them"
+                    )
+                chosen[name] = rule
+    return chosen
+
+
+def without_smallest(weights: np.ndarray, kept: np.ndarray, count: int) -> np.ndarray:
+    """A mask like ``kept`` with ``count`` zeros: those of ``kept`` and besides the weights of smallest magnitude."""
+    magnitude = np.where(
+        kept, np.abs(weights), -1
+    ).ravel()  # what is pruned already is the smallest
+    mask = np.ones(magnitude.size, bool)
+    mask[np.argpartition(magnitude, count - 1)[:count]] = False
+    return mask.reshape(kept.shape)
+
+
+class Pruner:
+    """Keeps the pruned weights of a model at zero while an updater trains it, and prunes further as the rules say.
+
+    :param epochs: of the run, within which all rules must end.
+    """
+
+    def __init__(
+        self,
+        model: RNNModel,
+        updater: Updater,
+        rules: tuple[Rule, ...] = (),
+        epochs: float = math.inf,
+    ):
+        self.model, self.updater = model, updater
+        self.tensors = prunable(model)
+        self.rules = match(rules, self.tensors)
+        self.kept: dict[
+            str, np.ndarray
+        ] = {}  # tensor -> bool, its shape; only tensors that have been pruned
+        self.end = max((rule.end for rule in rules), default=0.0)  # in epochs
+        if self.end >= epochs:
+            raise UserError(
+                f"the last pruning is at epoch {self.end:g} of {epochs:g}, and nothing is left to recover from it: "
+                "let the schedule end earlier or set --epochs"
+            )
+
+    @property
+    def pruned(self) -> int:
+        """Number of weights that are pruned."""
+        return sum(mask.size - np.count_nonzero(mask) for mask in self.kept.values())
+
+    @property
+    def sparsity(self) -> float:
+        """Share of the weights in all matrices that are pruned."""
+        return self.pruned / sum(tensor.size for tensor in self.tensors.values())
+
+    def advance(self, time: float) -> bool:
+        """Prune what the rules want at a time in epochs; True if that was more than before. Nothing ever comes back."""
+        return self.prune({name: rule.sparsity(time) for name, rule in self.rules.items()})
+
+    def prune(self, sparsities: dict[str, float]) -> bool:
+        """Prune tensors to the given shares of their weights, those of smallest magnitude; True if any was left."""
+        masks = {}
+        for name, sparsity in sparsities.items():
+            tensor, count = self.tensors[name], round(sparsity * self.tensors[name].size)
+            kept = self.kept.get(name)
+            if count > (0 if kept is None else kept.size - np.count_nonzero(kept)):
+                kept = np.ones(tensor.shape, bool) if kept is None else kept
+                masks[name] = without_smallest(values(self.model, tensor), kept, count)
+        self.keep(masks)
+        return bool(masks)
+
+    def keep(self, masks: dict[str, np.ndarray]) -> None:
+        """Set masks (True where a weight is kept) by the names of their tensors, and the weights they prune to zero."""
+        self.kept |= masks
+        for parameter in {self.tensors[name].parameter: None for name in masks}:
+            whole = np.ones(self.model.trainables()[parameter].shape, np.float32)
+            for name, mask in self.kept.items():
+                if self.tensors[name].parameter == parameter:
+                    self.tensors[name].of(whole)[:] = mask
+            self.updater.set_mask(parameter, mx.nd.array(whole))
+
+    def keep_zeros(self, names: tuple[str, ...]) -> None:
+        """Take tensors for pruned whose zeros are to stay, as those of a pruned model that is trained further."""
+        self.keep({name: values(self.model, self.tensors[name]) != 0 for name in names})
+
+    def state(self) -> dict[str, mx.nd.NDArray]:
+        """The masks as arrays of bits, for a checkpoint."""
+        return {
+            name: mx.nd.array(np.packbits(mask), dtype=np.uint8) for name, mask in self.kept.items()
+        }
+
+    def load_state(self, arrays: dict[str, np.ndarray]) -> None:
+        """Put back what :meth:`state` gave."""
+        tensors = {name: self.tensors[name] for name in arrays}
+        self.keep(
+            {
+                n: np.unpackbits(arrays[n], count=t.size).astype(bool).reshape(t.shape)
+                for n, t in tensors.items()
+            }
+        )
+
+
+def values(model: RNNModel, tensor: Tensor) -> np.ndarray:
+    """A weight matrix of a model."""
+    parameter = model.trainables()[tensor.parameter]
+    return tensor.of(parameter.data(parameter.list_ctx()[0])).asnumpy()

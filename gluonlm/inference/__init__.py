@@ -1,0 +1,4 @@
+"""What a trained model is asked for: the next step, text, the probability of a text.
+
+In: a model and ids. Out: logits (T, N, V), sampled ids, nats per token.
+"""

@@ -1,0 +1,204 @@
+"""Products of integers in an ONNX graph: what a quantized model computes, by ONNX Runtime's own 8-bit kernels.
+
+MXNet 1.9.1 has such kernels too, and they fall short. Its quantized LSTM cannot run where the processor has VNNI:
+oneDNN 2.4.4 then wants the weights in a layout to which it brings them only from another one than MXNet keeps them in
+(``rnn_brgemm_weights_reorder_s8_t`` takes ldigo, MXNet has ldgoi), and says "could not create a primitive descriptor
+for a reorder primitive" (apache/mxnet issue 21061). Held back from VNNI (DNNL_MAX_CPU_ISA=AVX512_CORE) it runs, with
+errors far above those of rounding. ``benchmarks/quantize.py`` shows both, and times MXNet's fully connected kernel
+beside the one used here.
+
+Here an input is made unsigned 8-bit integers and multiplied by the signed ones of the weights; sums are 32-bit and
+exact, then scaled to float32 with the bias added. Gates, states and the softmax are float32. Where an x86 processor has
+no VNNI, ONNX Runtime's sums of such pairs overflow unless the session has ``session.x64quantprecision`` (which
+:func:`gluonlm.onnx.session.open_session` sets): it then makes the weights unsigned, too.
+
+- Ranges known before: QuantizeLinear, MatMulIntegerToFloat; an LSTM's steps are a Scan.
+- Ranges found at each call: DynamicQuantizeMatMul; an LSTM is DynamicQuantizeLSTM, unless its weights are asymmetric
+  per row, which that operator refuses: then a Scan too.
+
+The operators are Microsoft's extensions: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
+"""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from onnx import GraphProto, TensorProto, helper
+
+from gluonlm.compress.affine import Integers
+from gluonlm.compress.scheme import Quantized
+
+if TYPE_CHECKING:
+    from gluonlm.onnx.graph import Graph
+
+DOMAIN = "com.microsoft"
+Grid = tuple[np.ndarray, np.ndarray]  # scale and zero point
+
+
+class Product(NamedTuple):
+    """Names of what an input (..., C) is multiplied with: weight (C, R) int8, its scale and zero point, and a bias
+    (R,), and of the input's own scale and zero point, both empty if they are found at each call."""
+
+    weight: str
+    scale: str
+    zero: str
+    bias: str
+    input_scale: str = ""
+    input_zero: str = ""
+
+
+def product(graph: "Graph", name: str, weight: Integers, bias: str, grid: Grid | None) -> Product:
+    """Store a weight (R, C) and the scale and zero point of its inputs; ``bias`` may be empty."""
+    stored = store(graph, name, weight)
+    transposed = graph.node(
+        "Transpose", [stored[0]]
+    )  # ONNX Runtime does this once, when it loads the model
+    own = ("", "")
+    if grid:
+        own = (
+            graph.weight(f"{name}.input_scale", grid[0]),
+            graph.weight(f"{name}.input_zero", grid[1]),
+        )
+    return Product(transposed, *stored[1:], bias, *own)
+
+
+def store(graph: "Graph", name: str, weight: Integers) -> tuple[str, str, str]:
+    """Store the three arrays of a matrix."""
+    parts = {"": weight.values, ".scale": weight.scale, ".zero": weight.zero}
+    return tuple(graph.weight(name + suffix, array) for suffix, array in parts.items())
+
+
+def multiply(graph: "Graph", inputs: str, by: Product) -> str:
+    """Add the product of float32 inputs (..., C) with integers; returns the name of a float32 (..., R)."""
+    if not by.input_scale:
+        return graph.node(
+            "DynamicQuantizeMatMul", [inputs, by.weight, by.scale, by.zero, by.bias], domain=DOMAIN
+        )
+    integers = graph.node("QuantizeLinear", [inputs, by.input_scale, by.input_zero])
+    operands = [integers, by.weight, by.input_scale, by.scale, by.input_zero, by.zero, by.bias]
+    return graph.node("MatMulIntegerToFloat", operands, domain=DOMAIN)
+
+
+def add_lookup(graph: "Graph", name: str, weight: Integers, ids: str) -> str:
+    """Add an embedding of ids (T, N); returns the name of float32 vectors (T, N, E)."""
+    values, scale, zero = store(graph, name, weight)
+    if weight.scale.ndim:
+        last = graph.weight("last_axis", np.array([1]))
+        scale, zero = (
+            graph.node("Gather", [graph.node("Unsqueeze", [part, last]), ids])
+            for part in (scale, zero)
+        )  # (T, N, 1)
+    integers, zero = (
+        graph.node("Cast", [part], to=TensorProto.FLOAT)
+        for part in (graph.node("Gather", [values, ids]), zero)
+    )
+    return graph.node("Mul", [graph.node("Sub", [integers, zero]), scale])
+
+
+def add_lstm(
+    graph: "Graph",
+    index: int,
+    inputs: str,
+    i2h: Integers,
+    h2h: Integers,
+    bias: np.ndarray,
+    stored: Quantized,
+    signal: str,
+) -> str:
+    """Add an LSTM layer; returns the name of its outputs (T, N, H).
+
+    :param i2h: weights (4*H, C) with the gates in ONNX's order: input, output, forget, cell.
+    :param h2h: weights (4*H, H), likewise.
+    :param bias: (8*H,), of input-to-hidden, then of hidden-to-hidden. :param signal: what the inputs are.
+    """
+    name = f"layer{index}"
+    grids = (
+        stored.input_of(name, signal),
+        stored.input_of(name, name),
+    )  # of the inputs and of the layer's own state
+    asymmetric_rows = i2h.scale.ndim and (i2h.zero.any() or h2h.zero.any())
+    if grids[0] is None and not asymmetric_rows:
+        return add_dynamic_lstm(graph, index, inputs, i2h, h2h, bias)
+    both = graph.weight(f"{name}.bias", bias.reshape(2, -1).sum(axis=0))
+    gates = multiply(graph, inputs, product(graph, f"{name}.W", i2h, both, grids[0]))  # (T, N, 4*H)
+    return add_scan(graph, index, gates, h2h, grids[1], len(bias) // 8)
+
+
+def add_dynamic_lstm(
+    graph: "Graph", index: int, inputs: str, i2h: Integers, h2h: Integers, bias: np.ndarray
+) -> str:
+    """Add an LSTM layer that measures the range of its inputs at each call and of its state at each step.
+
+    ONNX Runtime divides the columns over threads and measures for each: results depend a little on their number.
+    """
+    operands = {"W": i2h, "R": h2h}
+    weights = [
+        graph.weight(f"layer{index}.{k}", part.values.T[None]) for k, part in operands.items()
+    ]  # (1, C, 4*H)
+    grids = [
+        graph.weight(f"layer{index}.{k}.{what}", getattr(part, what)[None])
+        for k, part in operands.items()
+        for what in ("scale", "zero")
+    ]
+    outputs = graph.node(
+        "DynamicQuantizeLSTM",
+        [
+            inputs,
+            *weights,
+            graph.weight(f"layer{index}.B", bias[None]),
+            "",
+            f"h{index}",
+            f"c{index}",
+            "",
+            *grids,
+        ],
+        f"layer{index}",
+        f"h{index}_out",
+        f"c{index}_out",
+        hidden_size=len(bias) // 8,
+        domain=DOMAIN,
+    )  # (T, 1, N, H)
+    return graph.node("Squeeze", [outputs, graph.weight("direction", np.array([1]))])
+
+
+def add_scan(
+    graph: "Graph", index: int, gates: str, h2h: Integers, grid: Grid | None, size: int
+) -> str:
+    """Add the steps of an LSTM layer from its inputs' share of the gates (T, N, 4*H); returns its outputs (T, N, H).
+
+    The body has its weights within: ONNX Runtime makes unsigned integers of those only (``session.x64quantprecision``).
+    """
+    layer, first = f"layer{index}", graph.weight("first", np.array([0]))
+    states = [graph.node("Squeeze", [f"{letter}{index}", first]) for letter in "hc"]  # (N, H)
+    ends = [f"{layer}.{letter}" for letter in "hc"]
+    body = type(graph)(graph, prefix=f"{layer}.step.")
+    step = lstm_step(body, product(body, f"{layer}.R", h2h, "", grid), size)
+    graph.node("Scan", [*states, gates], *ends, layer, body=step, num_scan_inputs=1)
+    for letter, end in zip("hc", ends, strict=True):
+        graph.node("Unsqueeze", [end, first], f"{letter}{index}_out")
+    return layer
+
+
+def lstm_step(body: "Graph", h2h: Product, size: int) -> GraphProto:
+    """The body of a Scan: h, c (N, H) and the inputs' share of the gates (N, 4*H) -> new h and c, and the output h."""
+    h, c, share = (
+        body.input(body.prefix + name, TensorProto.FLOAT, ["N", width])
+        for name, width in (("h", size), ("c", size), ("gates", 4 * size))
+    )
+    total = body.node("Add", [share, multiply(body, h, h2h)])
+    sigmoids, cell, i, o, f = (body.prefix + name for name in ("sigmoids", "cell", "i", "o", "f"))
+    body.node(
+        "Split",
+        [total, body.weight(f"gates_{size}", np.array([3 * size, size]))],
+        sigmoids,
+        cell,
+        axis=1,
+    )
+    body.node("Split", [body.node("Sigmoid", [sigmoids])], i, o, f, axis=1)
+    kept, written = body.node("Mul", [f, c]), body.node("Mul", [i, body.node("Tanh", [cell])])
+    new_c = body.node("Add", [kept, written])
+    new_h = body.node("Mul", [o, body.node("Tanh", [new_c])])
+    for name in (new_h, new_c, body.node("Identity", [new_h])):
+        body.output(name, ["N", size])
+    return helper.make_graph(
+        body.nodes, f"{body.prefix}body", body.inputs, body.outputs, body.tensors()
+    )

@@ -1,0 +1,4 @@
+"""Several devices and machines: workers that sum their gradients, and what starts and watches them.
+
+In: gradients of each worker. Out: the same weights on all.
+"""

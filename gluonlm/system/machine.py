@@ -1,0 +1,74 @@
+"""Recorded results: what was measured, by which command, on which machine."""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gluonlm.system.files import write_atomically, writing
+
+RESULTS = Path(__file__).parents[2] / "results"
+
+
+def machine_record() -> dict[str, str | int | None]:
+    """Versions of python, numpy and mxnet (without importing them), processor, usable cores, date."""
+    return {
+        "python": platform.python_version(),
+        "numpy": version("numpy"),
+        "mxnet": version("mxnet") or version("mxnet-cu112"),
+        "cpu": cpu_model(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
+    }
+
+
+def version(package: str) -> str | None:
+    """The installed version of a package; None if it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def cpu_model() -> str:
+    """The processor's name as the system gives it."""
+    info = Path("/proc/cpuinfo")
+    names = (
+        [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        if info.exists()
+        else []
+    )
+    return (
+        names[0].partition(":")[2].strip() if names else platform.processor() or platform.machine()
+    )
+
+
+def record(out: Path | None, command: Sequence[str], **figures: Any) -> dict[str, Any]:
+    """What a benchmark measured, with the command that did it and the machine, written to ``out`` as JSON if given.
+
+    :raises UserError: when it cannot be written.
+    """
+    result = {"command": shlex.join(command), "machine": machine_record(), **figures}
+    if out:
+        with writing(out.parent):
+            out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(out, (json.dumps(result, indent=1) + "\n").encode())
+    return result
+
+
+def recorded(folder: Path = RESULTS) -> dict[str, tuple[dict, dict]]:
+    """All runs recorded in ``folder``: name -> (config.json, result.json)."""
+    runs = {}
+    for path in sorted(folder.glob("*/result.json")):
+        runs[path.parent.name] = (
+            json.loads((path.parent / "config.json").read_text()),
+            json.loads(path.read_text()),
+        )
+    return runs

@@ -1,0 +1,260 @@
+"""Gives the user a fast MXNet: threads, OpenMP, BLAS, memory and CUDA libraries, all set before mxnet is imported.
+
+``import gluonlm`` calls :func:`prepare`; nothing else is needed. What the user has set in the environment wins, and
+where a library is missing or the platform is another one, that part is left as MXNet has it.
+``python -m gluonlm.doctor`` says what was done.
+"""
+
+import ctypes
+import importlib.metadata
+import math
+import os
+import platform
+import sys
+import warnings
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from gluonlm.system import gpu
+
+# glibc's mallopt parameters (malloc.h) and the environment variables with which a user sets them
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -3, -4, -8
+MALLOC_VARIABLES = (
+    "MALLOC_TRIM_THRESHOLD_",
+    "MALLOC_MMAP_THRESHOLD_",
+    "MALLOC_MMAP_MAX_",
+    "MALLOC_ARENA_MAX",
+)
+KEEP_BYTES = 1 << 30
+# How a thread of Intel's OpenMP waits for work: it spins for 0.1 ms, which bridges the gaps between operators, without
+# giving its core away for the moment, then sleeps. The default, 200 ms with sched_yield, lasts for ever where each of
+# MXNet's engine threads has a team of its own; with other work on the machine they take the cores from each other.
+WAITING = {"KMP_BLOCKTIME": "100us", "KMP_USE_YIELD": "0"}
+WAIT_VARIABLES = (*WAITING, "KMP_LIBRARY", "OMP_WAIT_POLICY")
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What :func:`prepare` found and did."""
+
+    threads: int
+    openmp: str | None  # path of the OpenMP library that serves all, None for the one MXNet brings
+    blas_core: str | None  # the CPU kind that OpenBLAS was told
+    pooled_memory: bool
+    cuda: gpu.CudaLibraries | None  # None with the CPU build
+    mxnet_was_first: bool  # mxnet was imported before: nothing could be set
+    threads_given: bool  # by the user, in OMP_NUM_THREADS
+
+
+@cache
+def prepare() -> Runtime:
+    """Set up the process for MXNet; call before mxnet is imported. Calling it again changes nothing."""
+    if "mxnet" in sys.modules:
+        warnings.warn(
+            "mxnet was imported before gluonlm: import gluonlm first to get its speed", stacklevel=3
+        )
+        return Runtime(
+            asked_threads() or usable_cores(),
+            None,
+            None,
+            False,
+            None,
+            True,
+            asked_threads() is not None,
+        )
+    given = asked_threads() is not None
+    threads = set_threads()
+    core = blas_core()
+    if core:
+        os.environ.setdefault("OPENBLAS_CORETYPE", core)
+    openmp, pooled, cuda = load_openmp(), keep_memory(), gpu.load_libraries()
+    return Runtime(threads, openmp, os.environ.get("OPENBLAS_CORETYPE"), pooled, cuda, False, given)
+
+
+def set_threads() -> int:
+    """Set the number of threads and how they wait, unless the user has; returns the number.
+
+    MXNet takes half of the processors when it is not told.
+    """
+    threads = asked_threads()
+    if threads is None:
+        if os.environ.get("OMP_NUM_THREADS"):
+            warnings.warn(
+                f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']} is not a number of threads and is ignored: "
+                "unset it, or set a number such as 2",
+                stacklevel=4,
+            )
+        threads = max(1, usable_cores() // local_workers())
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+    if not any(os.environ.get(name) for name in WAIT_VARIABLES):
+        os.environ.update(WAITING)
+    return threads
+
+
+def local_workers() -> int:
+    """How many workers horovodrun has started on this machine; 1 without it."""
+    return int(os.environ.get("HOROVOD_LOCAL_SIZE", "1"))
+
+
+def asked_threads() -> int | None:
+    """The number of threads that the user has set in OMP_NUM_THREADS; None without a usable one."""
+    first = (
+        os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    )  # the others are for nested teams
+    return int(first) if first.isascii() and first.isdigit() and int(first) > 0 else None
+
+
+def usable_cores() -> int:
+    """Physical cores this process may run on, within its containers' CPU limits."""
+    return math.ceil(min(physical_cores(), cgroup_cpus()))
+
+
+def physical_cores(
+    topology: str = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list",
+) -> int:
+    """Number of physical cores within the affinity mask (hyper-threads of one core count once)."""
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    cpus = os.sched_getaffinity(0)
+    siblings = [read(Path(topology.format(cpu))) for cpu in cpus]
+    return len(set(siblings)) if all(siblings) else len(cpus)
+
+
+def cgroup_cpus(membership: str = "/proc/self/cgroup", mount: str = "/sys/fs/cgroup") -> float:
+    """How many CPUs' time the control groups of this process allow, such as 1.5; infinity without a limit.
+
+    A limit of any group above counts too. Seen from within a container the listed path may lie outside of what is
+    mounted: the mount's own root then holds the limit.
+    """
+    limits = [math.inf]
+    for line in read(Path(membership)).splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        for root in (
+            Path(mount),
+            Path(mount, "unified"),
+            Path(mount, controllers),
+            Path(mount, "cpu"),
+        ):
+            group = root / path.lstrip("/")
+            while group.is_relative_to(root):
+                limits.append(group_limit(group))
+                group = group.parent
+    return min(limits)
+
+
+def group_limit(group: Path) -> float:
+    """The CPU limit in a control group's folder, of version 2 or 1."""
+    quota, _, period = read(group / "cpu.max").partition(" ")
+    if not quota:
+        quota, period = read(group / "cpu.cfs_quota_us"), read(group / "cpu.cfs_period_us")
+    try:
+        return int(quota) / int(period) if int(quota) > 0 else math.inf
+    except ValueError:  # "max", or no such group
+        return math.inf
+
+
+def read(path: Path) -> str:
+    """A small system file without the newline at its end; empty where there is none."""
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
+
+
+def cpu_flags() -> set[str]:
+    """The instruction sets of this CPU by their Linux names, empty where they cannot be read."""
+    lines = read(Path("/proc/cpuinfo")).splitlines()
+    return next(
+        (set(line.split(":")[1].split()) for line in lines if line.startswith("flags")), set()
+    )
+
+
+def blas_core() -> str | None:
+    """The core type that OpenBLAS is told.
+
+    The 0.3.13 inside MXNet's wheel takes Intel CPUs younger than itself for a Prescott, a third of the speed. AMD's
+    Zen 3 and 4 it knows; measured on a Zen 4, what it then chooses is as fast as Haswell. Its SkylakeX is the same as
+    its Haswell, but NumPy's OpenBLAS obeys the same variable and does have AVX-512 kernels.
+    """
+    flags = cpu_flags()
+    if "avx512f" in flags and "avx512bw" in flags:
+        return "SkylakeX"
+    return "Haswell" if "avx2" in flags and "fma" in flags else None
+
+
+def load_openmp() -> str | None:
+    """Make Intel's OpenMP serve the whole process, so that all of MXNet shares one; None if that cannot be.
+
+    An OpenMP that already serves all stays; one that only some library uses is promoted, since two of Intel's or
+    LLVM's in one process end it.
+    """
+    if sys.platform != "linux":
+        return None
+    if serving := serving_openmp():
+        return serving
+    present = [
+        path
+        for path in loaded_libraries()
+        if Path(path).name.startswith(("libiomp5.so", "libomp.so"))
+    ]
+    library = next(iter(present), None) or intel_openmp()
+    try:
+        return library and ctypes.CDLL(library, ctypes.RTLD_GLOBAL) and library
+    except OSError:  # another processor's
+        return None
+
+
+def intel_openmp() -> str | None:
+    """The path of libiomp5.so from the intel-openmp wheel (or from conda's package), None if it is not installed."""
+    try:
+        files = importlib.metadata.files("intel-openmp") or []
+    except importlib.metadata.PackageNotFoundError:
+        files = []
+    wheel = [Path(file.locate()).resolve() for file in files if file.name == "libiomp5.so"]
+    return next(
+        (str(path) for path in (*wheel, Path(sys.prefix, "lib", "libiomp5.so")) if path.exists()),
+        None,
+    )
+
+
+def serving_openmp(library: str | None = None) -> str | None:
+    """The file whose OpenMP serves the whole process; with a library, the one among what that library links to.
+
+    The first goes before the second. None where there is none, or it cannot be found out.
+    """
+    try:
+        function = ctypes.cast(ctypes.CDLL(library).GOMP_parallel, ctypes.c_void_p).value
+    except (AttributeError, OSError):
+        return None
+    for line in read(Path("/proc/self/maps")).splitlines():
+        low, _, high = line.partition(" ")[0].partition("-")
+        if int(low, 16) <= function < int(high, 16):
+            return line.split(maxsplit=5)[-1]
+    return None
+
+
+def loaded_libraries() -> list[str]:
+    """The files that are mapped into this process; empty where that cannot be read."""
+    fields = [line.split(maxsplit=5) for line in read(Path("/proc/self/maps")).splitlines()]
+    return sorted({field[5] for field in fields if len(field) == 6 and field[5].startswith("/")})
+
+
+def keep_memory() -> bool:
+    """Let malloc keep freed memory and give it out again; False where there is no glibc, or the user has set it.
+
+    Otherwise each large temporary is mapped, faulted in and unmapped anew: at V = 33,278 that is 37,000 page faults
+    and 90 ms in a training step. All threads share one arena, as those of glibc's other arenas end at 64 MiB.
+    Before version 2.39 glibc may keep up to ten times an array that is made and dropped again and again (its bug
+    30723), but with the mixture of sizes of a training step only 20 MB more were seen.
+    """
+    if platform.libc_ver()[0] != "glibc" or any(os.environ.get(name) for name in MALLOC_VARIABLES):
+        return False
+    libc = ctypes.CDLL(None)
+    # before version 2.35 the threshold cannot exceed 32 MiB
+    large = libc.mallopt(M_MMAP_THRESHOLD, KEEP_BYTES) or libc.mallopt(M_MMAP_MAX, 0)
+    return bool(
+        large and libc.mallopt(M_TRIM_THRESHOLD, KEEP_BYTES) and libc.mallopt(M_ARENA_MAX, 1)
+    )

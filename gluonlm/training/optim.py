@@ -1,0 +1,269 @@
+"""What turns gradients into new weights: clipping, optimizers on one or several devices, learning-rate schedules."""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+
+import mxnet as mx
+from mxnet import nd
+from mxnet.gluon import Parameter
+
+from gluonlm.config import Config
+from gluonlm.parallel.group import ALONE, Alone, pack, unpack
+
+
+def global_norm(arrays: Sequence[nd.NDArray]) -> float:
+    """Euclidean norm of all arrays (on one device) taken as one vector.
+
+    By BLAS, which needs a third of the time of MXNet's ``multi_sum_sq``.
+    """
+    squares = [nd.dot(flat, flat) for flat in (array.reshape(-1) for array in arrays)]
+    return math.sqrt(nd.add_n(*squares).asscalar())
+
+
+def clip_scale(norm: float, max_norm: float) -> float:
+    """The factor that ``gluon.utils.clip_global_norm`` would multiply the gradients by (0 for max_norm: no clipping).
+
+    Given to the optimizer it saves the pass over all gradients that clipping would cost.
+    """
+    return min(1.0, max_norm / (norm + 1e-8)) if max_norm else 1.0
+
+
+class SGD(mx.optimizer.SGD):
+    """MXNet's without momentum, by ``sgd_update``: half the time of the operator for many arrays that MXNet's takes."""
+
+    def update(self, index, weight, grad, state):
+        nd.sgd_update(
+            weight, grad, out=weight, lr=self.lr, wd=self.wd, rescale_grad=self.rescale_grad
+        )
+
+
+class Updater:
+    """An optimizer for parameters that live on one or several devices of one or several workers.
+
+    Gradients are summed over the devices and averaged over the workers first, then clipped as one vector, then all
+    make the same update; workers that do not wait for each other clip their own (:class:`gluonlm.parallel.group.Apart`).
+    SGD and Adam are MXNet's, with weight decay as an L2 gradient; AdamW decays the weights themselves
+    (Loshchilov & Hutter 2019, arXiv:1711.05101). :meth:`set_mask` keeps single weights at zero.
+    """
+
+    def __init__(
+        self,
+        parameters: dict[str, Parameter],
+        optimizer: str,
+        wdecay: float,
+        kvstore: str = "device",
+        group: Alone = ALONE,
+    ):
+        self.parameters, self.group = parameters, group
+        self.contexts = next(iter(parameters.values())).list_ctx()
+        self.decoupled = wdecay if optimizer == "adamw" else 0.0
+        kind, wd = (
+            (SGD if optimizer == "sgd" else mx.optimizer.Adam),
+            (0.0 if self.decoupled else wdecay),
+        )
+        self.optimizers = [kind(wd=wd) for _ in self.contexts]
+        self.states = [
+            {
+                name: optimizer.create_state(name, parameter.data(ctx))
+                for name, parameter in parameters.items()
+            }
+            for optimizer, ctx in zip(self.optimizers, self.contexts, strict=True)
+        ]
+        self.masks: dict[str, list[nd.NDArray]] = {}  # of a parameter, on each device
+        self.kvstore = mx.kv.create(kvstore) if len(self.contexts) > 1 else None
+        if self.kvstore:
+            for name, parameter in parameters.items():
+                self.kvstore.init(name, parameter.data(self.contexts[0]))
+
+    def step(self, lr: float, clip: float, loss: nd.NDArray | None = None) -> float:
+        """Update all weights from their gradients; returns the norm of the gradient before clipping.
+
+        A norm that is not finite leaves the weights as they are, for the caller to report.
+
+        :param loss: this worker's (1,), which becomes the mean over the workers.
+        """
+        self._reduce(loss)
+        before = pack(self._weights()) if self.group.asynchronous else None
+        norm = self._update(lr, clip)
+        if before is not None:
+            self._set_weights(self.group.add(pack(self._weights()) - before))
+        return norm
+
+    def meet(self) -> None:
+        """Give all workers the same weights: before the first step, and before they are evaluated."""
+        self._set_weights(self.group.meet(pack(self._weights())))
+
+    def _reduce(self, loss: nd.NDArray | None) -> None:
+        """Sum the gradients over the devices and average them and the loss over the workers."""
+        if self.kvstore:
+            for name, parameter in self.parameters.items():
+                self.kvstore.pushpull(name, parameter.list_grad(), out=parameter.list_grad())
+        gradients = [parameter.grad(self.contexts[0]) for parameter in self.parameters.values()]
+        self.group.average(gradients if loss is None else [*gradients, loss])
+        if self.group.size > 1:
+            for parameter in self.parameters.values():
+                for other in parameter.list_grad()[1:]:
+                    parameter.list_grad()[0].copyto(other)
+        for name, masks in self.masks.items():  # before clipping: what cannot move does not count
+            for gradient, mask in zip(self.parameters[name].list_grad(), masks, strict=True):
+                gradient *= mask
+
+    def _weights(self, device: int = 0) -> list[nd.NDArray]:
+        return [parameter.list_data()[device] for parameter in self.parameters.values()]
+
+    def _set_weights(self, flat: nd.NDArray) -> None:
+        for device in range(len(self.contexts)):
+            unpack(flat, self._weights(device))
+
+    def _update(self, lr: float, clip: float) -> float:
+        norm = global_norm(
+            [parameter.grad(self.contexts[0]) for parameter in self.parameters.values()]
+        )
+        if not math.isfinite(norm):
+            return norm
+        for optimizer, states, ctx in zip(self.optimizers, self.states, self.contexts, strict=True):
+            optimizer.set_learning_rate(lr)
+            optimizer.rescale_grad = clip_scale(norm, clip)
+            for name, parameter in self.parameters.items():
+                weight = parameter.data(ctx)
+                if self.decoupled:
+                    weight *= 1 - lr * self.decoupled
+                optimizer.update(name, weight, parameter.grad(ctx), states[name])
+        return norm
+
+    def set_mask(self, name: str, mask: nd.NDArray) -> None:
+        """Make the weights of a parameter zero where ``mask``, of its shape, is zero (elsewhere it is 1), for good.
+
+        The optimizer forgets what it remembers of them, so no update ever moves them again.
+        """
+        self.masks[name] = [mask.as_in_context(ctx) for ctx in self.contexts]
+        for ctx, states, on_device in zip(
+            self.contexts, self.states, self.masks[name], strict=True
+        ):
+            for array in (self.parameters[name].data(ctx), *(states[name] or ())):
+                array[:] = nd.where(
+                    on_device, array, nd.zeros_like(array)
+                )  # not a product: zeros without a sign
+
+    def state_arrays(self) -> dict[str, nd.NDArray]:
+        """The optimizer's memory (Adam's two moments for each parameter, nothing for SGD), one device's."""
+        return {
+            f"{name}.{index}": array
+            for name, state in self.states[0].items()
+            for index, array in enumerate(state or ())
+        }
+
+    def load_state(self, arrays: dict[str, nd.NDArray], updates: int) -> None:
+        """Put back what :meth:`state_arrays` gave after ``updates`` steps."""
+        for optimizer, states in zip(self.optimizers, self.states, strict=True):
+            # Adam's bias correction counts the updates of each parameter from here
+            optimizer.begin_num_update = optimizer.num_update = updates
+            for name, state in states.items():
+                for index, array in enumerate(state or ()):
+                    array[:] = arrays[f"{name}.{index}"]
+
+
+class Average:
+    """The mean of all weights after each step since it was made: averaged SGD (Polyak & Juditsky 1992).
+
+    PyTorch's ``ASGD(lambd=0)`` makes the same iterates, and the same mean as ``ax`` with ``t0=-1``. With ``t0=0`` it
+    loses the first iterate, which no longer shows after some hundred steps.
+    """
+
+    def __init__(self, parameters: dict[str, Parameter], steps: int = 0):
+        self.parameters, self.steps = parameters, steps
+        self.arrays = self._copy()
+
+    def _copy(self) -> dict[str, nd.NDArray]:
+        return {name: p.data(p.list_ctx()[0]).copy() for name, p in self.parameters.items()}
+
+    def update(self) -> None:
+        """Take the weights as they are into the mean."""
+        self.steps += 1
+        for name, mean in self.arrays.items():
+            mean += (self.parameters[name].data(mean.context) - mean) / self.steps
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """A with-block in which the parameters are the mean; afterwards they are what they were."""
+        raw = self._copy()
+        try:
+            self._set(self.arrays)
+            yield
+        finally:
+            self._set(raw)
+
+    def _set(self, arrays: dict[str, nd.NDArray]) -> None:
+        for name, parameter in self.parameters.items():
+            parameter.set_data(arrays[name])
+
+
+def stalled(losses: Sequence[float], newest: float, patience: int) -> bool:
+    """Whether ``newest`` is above the least of ``losses`` (the epochs before it) without the last ``patience``.
+
+    The trigger of NT-ASGD, algorithm 1 of Merity et al. 2018: false until more than ``patience`` epochs have passed.
+    """
+    earlier = losses[
+        : max(0, len(losses) - patience)
+    ]  # losses[:-patience] would be empty for a patience of 0
+    return bool(earlier) and newest > min(earlier)
+
+
+@dataclass
+class Schedule:
+    """The learning rate of each step, from a run's settings and its validation losses.
+
+    It is a product: the initial rate; ``lr_factor`` for each plateau (as PyTorch's ReduceLROnPlateau); a tenth for
+    each epoch of ``when`` that is past; ``decay`` per epoch; and the shape of ``schedule`` over the whole run.
+    """
+
+    config: Config
+    plateau_scale: float = 1.0
+    best: float = math.inf
+    bad_epochs: int = 0
+
+    def lr(self, epoch: int, fraction: float) -> float:
+        """The learning rate in epoch ``epoch`` (from 0) when ``fraction`` of it is done."""
+        config = self.config
+        tenths = sum(epoch >= boundary for boundary in config.when)
+        scale = self.plateau_scale * 0.1**tenths * config.decay**epoch
+        return (
+            config.learning_rate
+            * scale
+            * shape(config.schedule, (epoch + fraction) / config.epochs)
+        )
+
+    def end_epoch(self, valid_loss: float) -> bool:
+        """Take note of an epoch's validation loss; True when the learning rate falls for it."""
+        if valid_loss < self.best * (1 - self.config.lr_threshold):
+            self.best, self.bad_epochs = valid_loss, 0
+            return False
+        self.bad_epochs += 1
+        if self.config.schedule != "plateau" or self.bad_epochs <= self.config.lr_patience:
+            return False
+        self.plateau_scale *= self.config.lr_factor
+        self.bad_epochs = 0
+        return True
+
+    def state(self) -> dict[str, float]:
+        """What changes during a run, for a checkpoint."""
+        return {name: value for name, value in asdict(self).items() if name != "config"}
+
+
+def shape(schedule: str, progress: float) -> float:
+    """The factor of a schedule when ``progress`` (0 to 1) of the run is done.
+
+    ``linear`` and ``cosine`` fall from 1 to 0; ``onecycle`` rises from 1/25 over the first 30 % and falls as a cosine
+    (Smith & Topin 2018, arXiv:1708.07120); the others stay at 1.
+    """
+    if schedule == "linear":
+        return 1 - progress
+    if schedule == "cosine":
+        return (1 + math.cos(math.pi * progress)) / 2
+    if schedule == "onecycle":
+        if progress < 0.3:
+            return 1 / 25 + (1 - 1 / 25) * (1 - math.cos(math.pi * progress / 0.3)) / 2
+        return (1 + math.cos(math.pi * (progress - 0.3) / 0.7)) / 2
+    return 1.0

@@ -1,0 +1,124 @@
+"""What a training run shows: a progress bar on a terminal, a line now and then elsewhere, a line per epoch."""
+
+import math
+import sys
+import time
+from collections.abc import Callable
+
+from tqdm import tqdm
+
+
+class Display:
+    """Progress of a run on stderr, and its interval records for the log.
+
+    :param log: called with a record each ``log_interval`` steps.
+    :param level: "word" or "char": losses are shown as perplexity or as bits per character.
+    """
+
+    def __init__(
+        self, epochs: int, log_interval: int, log: Callable[[dict], None], level: str = "word"
+    ):
+        self.epochs, self.log_interval, self.log, self.level = epochs, log_interval, log, level
+        self.bar: tqdm | None = None
+        self._reset()
+
+    def _reset(self) -> None:
+        self.loss, self.tokens, self.started = 0.0, 0, time.monotonic()
+
+    def start_epoch(self, epoch: int, batch: int, batches: int) -> None:
+        """Begin to show epoch ``epoch`` (from 0), of which ``batch`` of ``batches`` batches are done."""
+        self.epoch, self.batch, self.batches = epoch, batch, batches
+        title = f"epoch {epoch + 1}/{self.epochs}"
+        self.bar = tqdm(
+            total=self.batches,
+            initial=batch,
+            desc=title,
+            unit="batch",
+            leave=False,
+            disable=not sys.stderr.isatty(),
+        )
+        self._reset()
+
+    def step(self, step: int, loss: float, tokens: int, lr: float) -> None:
+        """Take note of a training step: its mean loss over so many tokens."""
+        self.loss += loss * tokens
+        self.tokens += tokens
+        self.batch += 1
+        self.bar.update()
+        if self.bar.disable and self.batch % self.log_interval and self.batch < self.batches:
+            return
+        mean, speed = self.loss / self.tokens, self.tokens / (time.monotonic() - self.started)
+        self.bar.set_postfix_str(
+            f"loss {mean:.3f}, {shown(mean, self.level)}, {speed:.0f} tokens/s", refresh=False
+        )
+        if self.batch % self.log_interval == 0 or self.batch == self.batches:
+            self.log(
+                {
+                    "kind": "interval",
+                    "step": step,
+                    "loss": mean,
+                    "lr": lr,
+                    "tokens_per_second": speed,
+                }
+            )
+            if self.bar.disable:
+                left = (self.batches - self.batch) * tokens / speed
+                print(
+                    f"epoch {self.epoch + 1:3d} | batch {self.batch:5d}/{self.batches} | lr {lr:.4g} | "
+                    f"loss {mean:5.3f} | {shown(mean, self.level)} | {speed:6.0f} tokens/s | "
+                    f"{left:4.0f} s left in the epoch",
+                    file=sys.stderr,
+                )
+            self._reset()
+
+    def end_epoch(self, record: dict, vocab_size: int) -> None:
+        """Print the epoch's summary line."""
+        self.close()
+        notes = f" | {record['sparsity']:.1%} pruned" if "sparsity" in record else ""
+        notes += " | best model saved" if record["improved"] else ""
+        print(
+            f"epoch {record['epoch']:3d} | {record['seconds']:6.0f} s | lr {record['lr']:.4g} | "
+            f"train {shown(record['train_loss'], self.level)} | valid loss {record['valid_loss']:.4f} | "
+            f"valid {shown(record['valid_loss'], self.level)}{notes}",
+            flush=True,
+        )
+        if record["train_loss"] > math.log(vocab_size):
+            print(
+                f"the training loss is above ln V = {math.log(vocab_size):.2f}, worse than guessing: lower --lr",
+                file=sys.stderr,
+            )
+
+    def close(self) -> None:
+        """Remove the progress bar."""
+        if self.bar is not None:
+            self.bar.close()
+
+
+def displayed(loss: float, level: str) -> str:
+    """A mean loss in nats as users of the level know it: perplexity of words, bits per character of characters."""
+    return f"{bits(loss):.4f}" if level == "char" else f"{perplexity(loss):.2f}"
+
+
+def unit_of(level: str) -> str:
+    """What :func:`displayed` gives."""
+    return "bits per character" if level == "char" else "perplexity"
+
+
+def shown(loss: float, level: str) -> str:
+    """Figure and unit, short and as wide as any other."""
+    return f"{'bpc' if level == 'char' else 'ppl'} {displayed(loss, level):>{7 if level == 'char' else 8}}"
+
+
+def named(loss: float, level: str) -> str:
+    """Figure and unit in words."""
+    return f"{unit_of(level)} {displayed(loss, level)}"
+
+
+def bits(loss: float) -> float:
+    """A loss in nats as bits."""
+    return loss / math.log(2)
+
+
+def perplexity(loss: float) -> float:
+    """exp(loss) for a mean loss in nats per token, infinity where it overflows."""
+    return math.inf if loss >= 700 else math.exp(loss)

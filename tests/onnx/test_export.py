@@ -1,0 +1,392 @@
+"""Exported models compute what MXNet computes, need no MXNet, and every mistake around them gets one sentence."""
+
+import errno
+import importlib.util
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import mxnet as mx
+import numpy as np
+import onnx
+import pytest
+
+import gluonlm
+from gluonlm import evaluate, export, train
+from gluonlm.config import MODELS, Config
+from gluonlm.generate import joined
+from gluonlm.generate import main as generate_text
+from gluonlm.inference.predictor import Predictor
+from gluonlm.inference.sampling import generate, surprise
+from gluonlm.model.checkpoint import Trained, build_model, load_model
+from gluonlm.onnx import graph as onnx_graph
+from gluonlm.onnx.session import OnnxModel, cross_entropy
+from gluonlm.system.errors import UserError
+from gluonlm.text.vocabulary import EOS, UNK, Dictionary
+
+V = 23
+WORDS = [UNK, EOS, *(f"w{number}" for number in range(V - 2))]
+SMALL = [
+    "--emsize",
+    "8",
+    "--nhid",
+    "8",
+    "--batch-size",
+    "4",
+    "--bptt",
+    "5",
+    "--epochs",
+    "1",
+    "--lr",
+    "2",
+]
+
+
+def untrained(path, **settings) -> Trained:
+    """A model with weights large enough that a mistake in any of them shows."""
+    mx.random.seed(3)
+    config = Config(**{"data": "not-here", "emsize": 8, "nhid": 8, **settings})
+    model = build_model(config, V)
+    size = 0.3 if config.model == "RNN_RELU" else 0.7  # what has no bound grows without one
+    for parameter in model.trainables().values():  # biases too
+        parameter.set_data(mx.nd.random.uniform(-size, size, parameter.shape))
+    return Trained(model, Dictionary(WORDS), config, "word", path)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A trained run, exported by the option of the training."""
+    folder = tmp_path_factory.mktemp("run")
+    for split in ("train", "valid", "test"):
+        (folder / f"{split}.txt").write_text("the cat sat on the mat\nthe dog ran\n" * 20)
+    exported = folder / "run" / "at-once.onnx"
+    train.main(
+        [
+            "--data",
+            str(folder),
+            "--save",
+            str(folder / "run"),
+            *SMALL,
+            "--onnx-export",
+            str(exported),
+        ]
+    )
+    return folder / "run"
+
+
+def run_blocked(blocked: list[str], program: str) -> str:
+    """Run a program where these packages cannot be imported; returns what it prints."""
+    preamble = f"import sys\nfor name in {blocked!r}: sys.modules[name] = None\n"
+    return subprocess.run(
+        [sys.executable, "-c", preamble + program], check=True, capture_output=True, text=True
+    ).stdout
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("nlayers", [1, 2, 3, 4])
+@pytest.mark.parametrize(("tied", "nhid"), [(False, 8), (False, 11), (True, 8), (True, 11)])
+def test_every_cell_depth_and_decoder_with_free_steps_and_columns(
+    tmp_path, model, nlayers, tied, nhid
+):
+    source = untrained(tmp_path, model=model, nlayers=nlayers, tied=tied, nhid=nhid)
+    export.export_onnx(source, tmp_path / "model.onnx")
+    exported = OnnxModel(tmp_path / "model.onnx")
+    random = np.random.default_rng(1)
+    for steps, columns in ((1, 1), (7, 3), (2, 16)):
+        ids = random.integers(V, size=(steps, columns))
+        state = [
+            random.normal(size=a.shape).astype(np.float32)
+            for a in source.model.begin_state(columns)
+        ]
+        logits, new_state = exported.predict(ids, state)
+        expected, expected_state = source.model(
+            mx.nd.array(ids), [mx.nd.array(array) for array in state]
+        )
+        assert logits.shape == (steps, columns, V)
+        np.testing.assert_allclose(logits, expected.asnumpy(), rtol=1e-4, atol=1e-5)
+        for one, other in zip(new_state, expected_state, strict=True):
+            np.testing.assert_allclose(one, other.asnumpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_awd_lstm_with_its_narrow_last_layer_and_weights_at_rest(tmp_path):
+    rates = {"dropout": 0.4, "dropouti": 0.4, "dropouth": 0.2, "dropoute": 0.1, "wdrop": 0.5}
+    source = untrained(tmp_path, nlayers=3, nhid=11, tied=True, narrow=True, locked=True, **rates)
+    result = export.export_onnx(source, tmp_path / "model.onnx")
+    assert result.difference < 1e-4
+    assert list(OnnxModel(result.path).states.values()) == [11, 11, 11, 11, 8, 8]
+
+
+def test_the_file_names_its_inputs_and_outputs_and_says_what_it_is(tmp_path):
+    source = untrained(tmp_path, nlayers=2, nhid=11)
+    export.export_onnx(source, tmp_path / "model.onnx")
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    assert [value.name for value in graph.input] == ["ids", "h0", "c0", "h1", "c1"]
+    assert [value.name for value in graph.output] == [
+        "logits",
+        "h0_out",
+        "c0_out",
+        "h1_out",
+        "c1_out",
+    ]
+    assert [dim.dim_param for dim in graph.input[0].type.tensor_type.shape.dim] == ["T", "N"]
+    exported = OnnxModel(tmp_path / "model.onnx")
+    assert exported.dictionary.idx2word == WORDS
+    assert (exported.config, exported.level) == (source.config, "word")
+
+
+def test_a_tied_matrix_is_stored_once(tmp_path):
+    sizes = {}
+    for tied in (False, True):
+        model = untrained(tmp_path, tied=tied).model
+        sizes[tied] = sum(
+            math.prod(tensor.dims) for tensor in onnx_graph.build(model, {}).graph.initializer
+        )
+    assert sizes[False] - sizes[True] == V * 8
+
+
+def test_the_comparison_notices_a_wrong_gate_order(tmp_path, monkeypatch):
+    monkeypatch.setitem(onnx_graph.OPERATORS, "LSTM", ("LSTM", [0, 1, 2, 3], {}))
+    with pytest.raises(UserError, match="something else than MXNet"):
+        export.export_onnx(untrained(tmp_path), tmp_path / "model.onnx")
+    assert not (tmp_path / "model.onnx").exists()
+
+
+def test_export_command_and_training_option_write_the_same(trained, capsys):
+    result = export.main([str(trained)])
+    assert result.path == trained / "model.onnx"
+    assert result.difference < 1e-4
+    assert "220 tokens of the validation text" in capsys.readouterr().out
+    assert result.path.read_bytes() == (trained / "at-once.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("split", ["valid", "test"])
+def test_same_perplexity_to_four_digits(trained, split):
+    ours = evaluate.main([str(trained), "--split", split])
+    theirs = evaluate.main(["--onnx", str(trained / "at-once.onnx"), "--split", split])
+    assert (ours.tokens, ours.unknown) == (theirs.tokens, theirs.unknown)
+    assert theirs.perplexity == pytest.approx(ours.perplexity, rel=1e-5)
+
+
+def test_evaluation_from_onnx_reads_any_text_without_mxnet(trained, tmp_path):
+    (tmp_path / "note.txt").write_text("the zebra sat\n")
+    printed = run_blocked(
+        ["mxnet", "onnx"],
+        f"from gluonlm.evaluate import main\n"
+        f"print(main(['--onnx', {str(trained / 'at-once.onnx')!r}, '--data', {str(tmp_path / 'note.txt')!r}]))",
+    )
+    assert "4 tokens, 25.00% unknown" in printed
+    assert evaluate.main(
+        [str(trained), "--data", str(tmp_path / "note.txt")]
+    ).loss == pytest.approx(float(printed.partition("loss=")[2].rstrip(")\n")), rel=1e-5)
+
+
+def test_generation_and_scores_need_numpy_and_onnxruntime_only(trained):
+    printed = run_blocked(
+        ["mxnet", "gluonnlp", "onnx", "requests", "tqdm", "safetensors", "matplotlib"],
+        "import json\n"
+        "from gluonlm.onnx.session import OnnxModel\n"
+        "from gluonlm.inference.sampling import generate, surprise\n"
+        f"model = OnnxModel({str(trained / 'at-once.onnx')!r})\n"
+        "texts = generate(model, model.dictionary, model.dictionary.encode(['the', 'cat']), 30, seed=4, samples=3)\n"
+        "print(json.dumps([text.tolist() for text in texts]))\n"
+        "print(surprise(model, model.dictionary.encode(['the', 'cat', 'sat']), model.dictionary.start_id).sum())\n",
+    )
+    written, loss = printed.splitlines()
+    source = load_model(trained)
+    predictor, dictionary = Predictor(source.model), source.dictionary
+    texts = generate(
+        predictor, dictionary, dictionary.encode(["the", "cat"]), 30, seed=4, samples=3
+    )
+    assert json.loads(written) == [text.tolist() for text in texts]
+    expected = surprise(
+        predictor, dictionary.encode(["the", "cat", "sat"]), dictionary.start_id
+    ).sum()
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_command_writes_the_same_text_without_mxnet(trained):
+    arguments = ["--seed-text", "the cat", "--words", "20", "--samples", "2"]
+    file = str(trained / "at-once.onnx")
+    program = f"from gluonlm.generate import main\nmain(['--onnx', {file!r}, *{arguments}])"
+    printed = run_blocked(["mxnet", "onnx"], program)
+    assert printed.startswith("--- 1 ---\nthe cat")
+    assert printed == joined(generate_text([str(trained), *arguments]))
+    assert printed == joined(generate_text(["--onnx", file, *arguments, "--temperature", "1"]))
+    with pytest.raises(UserError, match="leave out other models"):
+        generate_text([str(trained), "--onnx", file])
+
+
+def test_scores_and_texts_where_mxnet_is_not_installed(trained, tmp_path):
+    """In an environment that consists of the standard library, NumPy and ONNX Runtime."""
+    for package in ("numpy", "onnxruntime"):
+        folder = Path(importlib.util.find_spec(package).origin).parent
+        for part in (folder, folder.with_name(f"{package}.libs")):
+            if part.exists():
+                (tmp_path / part.name).symlink_to(part)
+    paths = os.pathsep.join([str(Path(gluonlm.__file__).parents[1]), str(tmp_path)])
+
+    def run(*line):
+        environment = {**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
+        return subprocess.run(
+            [sys.executable, "-S", *line], capture_output=True, text=True, env=environment
+        )
+
+    assert "No module named 'mxnet'" in run("-c", "import mxnet").stderr
+    model, arguments = (
+        ["--onnx", str(trained / "at-once.onnx")],
+        ["--seed-text", "the cat", "--words", "20"],
+    )
+    written = run("-m", "gluonlm.generate", *model, *arguments)
+    assert written.returncode == 0, written.stderr
+    assert written.stdout == joined(generate_text([str(trained), *arguments]))
+
+
+def test_cross_entropy_by_hand_and_with_huge_logits():
+    logits = np.array([[0.0, math.log(3)], [1e4, 0.0]], np.float32)
+    np.testing.assert_allclose(
+        cross_entropy(logits, np.array([1, 1])), [math.log(4 / 3), 1e4], rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(("nlayers", "tied"), [(1, True), (4, False)])
+def test_gluons_own_format_loads_as_a_symbol_block(tmp_path, model, nlayers, tied):
+    source = untrained(tmp_path, model=model, nlayers=nlayers, tied=tied, nhid=11)
+    export.export_gluon(source, tmp_path / "served" / "lm.v2")
+    block = export.load_gluon(tmp_path / "served" / "lm.v2")
+    ids = mx.nd.array(np.random.default_rng(1).integers(V, size=(7, 3)))
+    state = [mx.nd.random.normal(shape=array.shape) for array in source.model.begin_state(3)]
+    logits, *new_state = block(ids, *state)
+    expected, expected_state = source.model(ids, state)
+    for one, other in zip([logits, *new_state], [expected, *expected_state], strict=True):
+        np.testing.assert_array_equal(one.asnumpy(), other.asnumpy())
+    settings = json.loads((tmp_path / "served" / "lm.v2-settings.json").read_text())
+    assert Config.from_json(settings["config"]) == source.config
+    assert Dictionary.from_json(settings["dictionary"]).idx2word == WORDS
+
+
+def test_gluon_files_that_are_not_there(tmp_path):
+    with pytest.raises(UserError, match="there is no file .*lm-symbol.json"):
+        export.load_gluon(tmp_path / "lm")
+
+
+def test_gluon_command(trained, tmp_path):
+    export.main([str(trained), str(tmp_path / "lm"), "--format", "gluon"])
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "lm-symbol.json",
+        "lm-0000.params",
+        "lm-settings.json",
+    }
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model at all" * 50, b"\x80\x04\x95" + b"x" * 500])
+def test_not_an_onnx_file(tmp_path, content):
+    (tmp_path / "x.onnx").write_bytes(content)
+    with pytest.raises(UserError, match="damaged or not an ONNX file"):
+        evaluate.main(["--onnx", str(tmp_path / "x.onnx")])
+
+
+def test_a_cut_off_file(trained, tmp_path):
+    content = (trained / "at-once.onnx").read_bytes()
+    (tmp_path / "x.onnx").write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match="damaged or not an ONNX file"):
+        evaluate.main(["--onnx", str(tmp_path / "x.onnx")])
+
+
+def test_a_foreign_onnx_model(tmp_path):
+    foreign = onnx_graph.build(untrained(tmp_path).model, {"author": "somebody"})
+    (tmp_path / "x.onnx").write_bytes(foreign.SerializeToString())
+    with pytest.raises(UserError, match="not one of this version of gluonlm"):
+        evaluate.main(["--onnx", str(tmp_path / "x.onnx")])
+
+
+def test_no_file_or_a_folder(tmp_path):
+    for path in (tmp_path, tmp_path / "nothing.onnx"):
+        with pytest.raises(UserError, match="there is no file"):
+            evaluate.main(["--onnx", str(path)])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "say what to evaluate"),
+        (["run", "--onnx", "model.onnx"], "say what to evaluate"),
+        (["--onnx", "model.onnx", "--gpu", "0"], "leave out --gpu"),
+    ],
+)
+def test_contradictory_evaluations(arguments, sentence):
+    with pytest.raises(UserError, match=sentence):
+        evaluate.main(arguments)
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
+def test_a_package_that_is_not_installed_is_told_before_training(
+    trained, tmp_path, monkeypatch, package
+):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == package else find(name)
+    )
+    with pytest.raises(
+        UserError, match=f"the package {package}: install it with `uv sync --group onnx`"
+    ):
+        export.main([str(trained), str(tmp_path / "x.onnx")])
+    with pytest.raises(UserError, match=package):
+        train.main(["--tiny", "--save", str(tmp_path / "run"), "--onnx-export", "x.onnx"])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_layer_that_is_not_known(tmp_path):
+    class Attention(mx.gluon.HybridBlock):
+        pass
+
+    source = untrained(tmp_path)
+    source.model.body.layers.add(Attention())
+    with pytest.raises(UserError, match="has a Attention, which the ONNX export does not know"):
+        export.export_onnx(source, tmp_path / "model.onnx")
+
+
+def test_a_model_larger_than_the_format(tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_graph, "LARGEST", 2**20 + 1000)
+    with pytest.raises(UserError, match="an ONNX file holds 2"):
+        export.export_onnx(untrained(tmp_path), tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("kind", ["onnx", "gluon"])
+def test_a_full_disk_leaves_the_old_file(trained, tmp_path, monkeypatch, kind):
+    old = tmp_path / ("model.onnx" if kind == "onnx" else "model-0000.params")
+    old.write_text("old")
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    target = old if kind == "onnx" else tmp_path / "model"
+    with pytest.raises(UserError, match="No space left on device.*free some space"):
+        export.main([str(trained), str(target), "--format", kind])
+    assert old.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [old]
+
+
+def test_a_full_disk_while_mxnet_writes(trained, tmp_path, monkeypatch):
+    def full(*_):
+        raise mx.MXNetError("Check failed: FileStream.Write incomplete")
+
+    monkeypatch.setattr(mx.gluon.HybridBlock, "export", full)
+    with pytest.raises(UserError, match="MXNet cannot write .*: free some space"):
+        export.main([str(trained), str(tmp_path / "lm"), "--format", "gluon"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written(trained, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="choose another place"):
+        export.main([str(trained), str(tmp_path / "file" / "model.onnx")])
+
+
+def test_without_its_data_the_comparison_reads_the_models_own_text(tmp_path):
+    exported = export.export_onnx(untrained(tmp_path), tmp_path / "model.onnx")
+    assert "200 tokens of text by the model itself" in exported.report

@@ -1,0 +1,267 @@
+"""The benchmark of the training step runs, compares equal work and records what it measured."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BENCH = ROOT / "benchmarks" / "step.py"
+
+
+def bench(*arguments, script=BENCH, **variables):
+    environment = {
+        name: value for name, value in os.environ.items() if name != "GLUONLM_TORCH_PYTHON"
+    }
+    command = [sys.executable, str(script), "--quick", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment | variables)
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    path = tmp_path_factory.mktemp("bench") / "step.json"
+    # what the user has set reaches no competitor
+    ended = bench("--out", path, OMP_NUM_THREADS="7", KMP_BLOCKTIME="infinite")
+    assert ended.returncode == 0, ended.stderr
+    return json.loads(path.read_text()), ended
+
+
+def test_all_settings_are_measured(recorded):
+    result, ended = recorded
+    assert [one["mode"] for one in result["settings"]] == ["train", "sampled", "evaluate"]
+    for one in result["settings"]:
+        ours, stock = (one["rounds_tokens_per_second"][name] for name in ("ours", "stock"))
+        assert len(ours) == len(stock) == 2
+        ratio = one["ours_faster_than"]["stock"]
+        assert ratio["low"] <= ratio["median"] <= ratio["high"]
+        assert ratio["median"] == pytest.approx(
+            sum(a / b for a, b in zip(ours, stock, strict=True)) / 2, rel=0.02
+        )
+        assert all(50 < one["peak_mib"][name] < 2000 for name in ("ours", "stock"))
+    assert result["machine"]["mxnet"] == "1.9.1"
+    assert result["command"].startswith("python benchmarks/step.py --quick")
+    assert ended.stdout.count("\n| ") == 3
+
+
+def test_each_runs_in_its_own_surroundings(recorded):
+    facts = recorded[0]["settings"][0]["facts"]
+    assert facts["ours"]["threads"] != 7
+    assert facts["stock"]["threads"] == "as MXNet chooses"
+
+
+def test_a_missing_torch_is_said_clearly(recorded):
+    result, ended = recorded
+    assert result["torch"] is False
+    assert "PyTorch is missing" in ended.stderr
+    assert "--torch-python" in ended.stderr
+    assert "No column for PyTorch" in ended.stdout
+
+
+def test_a_python_without_torch():
+    ended = bench("--torch-python", sys.executable)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: --torch-python")
+
+
+def test_a_competitor_that_fails_is_named(tmp_path):
+    """A torch that can be imported and nothing else."""
+    python = tmp_path / "python"
+    python.write_text(
+        f"#!/bin/sh\ncase $1 in -c) exit 0;; esac\nexec {sys.executable} -c 'raise SystemExit(3)'\n"
+    )
+    python.chmod(0o755)
+    ended = bench("--torch-python", python)
+    assert ended.returncode == 2
+    assert "error: the competitor torch ended with code 3" in ended.stderr
+
+
+def test_the_stock_competitor_knows_nothing_of_gluonlm():
+    assert "gluonlm" not in (BENCH.parent / "step_stock.py").read_text().split('"""', 2)[2]
+
+
+def test_beside_a_busy_core(tmp_path):
+    ended = bench("--out", tmp_path / "busy.json", script=BENCH.with_name("busy.py"))
+    assert ended.returncode == 0, ended.stderr
+    slower = json.loads((tmp_path / "busy.json").read_text())["times_slower"]
+    assert set(slower) == {"ours", "stock"}
+    assert all(0 < one["low"] <= one["median"] <= one["high"] for one in slower.values())
+    assert ended.stdout.count("times slower") == 2
+    assert "PyTorch is missing" in ended.stderr
+
+
+def quality(*arguments):
+    environment = {
+        name: value for name, value in os.environ.items() if name != "GLUONLM_TORCH_PYTHON"
+    }
+    command = [sys.executable, str(BENCH.with_name("quality.py")), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
+def stub_of_torch(path: Path) -> Path:
+    """A Python that imports torch and answers to quality_torch.py with the lengths of the texts it is given."""
+    lines = (
+        "import json, sys, time; time.sleep(0.3)"  # it must take some time, or there is no ratio
+    )
+    lines += "; counts = [len(open(p).read().splitlines()) for p in sys.argv[2:5]]"
+    answer = "print(json.dumps(dict(test_perplexity=42, valid_perplexity=43, lines=counts, given=sys.argv[5:])))"
+    path.write_text(
+        f'#!/bin/sh\ncase $1 in -c) exit 0;; esac\nexec {sys.executable} -c "{lines}; {answer}" "$@"\n'
+    )
+    path.chmod(0o755)
+    return path
+
+
+def test_a_race_to_a_perplexity(tmp_path):
+    for split, count in (("train", 60), ("valid", 12), ("test", 9)):
+        (tmp_path / f"{split}.txt").write_text("it is a truth universally acknowledged\n" * count)
+    out, python = tmp_path / "quality.json", stub_of_torch(tmp_path / "python")
+    settings = [
+        "--data",
+        tmp_path,
+        "--epochs",
+        1,
+        "--units",
+        4,
+        "--turn",
+        0.5,
+        "--torch-python",
+        python,
+        "--out",
+        out,
+    ]
+    ended = quality(*settings, "--torch-epochs", 2, "--published", 110.44)
+    assert ended.returncode == 0, ended.stderr
+    result = json.loads(out.read_text())
+    assert result["torch"]["lines"] == [60, 12, 9]  # the same sentences for both
+    assert result["torch"]["given"] == ["--epochs", "2", "--units", "4"]
+    assert result["test_perplexity"]["torch"] == 110.44
+    assert result["torch_perplexity_is"] == "published"
+    assert result["epochs"] == {"ours": 1, "torch": 2}
+    assert 1 < result["test_perplexity"]["ours"] < 20
+    assert result["ours_over_torch_time"] == pytest.approx(
+        result["seconds"]["ours"] / result["seconds"]["torch"], 0.01
+    )
+    assert quality(*settings, "--torch-epochs", 6).returncode == 0
+    assert json.loads(out.read_text())["test_perplexity"]["torch"] == 42
+
+
+def test_a_race_that_cannot_be_run(tmp_path):
+    ended = quality("--data", tmp_path)
+    assert ended.returncode == 2
+    assert "error: PyTorch is missing" in ended.stderr
+    for epochs, problem in (
+        (1, "give --published"),
+        (0.5, "give --published"),
+        (1.5, "whole number"),
+        (0, "whole"),
+        (7, "after 6"),
+    ):
+        ended = quality("--torch-epochs", epochs)
+        assert ended.returncode == 2
+        assert problem in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["generate.py", "--torch-python", "nowhere"], ["quantize.py", "--run", "nowhere"]]
+)
+def test_a_benchmark_that_cannot_be_run(arguments):
+    script, *options = arguments
+    ended = subprocess.run(
+        [sys.executable, BENCH.with_name(script), *options], capture_output=True, text=True
+    )
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: ")
+    assert "nowhere" in ended.stderr
+
+
+def test_a_table_needs_a_record(tmp_path):
+    ended = subprocess.run(
+        [sys.executable, str(BENCH), "--table", "--out", str(tmp_path / "none.json")],
+        capture_output=True,
+        text=True,
+    )
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("error: ")
+    assert "measure first" in ended.stderr
+
+
+def test_the_table_is_that_of_the_record(recorded, tmp_path):
+    path = tmp_path / "step.json"
+    path.write_text(json.dumps(recorded[0]))
+    ended = subprocess.run(
+        [sys.executable, str(BENCH), "--table", "--out", str(path)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ended.stdout.strip() == "\n".join(recorded[1].stdout.splitlines()[:5])
+    assert all(one["limit_tokens_per_second"] > 0 for one in recorded[0]["settings"])
+
+
+def test_settings_that_are_measured_again_replace_what_is_recorded_of_them(recorded, tmp_path):
+    path, (first, *others) = tmp_path / "step.json", recorded[0]["settings"]
+    kept = {**first, "vocab": 77, "command": "of another day"}
+    foreign = {**first, "vocab": 78, "tokens_per_second": {"ours": 1.0}}
+    path.write_text(
+        json.dumps(
+            {**recorded[0], "settings": [kept, foreign, *others, {**first, "rounds": "old"}]}
+        )
+    )
+    ended = bench("--modes", first["mode"], "--out", path)
+    assert ended.returncode == 0, ended.stderr
+    settings = json.loads(path.read_text())["settings"]
+    assert settings[1] == kept
+    assert settings[2:] == others
+    assert (
+        settings[0]["command"]
+        == f"python benchmarks/step.py --quick --modes {first['mode']} --out {path}"
+    )
+    assert "rounds" not in settings[0]
+
+
+def test_the_qrnn_against_the_lstm_and_each_way_to_pool(tmp_path):
+    ended = bench("--out", tmp_path / "qrnn.json", script=BENCH.with_name("qrnn.py"))
+    assert ended.returncode == 0, ended.stderr
+    result = json.loads((tmp_path / "qrnn.json").read_text())
+    (pooling,), (layer, _) = result["poolings"], result["layers"]
+    assert set(pooling["ms"]) == {"operator", "numpy", "scan", "foreach", "loop"}
+    assert set(pooling["operator_faster_than"]) == {"numpy", "scan", "foreach", "loop"}
+    assert set(layer["faster_than_lstm"]) == {"window 1", "window 2"}
+    assert result["training_step"]["ms"].keys() == {"awd", "qrnn"}
+    assert result["command"].startswith("python benchmarks/qrnn.py --quick")
+
+
+def test_what_weight_drop_costs(tmp_path):
+    out, script = tmp_path / "weight_drop.json", BENCH.with_name("weight_drop.py")
+    command = [sys.executable, str(script), "--sizes", "24", "--rounds", "2", "--out", str(out)]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    (one,) = json.loads(out.read_text())["runs"]
+    recorded = json.loads((ROOT / "results" / "weight_drop.json").read_text())["runs"]
+    works = {
+        "a_new_mask_each_segment": True,
+        "gradient_is_zero_where_dropped": True,
+        "no_mask_in_evaluation": True,
+    }
+    raw = "data_gives_the_raw_weights_in_training"  # gluonnlp's does not: its masks are in the parameter itself
+    checks = {"ours": {**works, raw: True}, "gluonnlp": {**works, raw: False}}
+    for figures in (one, *recorded):
+        for name, expected in checks.items():
+            times = figures[name].pop("times_slower")
+            assert 0 < times["low"] <= times["high"]
+            assert figures[name] == expected
+
+
+ABLATIONS = [f"ablation.py --finetune runs/ptb-awd-400-{begun} --epochs 3" for begun in (5, 9)]
+
+
+@pytest.mark.parametrize("line", ["step.py", "quality.py", *ABLATIONS])
+def test_readme_shows_the_recorded_table(line):
+    script, *options = line.split()
+    command = [sys.executable, str(BENCH.with_name(script)), *options, "--table"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    assert shown.count("\n") > 2
+    assert shown in (ROOT / "README.md").read_text()
