@@ -281,7 +281,7 @@ def test_settings_of_another_version_are_refused():
 
 def readme_lines(module):
     """What README's code blocks write after ``python -m gluonlm.MODULE``, lines that go on as one, without comments."""
-    text = (Path(__file__).parents[1] / "README.md").read_text().replace("\\\n", " ")
+    text = (Path(__file__).parents[2] / "README.md").read_text().replace("\\\n", " ")
     return re.findall(rf"^python -m gluonlm\.{module} (.*)$", text, flags=re.MULTILINE)
 
 
@@ -317,5 +317,5 @@ def config_of(line):
 
 
 def test_readme_names_all_presets():
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
     assert [name for name in PRESETS if f"`{name}`" not in readme] == []

@@ -15,7 +15,7 @@ from nbconvert.preprocessors import ExecutePreprocessor
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from nbval.plugin import coalesce_streams, get_sanitize_patterns
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "notebooks"
 SANITIZE = FOLDER / "nbval.cfg"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))

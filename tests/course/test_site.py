@@ -21,7 +21,7 @@ from nbformat.v4 import new_markdown_cell, new_notebook
 
 from gluonlm.system.machine import recorded
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SCREENSHOTS = ROOT / "docs" / "_build" / "screenshots"
 LOOKS = {"desktop": (1280, 900), "phone": (390, 844)}
 ENOUGH = {("desktop", "light"), ("phone", "dark")}  # for the many pages that are made alike

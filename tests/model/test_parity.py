@@ -16,8 +16,8 @@ from gluonlm.model.softmax import decoder_loss
 from gluonlm.training.loop import train_step
 from gluonlm.training.optim import Average, Updater
 
-FIXTURE = np.load(Path(__file__).parent / "fixtures" / "parity.npz")
-TRAJECTORY = np.load(Path(__file__).parent / "fixtures" / "asgd.npz")
+FIXTURE = np.load(Path(__file__).parents[1] / "fixtures" / "parity.npz")
+TRAJECTORY = np.load(Path(__file__).parents[1] / "fixtures" / "asgd.npz")
 LAYERS = 2
 TORCH_NAMES = {
     "i2h_weight": "weight_ih",

@@ -72,7 +72,7 @@ def fake_cuda(tmp_path_factory):
     """A folder with a CUDA that runs kernels on the processor."""
     folder = tmp_path_factory.mktemp("cuda")
     driver, compiler = folder / "libcuda.so.1", folder / "libnvrtc.so.11.2"
-    source = Path(__file__).parent / "fixtures" / "fake_cuda.c"
+    source = Path(__file__).parents[1] / "fixtures" / "fake_cuda.c"
     command = [native.find_compiler(), "-fPIC", "-shared", "-o", str(driver), str(source), "-ldl"]
     subprocess.run(command, check=True, capture_output=True)
     compiler.write_bytes(driver.read_bytes())
@@ -91,7 +91,7 @@ def test_the_kernels_for_gpus_compute_the_same(fake_cuda, tmp_path, zoneout):
     dh, dc = random.normal(size=(2, steps, columns, units)).astype(np.float32)
     np.savez(tmp_path / "in.npz", dh=dh, dc=dc, **arrays)
     library = str(native.compiled(native.FOLDER / "fo_pool.c"))
-    script = str(Path(__file__).parent / "fixtures" / "run_on_fake_cuda.py")
+    script = str(Path(__file__).parents[1] / "fixtures" / "run_on_fake_cuda.py")
     places = {"LD_LIBRARY_PATH": str(fake_cuda), "FAKE_CUDA": str(fake_cuda)}
     command = [sys.executable, script, library, str(tmp_path / "in.npz"), str(tmp_path / "out.npz")]
     ended = subprocess.run(command, capture_output=True, text=True, env=os.environ | places)

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 import tomli
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PUBLIC_INDEX = {"pypi.org", "files.pythonhosted.org"}
 PIN = re.compile(r"(?P<name>[\w.-]+)==(?P<version>[\w.]+)(;.*)?")
 

@@ -145,7 +145,7 @@ def test_libraries_come_from_the_system_or_else_from_the_wheels(tmp_path):
     build(system / "libnccl.so.2", "int system_nccl(void) { return 1; }")
     environment = {
         "LD_LIBRARY_PATH": str(system),
-        "PYTHONPATH": f"{wheels}:{Path(gpu.__file__).parents[1]}",
+        "PYTHONPATH": f"{wheels}:{Path(gpu.__file__).parents[2]}",
     }
     ended = subprocess.run(
         [sys.executable, "-c", LOAD],

@@ -10,7 +10,7 @@ import pytest
 
 from gluonlm.system import runtime
 
-ROOT = Path(runtime.__file__).parents[1]
+ROOT = Path(runtime.__file__).parents[2]
 OURS = (
     *runtime.WAIT_VARIABLES,
     *runtime.MALLOC_VARIABLES,

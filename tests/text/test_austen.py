@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from scripts import load_script
 
-DATA = Path(__file__).parents[1] / "data"
+DATA = Path(__file__).parents[2] / "data"
 build_austen = load_script("data/build_austen.py")
 
 

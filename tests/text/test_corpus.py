@@ -377,7 +377,7 @@ def test_evaluation_carries_each_column_on():
 
 def test_the_benchmark_compares_like_with_like(tmp_path):
     script, out = (
-        Path(__file__).parents[1] / "benchmarks" / "tokenization.py",
+        Path(__file__).parents[2] / "benchmarks" / "tokenization.py",
         tmp_path / "tokenize.json",
     )
     options = ["--words", "20000", "--naive-share", "0.5", "--seed", "7", "--out", out]
