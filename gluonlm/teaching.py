@@ -39,9 +39,9 @@ for category in (DeprecationWarning, SyntaxWarning):
 
 COLOURS = ("#4c78a8", "#f58518", "#54a24b", "#b279a2", "#e45756", "#72b7b2", "#9d755d", "#eeca3b")
 EMMA = {
-    "train": 141_710,
-    "valid": 14_456,
-    "test": 12_408,
+    "train": 168_366,
+    "valid": 17_126,
+    "test": 15_019,
 }  # tokens: each split of austen begins with this novel
 TINY = {
     "data": "austen",

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from gluonlm.text.vocabulary import EOS, Dictionary
 
 TO_THE_LEFT = {
-    *",.;:!?)]%…",
+    *",.;:!?)]%…”",
     "''",
     "'",
     "n't",
@@ -26,7 +26,7 @@ TO_THE_LEFT = {
     "'d",
     "'m",
 }  # no blank before these
-TO_THE_RIGHT = {*"([$£€#", "``"}  # no blank after these
+TO_THE_RIGHT = {*"([$£€#“", "``"}  # no blank after these
 ENDS = {*".!?"}  # of a sentence within a line
 BETWEEN = {"@-@": "-", "@,@": ",", "@.@": "."}  # WikiText: no blank on either side
 NUMBER = re.compile(r"\d+([.,]\d+)*")

@@ -1,0 +1,83 @@
+"""From prose to tokens: straight quotation marks get a direction, sentences end, Moses finds the words.
+
+    >>> [tokenize(sentence) for sentence in sentences('Mr. Weston came. "Oh!" said he--"I can\\'t."')]
+    [['Mr.', 'Weston', 'came', '.'], ['“', 'Oh', '!', '”', 'said', 'he', '--', '“', 'I', 'can', "'t", '.', '”']]
+
+Punctuation is a token of its own, so that a model writes sentences with commas, quotation marks and full stops.
+"""
+
+import html
+import re
+from collections.abc import Iterator
+from functools import cache
+
+NUMBER = re.compile(r"\d+(?:[.,:]\d+)*(?:st|nd|rd|th)?")
+RARER = ("Lieut", "Esq", "Sept", "ult")  # abbreviations that Moses does not list
+DASHES = re.compile(r"-{2,}")
+OPENING = re.compile(r'(?:(?<![^\s(\[{—-])|(?<=\s[\'‘])|(?<=^[\'‘]))"(?=\S)')
+# A sentence ends at a full stop, ! or ? with the closing marks and the dash after it, if a blank or that dash
+# follows; in Chinese and Japanese at the mark itself.
+ENDING = re.compile(
+    r"""(?P<mark>[.!?…؟।]+["'”’»)\]]*)(?:\s*(?:--+|—)[”’]*\s*|\s+)(?=["'“‘«(\[]*(?P<letter>\S))"""
+    r"""|[。！？]+[”’」』）"]*\s*"""
+)
+
+
+@cache
+def moses():
+    """gluonnlp's Moses tokenizer; loaded when it is first needed, since it loads MXNet."""
+    from gluonnlp.data import SacreMosesTokenizer
+
+    return SacreMosesTokenizer()
+
+
+@cache
+def abbreviations() -> dict[str, bool]:
+    """Words whose full stop does not end a sentence, such as Mr and Dr; True: only before a number, such as No."""
+    from sacremoses.corpus import NonbreakingPrefixes
+
+    words = (line.split() for line in NonbreakingPrefixes().words("en"))
+    known = {word: bool(condition) for word, *condition in words} | dict.fromkeys(RARER, False)
+    del known["I"]  # more often the pronoun than an initial
+    return known
+
+
+def direct_quotes(text: str) -> str:
+    """Straight double quotation marks as “ and ”, by what stands beside them."""
+    return OPENING.sub("“", text).replace('"', "”") if '"' in text else text
+
+
+def sentences(paragraph: str) -> Iterator[str]:
+    """The sentences of a paragraph. ``Mr. Weston`` stays whole, and so does ``"Oh!" said she``."""
+    paragraph, start = direct_quotes(paragraph), 0
+    for match in ENDING.finditer(paragraph):
+        if match["mark"]:
+            if match["letter"].islower() or match["letter"] in ",;:)”’":
+                continue
+            if match["mark"] == "." and abbreviated(paragraph, match):
+                continue
+        yield paragraph[start : match.end()].strip()
+        start = match.end()
+    if rest := paragraph[start:].strip():
+        yield rest
+
+
+def abbreviated(paragraph: str, match: re.Match) -> bool:
+    """Whether the full stop found belongs to the word before it."""
+    word = re.search(r"\w*$", paragraph[max(0, match.start() - 20) : match.start()])[0]
+    only_before_number = abbreviations().get(word)
+    return only_before_number is False or bool(only_before_number and match["letter"].isdigit())
+
+
+def tokenize(sentence: str, lowercase: bool = False, numbers: bool = False) -> list[str]:
+    """The tokens of a sentence, punctuation apart.
+
+    :param lowercase: in small letters. :param numbers: with ``N`` for each number in digits, such as 28th.
+    """
+    text = DASHES.sub(" -- ", direct_quotes(sentence))
+    text = re.sub(r"\bI\.(?!\w)", "I .", text)  # Moses takes it for an initial
+    text = re.sub(r"(?<!\S)'(?=\w)", "' ", text)  # an opening quotation mark, not an ending
+    tokens = [html.unescape(token) for token in moses()(text)]
+    if lowercase:
+        tokens = [token.lower() for token in tokens]
+    return ["N" if NUMBER.fullmatch(token) else token for token in tokens] if numbers else tokens
