@@ -1,5 +1,7 @@
 #: make train   train on the bundled novels, then evaluate (ARGS="--epochs 3" adds options)
-#: make test    lint, format check, all tests with coverage
+#: make test    lint, format check, all tests with coverage (ARGS="-k NAME" runs some, ARGS="-n 0" in one process)
+#: make quick   lint, format check and the quick tests, under a minute: after every change
+#: make size    lines of the package, its longest function and parameter list
 #: make bench   speed against stock MXNet and PyTorch (ARGS="--torch-python PYTHON" for the latter)
 #: make lab     open the first notebook in JupyterLab
 #: make docs    build the site, docs/_build/html/index.html (its environment is .venv-docs)
@@ -22,7 +24,7 @@ ifdef PIP_CERT # where pip is told which certificates to trust, uv is to trust t
 export SSL_CERT_FILE ?= $(PIP_CERT)
 endif
 
-.PHONY: help env train test bench lab docs horovod
+.PHONY: help env train test quick lint size bench lab docs horovod
 .DELETE_ON_ERROR:
 
 help:
@@ -33,10 +35,22 @@ env: $(SYNCED)
 train: env
 	$(PYTHON) -m gluonlm.train --preset austen $(ARGS)
 
-test: env
+lint: env
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
-	$(PYTHON) -m pytest --cov --cov-report=term-missing:skip-covered --cov-fail-under=90 $(ARGS)
+
+# A worker per core; each keeps the tests that share something: a file's, or a notebook's (tests/conftest.py).
+PYTEST := $(PYTHON) -m pytest --numprocesses auto --dist loadgroup --no-loadscope-reorder
+
+test: lint
+	$(PYTEST) --cov --cov-report=term-missing:skip-covered --cov-fail-under=90 $(ARGS)
+
+# Without notebooks and pages, groups of workers and benchmarks.
+quick: lint
+	$(PYTEST) --quiet --ignore tests/course --ignore tests/parallel $(ARGS)
+
+size: env
+	@$(PYTHON) benchmarks/size.py
 
 bench: env
 	$(PYTHON) benchmarks/step.py $(ARGS)

@@ -5,5 +5,5 @@ Importing the package makes MXNet fast on this machine (:mod:`gluonlm.system.run
 
 from gluonlm.system.runtime import prepare
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 RUNTIME = prepare()

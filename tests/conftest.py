@@ -1,8 +1,30 @@
-"""gluonlm comes before mxnet in every test module: it prepares the process that mxnet then finds."""
+"""What all tests share: the process they run in, and runs that are made once.
+
+gluonlm comes before mxnet in every test module: it prepares the process that mxnet then finds.
+"""
+
+import os
 
 import pytest
 
-import gluonlm  # noqa: F401
+if (
+    "PYTEST_XDIST_WORKER" in os.environ
+):  # the workers share the cores, and so do processes they start
+    share = len(os.sched_getaffinity(0)) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))
+
+import gluonlm  # noqa: E402, F401
+
+
+def pytest_collection_modifyitems(items):
+    """Let one worker run all tests of a file, for what they share; those of each notebook can go to another."""
+    for item in items:
+        path = item.callspec.params.get("path") if hasattr(item, "callspec") else None
+        group = path.stem if getattr(path, "suffix", "") == ".ipynb" else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(
+        key=lambda item: "course" not in item.path.parts
+    )  # the longest first, or one would wait
 
 
 @pytest.fixture(scope="session")

@@ -4,9 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import gluonlm
 from gluonlm.__main__ import COMMANDS, summary
 
+GLUONLM = str(Path(sys.executable).with_name("gluonlm"))  # what pip makes of [project.scripts]
 FOLDER = Path(gluonlm.__file__).parent
 
 
@@ -19,3 +22,19 @@ def test_all_commands_are_named():
     for command in COMMANDS:
         assert f"python -m gluonlm.{command} " in ended.stdout
         assert summary(command) in ended.stdout
+
+
+@pytest.mark.parametrize("program", [[sys.executable, "-m", "gluonlm"], [GLUONLM]])
+def test_a_command_runs_by_its_name(program):
+    ended = subprocess.run([*program, "doctor", "--help"], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "usage: python -m gluonlm.doctor" in ended.stdout
+    wrong = subprocess.run([*program, "doctor", "--no-such"], capture_output=True, text=True)
+    assert wrong.returncode == 2
+
+
+def test_an_unknown_command_is_told_in_a_sentence():
+    ended = subprocess.run([GLUONLM, "trian"], capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: there is no command trian: give one of train, ")
+    assert ended.stderr.count("\n") == 1

@@ -4,11 +4,16 @@ import os
 import re
 import shutil
 import subprocess
+import sys
+import zipfile
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 import tomli
+import yaml
+
+import gluonlm
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLIC_INDEX = {"pypi.org", "files.pythonhosted.org"}
@@ -20,8 +25,8 @@ def read_toml(name: str) -> dict:
 
 
 def pins(requirements: list[str]) -> dict[str, str]:
-    """{name: version}; fails on a requirement that is not pinned exactly."""
-    matches = {r: PIN.fullmatch(r) for r in requirements}
+    """{name: version}; fails on a requirement that is not pinned exactly; our own extras are left out."""
+    matches = {r: PIN.fullmatch(r) for r in requirements if not r.startswith("gluonlm[")}
     assert all(matches.values()), f"not pinned: {[r for r, m in matches.items() if not m]}"
     return {m["name"]: m["version"] for m in matches.values()}
 
@@ -48,7 +53,8 @@ def conda_pins() -> dict[str, str]:
 
 
 def test_every_direct_dependency_is_pinned_to_the_locked_version(project, locked):
-    groups = project["dependency-groups"].values()
+    extras = project["project"]["optional-dependencies"]
+    groups = [*project["dependency-groups"].values(), *extras.values()]
     direct = pins(project["project"]["dependencies"] + [r for group in groups for r in group])
     assert {"numpy", "mxnet", "mxnet-cu112", "pytest", "sphinx"} <= direct.keys()
     assert {name: {version} for name, version in direct.items()} == {
@@ -60,9 +66,9 @@ def test_the_conda_environment_has_the_gpu_pins_of_the_lock(project, locked, con
     assert {name: {version} for name, version in conda_pins.items()} == {
         n: locked[n] for n in conda_pins
     }
-    groups = project["dependency-groups"]
+    groups, extras = project["dependency-groups"], project["project"]["optional-dependencies"]
     wanted = pins(
-        project["project"]["dependencies"] + groups["cu112"] + groups["dev"] + groups["onnx"]
+        project["project"]["dependencies"] + groups["cu112"] + groups["dev"] + extras["onnx"]
     )
     assert conda_pins == wanted
 
@@ -88,6 +94,38 @@ def test_the_site_has_an_environment_of_its_own_and_changes_no_other(project, lo
     assert [{"group": "dev"}, {"group": "docs"}] in project["tool"]["uv"]["conflicts"]
     assert "docs" not in project["tool"]["uv"]["default-groups"]
     assert {version.split(".")[0] for version in locked["markdown-it-py"]} == {"3", "4"}
+
+
+def test_the_extras_are_the_groups_of_the_same_name(project):
+    extras, groups = project["project"]["optional-dependencies"], project["dependency-groups"]
+    assert {name: groups[name] for name in extras} == {n: [f"gluonlm[{n}]"] for n in extras}
+    assert pins(extras["cpu"]).keys() == {"mxnet"}
+
+
+def test_the_version_is_the_same_everywhere(project):
+    version = project["project"]["version"]
+    assert version == gluonlm.__version__
+    assert f"## {version} - " in (ROOT / "CHANGELOG.md").read_text()
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == version
+
+
+def test_the_wheel_has_all_that_the_package_needs(project, tmp_path):
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    built = subprocess.run(build, cwd=ROOT, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    (wheel,) = tmp_path.glob("gluonlm-*.whl")
+    files = set(zipfile.ZipFile(wheel).namelist())
+    kept = {p for p in (ROOT / "gluonlm").rglob("*") if p.suffix in (".py", ".c", ".h", ".typed")}
+    assert {path.relative_to(ROOT).as_posix() for path in kept} <= files
+    assert {"gluonlm/py.typed", "gluonlm/model/fo_pool.c"} <= files
+    outside = {file for file in files if not file.startswith(("gluonlm/", "gluonlm-"))}
+    assert outside == set()
+    information = f"gluonlm-{project['project']['version']}.dist-info"
+    metadata = zipfile.ZipFile(wheel).read(f"{information}/METADATA").decode()
+    assert set(re.findall(r"^Provides-Extra: (.*)$", metadata, re.MULTILINE)) == {"cpu", "onnx"}
+    scripts = zipfile.ZipFile(wheel).read(f"{information}/entry_points.txt").decode()
+    assert "gluonlm = gluonlm.__main__:main" in scripts
 
 
 def test_python_is_3_10_everywhere(project):
@@ -139,6 +177,10 @@ def make(*arguments: str, cwd: Path = ROOT, **variables: str) -> subprocess.Comp
         (["test"], "-m ruff check ."),
         (["test"], "-m ruff format --check ."),
         (["test"], "--cov-fail-under=90"),
+        (["test", "ARGS=-k a -n 0"], "--cov-fail-under=90 -k a -n 0"),
+        (["quick"], "-m ruff format --check ."),
+        (["quick"], "--ignore tests/course --ignore tests/parallel"),
+        (["size"], "benchmarks/size.py"),
         (["lab"], "-m jupyterlab notebooks/01_language_model.ipynb"),
         (["docs"], "-m sphinx -q -W --keep-going"),
         (
