@@ -18,6 +18,7 @@ COMMANDS = (
     "tradeoff",
     "export",
     "launch",
+    "prepare",
     "datasets",
     "doctor",
 )
