@@ -27,9 +27,9 @@ import mxnet as mx
 import numpy as np
 
 from gluonlm.compress.affine import LEVELS
-from gluonlm.compress.scheme import weights_of
 from gluonlm.model.checkpoint import Trained, read_json
 from gluonlm.model.rnn import RNNModel
+from gluonlm.model.weights import named_arrays
 from gluonlm.system.errors import UserError
 from gluonlm.system.files import write_atomically
 from gluonlm.text.corpus import batchify, encode_span
@@ -86,7 +86,7 @@ def read_statistics(path: Path, model: RNNModel) -> Statistics:
 def fingerprint(model: RNNModel) -> str:
     """A number that changes with any of the model's weights."""
     digest = hashlib.sha256()
-    for name, array in sorted(weights_of(model).items()):
+    for name, array in sorted(named_arrays(model).items()):
         digest.update(name.encode() + array.tobytes())
     return digest.hexdigest()[:16]
 

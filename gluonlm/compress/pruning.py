@@ -18,47 +18,17 @@ import mxnet as mx
 import numpy as np
 
 from gluonlm.model.rnn import RNNModel
+from gluonlm.model.weights import Weight
 from gluonlm.system.errors import UserError
 from gluonlm.training.optim import Updater
 
 
-@dataclass(frozen=True)
-class Tensor:
-    """A weight matrix of a model: a whole parameter, or a stretch of a recurrent layer's flat vector."""
-
-    parameter: str  # its name in RNNModel.trainables()
-    begin: int
-    shape: tuple[int, int]
-
-    @property
-    def size(self) -> int:
-        """Number of weights."""
-        return math.prod(self.shape)
-
-    def of(self, array):
-        """The matrix in an array (NDArray or NumPy) of its parameter's shape, sharing memory."""
-        return array.reshape(-1)[self.begin : self.begin + self.size].reshape(self.shape)
-
-
-def prunable(model: RNNModel) -> dict[str, Tensor]:
+def prunable(model: RNNModel) -> dict[str, Weight]:
     """The weight matrices by name: ``encoder.weight``, ``layers.0.i2h_weight``, ``layers.0.h2h_weight``, ...
 
     A matrix that embedding and decoder share appears once, as ``encoder.weight``.
     """
-    layers = {
-        f"body.layers.{index}.weights": layer for index, layer in enumerate(model.body.layers)
-    }
-    found = {}
-    for name, parameter in model.trainables().items():
-        short, begin = name.removeprefix("body."), 0
-        if name in layers:
-            for part, shape in layers[name].shapes.items():
-                if len(shape) == 2:
-                    found[f"{short.removesuffix('weights')}{part}"] = Tensor(name, begin, shape)
-                begin += math.prod(shape)
-        elif len(parameter.shape) == 2:
-            found[short] = Tensor(name, 0, parameter.shape)
-    return found
+    return {name: weight for name, weight in model.layout.items() if len(weight.shape) == 2}
 
 
 @dataclass(frozen=True)
@@ -106,7 +76,7 @@ def usual_rule(sparsity: float, epochs: int, trained: bool) -> Rule:
     return Rule(("*",), sparsity, min(0.05, sparsity), begin, (0.5 * epochs - begin) / 20, 20)
 
 
-def match(rules: tuple[Rule, ...], tensors: dict[str, Tensor]) -> dict[str, Rule]:
+def match(rules: tuple[Rule, ...], tensors: dict[str, Weight]) -> dict[str, Rule]:
     """The rule of each tensor that has one.
 
     :raises UserError: when a name fits no tensor of the model, or a tensor is named by two rules.
@@ -221,7 +191,7 @@ class Pruner:
         )
 
 
-def values(model: RNNModel, tensor: Tensor) -> np.ndarray:
+def values(model: RNNModel, tensor: Weight) -> np.ndarray:
     """A weight matrix of a model."""
     parameter = model.trainables()[tensor.parameter]
     return tensor.of(parameter.data(parameter.list_ctx()[0])).asnumpy()

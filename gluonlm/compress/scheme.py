@@ -2,7 +2,7 @@
 
     >>> quantized = quantize_model(model, {"decoder": Scheme(), "layer0": Scheme("fp16")})
     >>> quantized.arrays()      # name: array, as the file has them
-    >>> quantized.floats()      # name: float32 array, for the parameters of a gluonlm.model.rnn.RNNModel
+    >>> quantized.floats()      # name: float32 array
 
 The parts of a model are ``embedding``, ``layer0``, ``layer1``, ..., ``projection`` and ``decoder``, those it has; with
 tied weights the decoder's matrix is the embedding. Only matrices become integers: vectors (biases) are few and stay
@@ -10,23 +10,18 @@ float32. See :mod:`gluonlm.quantize` for the command and :mod:`gluonlm.onnx.inte
 """
 
 import json
-from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
 
 from gluonlm.compress.affine import ACTIVATIONS, Integers, quantize_matrix, scale_and_zero
-from gluonlm.model.rnn import RecurrentLayer, RNNModel
+from gluonlm.model.rnn import RNNModel
+from gluonlm.model.weights import named_arrays
 from gluonlm.system.errors import UserError
 
 Ranges = dict[str, tuple[float, float]]
-FLAT = (
-    "i2h_weight",
-    "h2h_weight",
-    "i2h_bias",
-    "h2h_bias",
-)  # order of a recurrent layer's parts in its flat vector
 SCALE, ZERO = ".scale", ".zero_point"
 CHOICES = {
     "kind": ("int8", "fp16", "fp32"),
@@ -136,20 +131,11 @@ class Quantized:
         return json.dumps({"schemes": schemes, "ranges": self.ranges})
 
     def floats(self) -> dict[str, np.ndarray]:
-        """The float32 arrays that the stored ones stand for, by the names of :meth:`RNNModel.trainables`."""
-        arrays, parts = {}, defaultdict(dict)
-        for name, weight in self.weights.items():
-            array = weight.floats() if isinstance(weight, Integers) else weight.astype(np.float32)
-            name, slash, part = name.partition("/")
-            if slash:
-                parts[name][part] = array.reshape(-1)
-            else:
-                arrays[name] = array
-        flat = {
-            name: np.concatenate([own[part] for part in FLAT if part in own])
-            for name, own in parts.items()
+        """The float32 arrays that the stored ones stand for."""
+        return {
+            name: weight.floats() if isinstance(weight, Integers) else weight.astype(np.float32)
+            for name, weight in self.weights.items()
         }
-        return arrays | flat
 
 
 def read_quantized(arrays: dict[str, np.ndarray], text: str, path: Path) -> Quantized:
@@ -170,6 +156,7 @@ def read_quantized(arrays: dict[str, np.ndarray], text: str, path: Path) -> Quan
     except (ValueError, KeyError, TypeError, AttributeError):
         raise damaged from None
     weights: dict[str, Integers | np.ndarray] = {}
+    arrays = {our_name(name): array for name, array in arrays.items()}
     for name, array in arrays.items():
         if name.endswith((SCALE, ZERO)):
             continue
@@ -184,39 +171,25 @@ def read_quantized(arrays: dict[str, np.ndarray], text: str, path: Path) -> Quan
     return Quantized(schemes, weights, ranges)
 
 
-def weights_of(model: RNNModel) -> dict[str, np.ndarray]:
-    """The model's parameters, float32, a recurrent layer's flat vector in its parts: ``NAME/i2h_weight`` and so on."""
-    arrays = {}
-    for name, parameter in model.trainables().items():
-        data = parameter.data(parameter.list_ctx()[0])
-        layer = (
-            model.body.layers[int(name.split(".")[2])] if name.startswith("body.layers.") else None
-        )
-        if isinstance(layer, RecurrentLayer):
-            arrays |= {
-                f"{name}/{part}": array.asnumpy() for part, array in layer.parts(data).items()
-            }
-        else:
-            arrays[name] = data.asnumpy()
-    return arrays
+def our_name(name: str) -> str:
+    """A weight's name for the one it had in files of earlier versions: ``body.layers.0.weights/i2h_weight``."""
+    return name.removeprefix("body.").replace(".weights/", ".")
 
 
-def part_of(name: str, model: RNNModel) -> str:
-    """The part of the model that an array of :func:`weights_of` belongs to."""
-    if name.startswith("body.layers."):
-        return f"layer{name.split('.')[2]}"
-    if name.startswith("body.projection."):
-        return "projection"
-    shared = model.decoder.weight is model.body.encoder.weight
-    return "embedding" if name.startswith("body.encoder.") and not shared else "decoder"
+def part_of(name: str, weights: Iterable[str]) -> str:
+    """The part of the model that one of its weights belongs to."""
+    block, _, rest = name.partition(".")
+    if block == "layers":
+        return f"layer{rest.partition('.')[0]}"
+    if block == "encoder":
+        return "embedding" if "decoder.weight" in weights else "decoder"
+    return block
 
 
 def parts_of(model: RNNModel) -> list[str]:
     """The parts that the model has, from the words to the logits."""
-    names = dict.fromkeys(part_of(name, model) for name in weights_of(model))
-    return sorted(
-        names, key=lambda part: (part == "decoder", part == "projection", part != "embedding", part)
-    )
+    parts = [part_of(name, model.layout) for name in model.layout]
+    return sorted(set(parts), key=lambda part: (part == "decoder", parts.index(part)))
 
 
 def quantize_model(
@@ -231,8 +204,8 @@ def quantize_model(
     """
     schemes = {part: schemes.get(part, Scheme("fp32")) for part in parts_of(model)}
     weights: dict[str, Integers | np.ndarray] = {}
-    for name, array in weights_of(model).items():
-        scheme = schemes[part_of(name, model)]
+    for name, array in named_arrays(model).items():
+        scheme = schemes[part_of(name, model.layout)]
         weights[name] = array.astype(np.float16) if scheme.kind == "fp16" else array
         if scheme.kind == "int8" and array.ndim == 2:
             weights[name] = quantize_matrix(array, scheme.mode == "symmetric", scheme.per == "row")

@@ -16,9 +16,9 @@ from safetensors.numpy import save
 
 from gluonlm.compress.scheme import Quantized, read_quantized
 from gluonlm.config import Config
-from gluonlm.model.adaptive import usual_splits
 from gluonlm.model.rnn import RNNModel
 from gluonlm.model.sparse import pack, unpack
+from gluonlm.model.weights import to_parameters
 from gluonlm.system.errors import UserError
 from gluonlm.system.files import write_atomically
 from gluonlm.text.corpus import Dictionary
@@ -128,7 +128,10 @@ def load_model(path: str | Path, contexts: list[mx.Context] | None = None) -> Tr
         read_quantized(arrays, metadata["quantized"], path) if "quantized" in metadata else None
     )
     model = build_model(config, len(dictionary), contexts, gradients=False)
-    set_parameters(model, quantized.floats() if quantized else arrays, path)
+    if quantized:
+        set_weights(model, quantized.floats(), path)
+    else:
+        set_parameters(model, arrays, path)
     if quantized and config.model != "QRNN" and computes_in_half(quantized, contexts):
         model.cast("float16")
     pruned = tuple(json.loads(metadata.get("pruned", "[]")))
@@ -174,15 +177,7 @@ def build_model(
 
     :param gradients: whether there is to be memory for gradients, as much as the weights take.
     """
-    splits = config.splits or (usual_splits(vocab_size) if config.adaptive else ())
-    sizes = ("emsize", "nhid", "nlayers", "window", "tied", "narrow")
-    rates = ("dropout", "dropouti", "dropouth", "locked", "dropoute", "wdrop", "zoneout")
-    model = RNNModel(
-        vocab_size,
-        config.model,
-        **{name: getattr(config, name) for name in sizes + rates},
-        splits=splits,
-    )
+    model = RNNModel.from_config(config, vocab_size)
     if not gradients:
         model.collect_params().setattr("grad_req", "null")
     model.initialize(ctx=contexts or mx.cpu())
@@ -195,10 +190,23 @@ def set_parameters(model: RNNModel, arrays: dict[str, np.ndarray], path: Path) -
     parameters = model.trainables()
     for name, parameter in parameters.items():
         if name not in arrays or arrays[name].shape != parameter.shape:
-            raise UserError(
-                f"{path}: array {name} is missing or does not fit the settings: the file is damaged"
-            )
+            raise misfit(path, name)
         parameter.set_data(mx.nd.array(arrays[name]))
+
+
+def set_weights(model: RNNModel, arrays: dict[str, np.ndarray], path: Path) -> None:
+    """Set all weights of the model from arrays by the names of its layout, read from ``path``."""
+    for name, weight in model.layout.items():
+        if name not in arrays or arrays[name].shape != weight.shape:
+            raise misfit(path, name)
+    set_parameters(model, to_parameters(arrays, model.layout), path)
+
+
+def misfit(path: Path, name: str) -> UserError:
+    """What to say of an array that the settings in its file do not expect."""
+    return UserError(
+        f"{path}: array {name} is missing or does not fit the settings: the file is damaged"
+    )
 
 
 def read_json(path: Path) -> dict:

@@ -11,48 +11,36 @@
 Shapes: T steps, N batch columns, E embedding size, H hidden size, V vocabulary size.
 """
 
-import math
 from collections.abc import Sequence
 
 import mxnet as mx
 from mxnet.gluon import HybridBlock, nn
 
+from gluonlm.config import Config
 from gluonlm.model.adaptive import SplitDecoder
 from gluonlm.model.qrnn import QRNNLayer
 from gluonlm.model.regularize import LockedDropout, WordDropEmbedding, drop_rows
+from gluonlm.model.weights import layer_shapes, layer_sizes, layout, projected, splits_of, stretches
 
-GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
 INIT_RANGE = 0.1
 
 
 class RecurrentLayer(HybridBlock):
     """One recurrent layer over T steps on MXNet's fused operator.
 
-    The weights are the one flat vector that the operator takes, so that nothing is concatenated at each step:
-    input-to-hidden (G*H, I), hidden-to-hidden (G*H, H), then the two biases (G*H,) each, for G gates in the order
-    input, forget, cell, output (LSTM) or reset, update, new (GRU). :meth:`parts` shows them as matrices.
-    All are drawn from U(-1/sqrt(H), 1/sqrt(H)).
+    The weights are the one flat vector that the operator takes, so that nothing is concatenated at each step;
+    :meth:`parts` shows them as matrices. All are drawn from U(-1/sqrt(H), 1/sqrt(H)).
 
     :param wdrop: probability of dropping each hidden-to-hidden weight in training, for a whole segment.
     """
 
     def __init__(self, mode: str, input_size: int, hidden_size: int, wdrop: float = 0.0, **kwargs):
         super().__init__(**kwargs)
-        self.mode, self.input_size, self.hidden_size, self.wdrop = (
-            mode,
-            input_size,
-            hidden_size,
-            wdrop,
-        )
+        self.mode, self.wdrop = mode, wdrop
+        self.input_size, self.hidden_size = input_size, hidden_size
         self.state_count = 2 if mode == "LSTM" else 1
-        rows = GATES[mode] * hidden_size
-        self.shapes = {
-            "i2h_weight": (rows, input_size),
-            "h2h_weight": (rows, hidden_size),
-            "i2h_bias": (rows,),
-            "h2h_bias": (rows,),
-        }
-        size = rows * (input_size + hidden_size + 2)
+        self.layout = stretches("weights", layer_shapes(mode, input_size, hidden_size))
+        size = sum(weight.size for weight in self.layout.values())
         with self.name_scope():
             self.weights = self.params.get(
                 "weights", shape=(size,), init=mx.init.Uniform(hidden_size**-0.5)
@@ -61,14 +49,11 @@ class RecurrentLayer(HybridBlock):
     def hybrid_forward(self, F, inputs, state, weights):
         """Inputs (T, N, I) and a state of one (1, N, H) array, two for an LSTM -> outputs (T, N, H), new state."""
         if self.wdrop:
-            gates, columns = GATES[self.mode], self.hidden_size
-            rows = weights.reshape(
-                (-1, columns)
-            )  # in matrix form copies are faster than as one vector
-            begin = (
-                gates * self.input_size
-            )  # here the elements of the hidden-to-hidden weight fill whole rows
-            weights = drop_rows(F, rows, self.wdrop, begin, begin + gates * columns).reshape((-1,))
+            # as a matrix, of which h2h_weight fills whole rows: copies are faster than of a vector
+            h2h, columns = self.layout["h2h_weight"], self.hidden_size
+            first, rows = h2h.begin // columns, h2h.shape[0]
+            matrix = weights.reshape((-1, columns))
+            weights = drop_rows(F, matrix, self.wdrop, first, first + rows).reshape((-1,))
         outputs, *state = F.RNN(
             inputs,
             weights,
@@ -86,36 +71,47 @@ class RecurrentLayer(HybridBlock):
         return [mx.nd.zeros(shape, ctx, dtype=dtype) for _ in range(self.state_count)]
 
     def parts(self, flat: mx.nd.NDArray) -> dict[str, mx.nd.NDArray]:
-        """The weight matrices and biases in a flat vector (the weights or their gradient), sharing its memory."""
-        views, start = {}, 0
-        for name, shape in self.shapes.items():
-            end = start + math.prod(shape)
-            views[name] = flat[start:end].reshape(shape)
-            start = end
-        return views
+        """The matrices and biases in a flat vector (the weights or their gradient), sharing its memory."""
+        return {name: weight.of(flat) for name, weight in self.layout.items()}
+
+
+def make_layers(config: Config) -> list[HybridBlock]:
+    """The recurrent layers of a model."""
+    sizes = layer_sizes(config)
+    if config.model == "QRNN":
+        windows = [config.window] + [1] * (config.nlayers - 1)
+        return [
+            QRNNLayer(*size, window, config.wdrop, config.zoneout)
+            for size, window in zip(sizes, windows, strict=True)
+        ]
+    return [RecurrentLayer(config.model, *size, config.wdrop) for size in sizes]
 
 
 class Body(HybridBlock):
     """Everything below the decoder: word ids (T, N) and state -> features (T, N, C) and new state."""
 
-    def __init__(self, vocab_size, emsize, layers, rates, dropoute, locked, projection, **kwargs):
+    def __init__(self, config: Config, vocab_size: int, **kwargs):
         super().__init__(**kwargs)
-        make_dropout = LockedDropout if locked else nn.Dropout
+        inside, between = (
+            config.dropout if rate is None else rate for rate in (config.dropouti, config.dropouth)
+        )
+        rates = [inside, *[between] * (config.nlayers - 1), config.dropout]
+        make_dropout = LockedDropout if config.locked else nn.Dropout
+        init = mx.init.Uniform(INIT_RANGE)
         with self.name_scope():
             self.encoder = WordDropEmbedding(
-                vocab_size, emsize, dropoute, weight_initializer=mx.init.Uniform(INIT_RANGE)
+                vocab_size, config.emsize, config.dropoute, weight_initializer=init
             )
             self.layers = nn.HybridSequential()
-            self.layers.add(*layers)
-            # between layers by hand: the fused operator's own dropout does nothing on CPU
+            self.layers.add(*make_layers(config))
+            # by hand, for the fused operator's own dropout does nothing on a CPU
             self.dropouts = [
                 make_dropout(rate) for rate in rates
-            ]  # after the embedding and after each layer
-            self.projection = (
-                nn.Dense(emsize, in_units=layers[-1].hidden_size, flatten=False)
-                if projection
-                else None
-            )
+            ]  # of the embedding, of each layer
+            self.projection = None
+            if projected(config):
+                units = self.layers[-1].hidden_size
+                self.projection = nn.Dense(config.emsize, in_units=units, flatten=False)
         for dropout in self.dropouts:
             self.register_child(dropout)
 
@@ -135,8 +131,8 @@ class Body(HybridBlock):
         return self.run(F, inputs, state)[:2]
 
 
-class OpenBody(HybridBlock):
-    """A body that shows what activation penalties need: ids, state -> features, new state, raw and dropped outputs."""
+class BodyWithOutputs(HybridBlock):
+    """A body that also returns what activation penalties need: the last layer's outputs, raw and after dropout."""
 
     def __init__(self, body: Body, **kwargs):
         super().__init__(**kwargs)
@@ -151,22 +147,18 @@ class RNNModel(HybridBlock):
 
     :param vocab_size: number V of words.
     :param mode: ``"LSTM"``, ``"GRU"``, ``"RNN_TANH"``, ``"RNN_RELU"`` or ``"QRNN"``.
-    :param dropout: probability of dropping a unit before the decoder, and elsewhere unless told otherwise by
-        ``dropouti`` (after the embedding) and ``dropouth`` (between layers).
+    :param dropout: probability of dropping a unit after the embedding, between layers and before the decoder.
     :param tied: let decoder and embedding share one (V, E) matrix (Press & Wolf 2017, arXiv:1608.05859); with E != H
-        a linear projection H -> E stands before the decoder, or the last layer has E units if ``narrow``.
-    :param locked: one dropout mask per segment instead of one per step (:class:`gluonlm.model.regularize.LockedDropout`).
-    :param dropoute: probability of dropping a word's embedding for a segment.
-    :param wdrop: probability of dropping a hidden-to-hidden weight (QRNN: any weight of a layer) for a segment.
-    :param window: QRNN: steps of the input that the first layer's gates see, 1 or 2; the other layers see 1.
-    :param zoneout: QRNN: probability that a unit keeps its state at a step.
-    :param splits: words at which an adaptive softmax begins its clusters (:mod:`gluonlm.model.adaptive`); its logits are
-        log-probabilities.
+        a linear projection H -> E precedes the decoder, or the last layer has E units if ``narrow``.
+    :param settings: further settings of a model, by their names in :class:`gluonlm.config.Config`: ``narrow``,
+        ``dropouti``, ``dropouth``, ``dropoute``, ``locked``, ``wdrop``, ``window``, ``zoneout``, ``splits``. With
+        ``splits`` (:mod:`gluonlm.model.adaptive`) the logits are log-probabilities.
 
     ``inputs`` are word ids (T, N) of any dtype, ``state`` a list of float32 arrays as :meth:`begin_state` makes it;
     ``logits`` are (T, N, V). Training asks :attr:`body` for the features (T, N, C) and leaves the decoder to
-    :func:`gluonlm.model.softmax.cross_entropy`, which never keeps more than one (T*N, V) array. :attr:`open_body` is the
-    same body with the last layer's outputs beside the features.
+    :func:`gluonlm.model.softmax.cross_entropy`, which never keeps more than one (T*N, V) array; for activation
+    penalties it asks :attr:`body_with_outputs`. :attr:`layout` says where each weight lies
+    (:mod:`gluonlm.model.weights`).
     """
 
     def __init__(
@@ -178,38 +170,17 @@ class RNNModel(HybridBlock):
         nlayers: int = 2,
         dropout: float = 0.0,
         tied: bool = False,
-        locked: bool = False,
-        narrow: bool = False,
-        dropouti: float | None = None,
-        dropouth: float | None = None,
-        dropoute: float = 0.0,
-        wdrop: float = 0.0,
-        window: int = 2,
-        zoneout: float = 0.0,
-        splits: tuple[int, ...] = (),
-        **kwargs,
+        **settings,
     ):
-        super().__init__(**kwargs)
-        sizes = [nhid] * (nlayers - 1) + [emsize if tied and narrow else nhid]
-        inside, between = (dropout if rate is None else rate for rate in (dropouti, dropouth))
-        rates = [inside, *[between] * (nlayers - 1), dropout]
-        projection = tied and emsize != sizes[-1]
+        super().__init__()
+        sizes = {"emsize": emsize, "nhid": nhid, "nlayers": nlayers, "tied": tied}
+        config = Config(model=mode, dropout=dropout, **sizes, **settings)
+        self.layout, splits = layout(config, vocab_size), splits_of(config, vocab_size)
         with self.name_scope():
-            shapes = list(
-                zip([emsize, *sizes], sizes, strict=False)
-            )  # inputs and units of each layer
-            if mode == "QRNN":
-                windows = [window] + [1] * (nlayers - 1)
-                layers = [
-                    QRNNLayer(*shape, steps, wdrop, zoneout)
-                    for shape, steps in zip(shapes, windows)
-                ]
-            else:
-                layers = [RecurrentLayer(mode, *shape, wdrop) for shape in shapes]
-            self.body = Body(vocab_size, emsize, layers, rates, dropoute, locked, projection)
-            self.open_body = OpenBody(self.body)
+            self.body = Body(config, vocab_size)
+            self.body_with_outputs = BodyWithOutputs(self.body)
             options = {
-                "in_units": emsize if tied else nhid,
+                "in_units": config.emsize if tied else nhid,
                 "weight_initializer": mx.init.Uniform(INIT_RANGE),
                 "params": self.body.encoder.params if tied else None,
             }
@@ -217,6 +188,12 @@ class RNNModel(HybridBlock):
                 self.decoder = SplitDecoder(vocab_size, splits, **options)
             else:
                 self.decoder = nn.Dense(vocab_size, flatten=False, **options)
+
+    @classmethod
+    def from_config(cls, config: Config, vocab_size: int) -> "RNNModel":
+        """The model that a run's settings describe, not yet initialized."""
+        settings = vars(config).copy()
+        return cls(vocab_size, settings.pop("model"), **settings)
 
     def hybrid_forward(self, F, inputs, state):
         features, state = self.body(inputs, state)

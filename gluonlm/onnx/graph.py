@@ -145,7 +145,7 @@ def build(
         *(("losses", ["T", "N"]) if losses else ("logits", ["T", "N", vocab_size]))
     )
     shared = model.decoder.weight is model.body.encoder.weight
-    words = stored.weights["body.encoder.weight"]  # (V, E)
+    words = stored.weights["encoder.weight"]  # (V, E)
     if isinstance(words, Integers):
         hidden = add_lookup(graph, "embedding", words, ids)  # (T, N, E)
     else:
@@ -158,9 +158,7 @@ def build(
     rows = graph.weight("rows", np.array([-1, model.body.layers[-1].hidden_size]))
     hidden = graph.node("Reshape", [hidden, rows])  # (T*N, H)
     if model.body.projection:
-        hidden = add_linear(
-            graph, "projection", "body.projection", hidden, stored, signal
-        )  # (T*N, E)
+        hidden = add_linear(graph, "projection", "projection", hidden, stored, signal)  # (T*N, E)
         signal = "projection"
     scores = add_linear(
         graph, "decoder", "decoder", hidden, stored, signal, words if shared else None
@@ -244,8 +242,7 @@ def add_layer(
     """Add a recurrent layer with its states; returns the name of its outputs (T, N, H)."""
     operator, gates, attributes = OPERATORS[layer.mode]
     parts = {
-        name: by_gates(stored.weights[f"body.layers.{index}.weights/{name}"], gates)
-        for name in layer.shapes
+        name: by_gates(stored.weights[f"layers.{index}.{name}"], gates) for name in layer.layout
     }
     bias = np.concatenate([parts["i2h_bias"], parts["h2h_bias"]]).astype(np.float32)  # (2*G*H,)
     letters = "hc" if layer.mode == "LSTM" else "h"
@@ -290,9 +287,7 @@ def add_qrnn_layer(
             "Concat", [inputs, graph.node("Slice", [longer, zero, last, zero])], axis=2
         )  # (T, N, 2I)
         graph.node("Slice", [inputs, last, end, zero], f"x{index}_out")
-    gates = add_gates(
-        graph, f"layer{index}", f"body.layers.{index}", seen, stored, signal
-    )  # (T, N, 3H)
+    gates = add_gates(graph, f"layer{index}", f"layers.{index}", seen, stored, signal)  # (T, N, 3H)
     z, f, o = (f"layer{index}.{letter}" for letter in "zfo")
     graph.node("Split", [gates], z, f, o, axis=2)
     z, f, o = graph.node("Tanh", [z]), graph.node("Sigmoid", [f]), graph.node("Sigmoid", [o])

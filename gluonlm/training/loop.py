@@ -67,7 +67,7 @@ def train_step(
     with autograd.record():
         for x, y, state in zip(inputs, targets, states, strict=True):
             if alpha or beta:
-                features, state, raw, dropped = model.open_body(x, state)
+                features, state, raw, dropped = model.body_with_outputs(x, state)
                 penalties.append(
                     activation_penalty(raw, dropped, alpha, beta) * (x.size / data.size)
                 )

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import mxnet as mx
 import numpy as np
@@ -18,6 +19,7 @@ from gluonlm.config import Config
 from gluonlm.generate import main as generate_text
 from gluonlm.inference.predictor import Predictor
 from gluonlm.model.checkpoint import (
+    MODEL_FORMAT,
     Trained,
     build_model,
     computes_in_half,
@@ -26,6 +28,7 @@ from gluonlm.model.checkpoint import (
     save_model,
     write_arrays,
 )
+from gluonlm.model.weights import to_parameters
 from gluonlm.onnx import integer_model
 from gluonlm.onnx.session import OnnxModel
 from gluonlm.system.errors import UserError
@@ -124,8 +127,9 @@ def test_what_is_written_is_read(tmp_path, scheme, settings):
     assert again.quantized.ranges == quantized.ranges
     for name, array in quantized.arrays().items():
         np.testing.assert_array_equal(again.quantized.arrays()[name], array)
+    floats = to_parameters(quantized.floats(), again.model.layout)
     for name, parameter in again.model.trainables().items():
-        np.testing.assert_array_equal(parameter.data().asnumpy(), quantized.floats()[name])
+        np.testing.assert_array_equal(parameter.data().asnumpy(), floats[name])
         exact = trained.model.trainables()[name].data().asnumpy()
         assert np.abs(parameter.data().asnumpy() - exact).max() < (
             0.0003 if scheme.kind == "fp16" else 0.005
@@ -150,11 +154,9 @@ def test_only_matrices_become_integers_and_a_shared_one_is_stored_once(tmp_path)
         trained.model, dict.fromkeys(parts_of(trained.model), Scheme())
     ).arrays()
     matrices = {name for name, array in arrays.items() if array.dtype == np.int8}
-    layers = {
-        f"body.layers.{index}.weights/{part}_weight" for index in (0, 1) for part in ("i2h", "h2h")
-    }
-    assert matrices == {"body.encoder.weight"} | layers
-    assert arrays["body.layers.0.weights/h2h_bias"].dtype == np.float32
+    layers = {f"layers.{index}.{part}_weight" for index in (0, 1) for part in ("i2h", "h2h")}
+    assert matrices == {"encoder.weight"} | layers
+    assert arrays["layers.0.h2h_bias"].dtype == np.float32
     assert not any(name.endswith(".zero") for name in arrays)  # symmetric: 0 everywhere
 
 
@@ -166,9 +168,9 @@ def test_other_schemes_for_single_parts(tmp_path):
         "decoder": Scheme(mode="asymmetric"),
     }
     weights = written(trained, schemes, tmp_path / "q.safetensors").quantized.weights
-    assert weights["body.encoder.weight"].dtype == np.float16
-    assert weights["body.layers.0.weights/i2h_weight"].dtype == np.float32
-    assert isinstance(weights["body.layers.1.weights/h2h_weight"], Integers)
+    assert weights["encoder.weight"].dtype == np.float16
+    assert weights["layers.0.i2h_weight"].dtype == np.float32
+    assert isinstance(weights["layers.1.h2h_weight"], Integers)
     assert weights["decoder.weight"].zero.any()
 
 
@@ -186,8 +188,27 @@ def test_schemes_as_words(text, scheme):
     assert parse_scheme(str(scheme)) == scheme
 
 
+def test_a_file_of_an_earlier_version_has_other_names(tmp_path):
+    path = tmp_path / "q.safetensors"
+    now = written(untrained(tmp_path / "x", tied=True, nhid=8), Scheme(), path).quantized
+    arrays, metadata = read_arrays(path, MODEL_FORMAT)
+
+    def earlier(name):
+        if name.startswith("layers."):
+            return "body." + re.sub(r"^(layers\.\d+)\.", r"\1.weights/", name)
+        return name if name.startswith("decoder") else f"body.{name}"
+
+    old = {earlier(name): mx.nd.array(a, dtype=a.dtype) for name, a in arrays.items()}
+    assert "body.layers.1.weights/h2h_weight.scale" in old
+    write_arrays(path, MODEL_FORMAT, old, metadata)
+    then = load_model(path).quantized
+    assert then.schemes == now.schemes
+    for name, array in now.arrays().items():
+        np.testing.assert_array_equal(then.arrays()[name], array)
+
+
 def damage(arrays, metadata, how):
-    weight, settings = "body.layers.0.weights/i2h_weight", json.loads(metadata["quantized"])
+    weight, settings = "layers.0.i2h_weight", json.loads(metadata["quantized"])
     if how == "no scale":
         del arrays[weight + ".scale"]
     elif how == "short scale":
@@ -274,13 +295,13 @@ def reference(stored: Quantized, ids: np.ndarray, layers: int) -> np.ndarray:
     """What a quantized LSTM computes from a zero state, by its definition: logits (T, N, V)."""
     weights, hidden, signal = (
         stored.weights,
-        stored.weights["body.encoder.weight"].floats()[ids],
+        stored.weights["encoder.weight"].floats()[ids],
         "embedding",
     )
     for index in range(layers):
         part = f"layer{index}"
         i2h, h2h, b1, b2 = (
-            weights[f"body.layers.{index}.weights/{name}"]
+            weights[f"layers.{index}.{name}"]
             for name in ("i2h_weight", "h2h_weight", "i2h_bias", "h2h_bias")
         )
         share = times(hidden.reshape(-1, hidden.shape[-1]), i2h, stored.input_of(part, signal))
@@ -293,7 +314,7 @@ def reference(stored: Quantized, ids: np.ndarray, layers: int) -> np.ndarray:
             h = sigmoid(o) * np.tanh(c)
             outputs.append(h)
         hidden, signal = np.array(outputs), part
-    decoder = weights.get("decoder.weight", weights["body.encoder.weight"])
+    decoder = weights.get("decoder.weight", weights["encoder.weight"])
     logits = times(
         hidden.reshape(-1, hidden.shape[-1]), decoder, stored.input_of("decoder", signal)
     )

@@ -8,7 +8,8 @@ from mxnet.gluon import HybridBlock
 
 from gluonlm.config import MODELS
 from gluonlm.model.regularize import LockedDropout, WordDropEmbedding, activation_penalty, drop_rows
-from gluonlm.model.rnn import GATES, RecurrentLayer, RNNModel
+from gluonlm.model.rnn import RecurrentLayer, RNNModel
+from gluonlm.model.weights import GATES
 from gluonlm.training.loop import train_step
 from gluonlm.training.optim import Updater
 
@@ -307,7 +308,7 @@ def test_evaluation_is_that_of_a_model_without_regularizers(mode):
         parameter.set_data(regularized.trainables()[name].data())
     one, other = (model(WORDS, model.begin_state(N))[0].asnumpy() for model in (regularized, plain))
     np.testing.assert_array_equal(one, other)
-    opened = regularized.open_body(WORDS, regularized.begin_state(N))
+    opened = regularized.body_with_outputs(WORDS, regularized.begin_state(N))
     np.testing.assert_array_equal(opened[2].asnumpy(), opened[3].asnumpy())  # raw = dropped
     np.testing.assert_array_equal(
         opened[0].asnumpy(), regularized.body(WORDS, plain.begin_state(N))[0].asnumpy()
@@ -331,7 +332,7 @@ def test_penalties_enter_the_gradient_but_not_the_reported_loss():
     model = awd()
     mx.random.seed(2)
     with autograd.record():
-        _, _, raw, dropped = model.open_body(WORDS, model.begin_state(N))
+        _, _, raw, dropped = model.body_with_outputs(WORDS, model.begin_state(N))
         penalty = 2 * (dropped**2).mean() + ((raw[1:] - raw[:-1]) ** 2).mean()
     penalty.backward()
     alone = model.trainables()["body.layers.2.weights"].grad().asnumpy()
@@ -345,9 +346,10 @@ def test_hybridized_a_whole_model_has_the_same_gradients(mode, splits):
     """With all regularizers, both penalties and one matrix for embedding and decoder, under the same masks."""
 
     def step(hybrid):
-        model = awd(mode, hybrid, splits=splits, zoneout=0.1)
+        zoneout = {"zoneout": 0.1} if mode == "QRNN" else {}
+        model = awd(mode, hybrid, splits=splits, **zoneout)
         state, parameters = model.begin_state(N), model.trainables()
-        model.open_body(
+        model.body_with_outputs(
             WORDS, state
         )  # traces the graph: whether it is in training is not to be settled there
         updater, data = Updater(parameters, "sgd", 0.0), WORDS.asnumpy().astype(np.int32)
