@@ -12,7 +12,7 @@ import numpy as np
 from mxnet import autograd, nd
 from mxnet.gluon import HybridBlock
 
-from gluonlm.model import native
+from gluonlm.system import native
 
 Pooling = Callable[[nd.NDArray, nd.NDArray], tuple[nd.NDArray, nd.NDArray]]
 

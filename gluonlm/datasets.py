@@ -9,7 +9,8 @@ from pathlib import Path
 
 from gluonlm.cli import run
 from gluonlm.system.errors import UserError
-from gluonlm.text.sources import ALIASES, DATASETS, cache_folder, ensure, presence
+from gluonlm.system.files import cache_folder
+from gluonlm.text.sources import ALIASES, DATASETS, ensure, presence
 
 
 def main(argv: list[str] | None = None) -> dict[str, Path]:

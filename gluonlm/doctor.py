@@ -17,7 +17,7 @@ from pathlib import Path
 
 import gluonlm
 from gluonlm.cli import run
-from gluonlm.system import gpu, machine, runtime
+from gluonlm.system import blas, gpu, machine, runtime
 from gluonlm.system.errors import UserError
 from gluonlm.text import sources
 
@@ -103,7 +103,7 @@ def check_mxnet(report: Report) -> bool:
 
 def check_compiler(report: Report) -> None:
     """The C compiler, which makes the operator of a QRNN."""
-    from gluonlm.model.native import find_compiler
+    from gluonlm.system.native import find_compiler
 
     try:
         report.findings["C compiler"] = find_compiler()
@@ -127,13 +127,24 @@ def check_speed_settings(report: Report, mxnet_works: bool) -> None:
     report.findings["memory"] = (
         "kept between steps" if prepared.pooled_memory else "as the C library handles it"
     )
-    core = blas_kernel() if mxnet_works else None
-    report.findings["BLAS kernels"] = core or "unknown"
-    if (
-        core
-        and runtime.blas_core()
-        and core not in ("SkylakeX", "Haswell", "Zen", "Cooperlake", "SapphireRapids")
-    ):
+    check_blas(report, mxnet_works)
+
+
+def check_blas(report: Report, mxnet_works: bool) -> None:
+    """Which OpenBLAS makes MXNet's matrix products, with which kernels, and what it reaches."""
+    core, rates = blas_kernel() if mxnet_works else None, gluonlm.RUNTIME.blas
+    own, theirs = f"MXNet's own for {core or 'an unknown processor'}", f"of {blas.WHEEL}"
+    report.findings["BLAS kernels"] = own if core else "unknown"
+    if rates and rates.faster:
+        report.findings["BLAS kernels"] = (
+            f"{theirs}, {rates.wheel:.0f} GFLOP/s; {own}: {rates.mxnet:.0f}"
+        )
+    elif rates:
+        report.findings["BLAS kernels"] = (
+            f"{own}, {rates.mxnet:.0f} GFLOP/s; {theirs}: {rates.wheel:.0f}"
+        )
+    known = ("SkylakeX", "Haswell", "Zen", "Cooperlake", "SapphireRapids")
+    if core and runtime.blas_core() and core not in known:
         report.problems.append(
             f"BLAS uses its kernels for {core} on a processor that has AVX2: unset OPENBLAS_CORETYPE "
             f"(now {os.environ.get('OPENBLAS_CORETYPE')})"

@@ -24,6 +24,7 @@ import numpy as np
 from gluonlm.cli import contexts, dashes, run
 from gluonlm.onnx.session import OnnxModel
 from gluonlm.system.errors import UserError
+from gluonlm.system.files import expanded
 from gluonlm.system.machine import record
 from gluonlm.text.corpus import (
     MUCH_UNKNOWN,
@@ -32,7 +33,7 @@ from gluonlm.text.corpus import (
     evaluation_columns,
     load_corpus,
 )
-from gluonlm.text.sources import expanded, known_name
+from gluonlm.text.sources import known_name
 from gluonlm.training.progress import bits, named
 
 if TYPE_CHECKING:

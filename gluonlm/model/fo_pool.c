@@ -1,4 +1,4 @@
-// The pooling of a QRNN as an operator of MXNet, forward and backward; gluonlm/model/native.py compiles and loads it.
+// The pooling of a QRNN as an operator of MXNet, forward and backward; gluonlm/system/native.py compiles and loads it.
 //
 //     h, c = gluonlm_fo_pool(gates, c0)                     gates (T, N, 3H) before their nonlinearities: z, f, o
 //     h, c = gluonlm_fo_pool(gates, c0, keep, zoneout=1)    keep (T, N, H) multiplies the update 1 - f

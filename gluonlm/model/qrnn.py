@@ -19,7 +19,7 @@ Shapes: T steps, N batch columns, I inputs, H hidden units.
 import mxnet as mx
 from mxnet.gluon import HybridBlock
 
-from gluonlm.model import native
+from gluonlm.system import native
 
 
 class QRNNLayer(HybridBlock):
@@ -33,7 +33,7 @@ class QRNNLayer(HybridBlock):
     :param wdrop: probability of dropping each weight in training, for a whole segment.
     :param zoneout: probability that a unit keeps its c at a step in training, as if f were 1 (section 2.1 of the
         paper); in evaluation the update 1 - f is multiplied by 1 - zoneout.
-    :raises UserError: when the pooling operator cannot be compiled (:mod:`gluonlm.model.native`).
+    :raises UserError: when the pooling operator cannot be compiled (:mod:`gluonlm.system.native`).
     """
 
     def __init__(

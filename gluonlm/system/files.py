@@ -1,4 +1,4 @@
-"""Writing files: whole or not at all, with a sentence for the user when the disk is full."""
+"""Where files go, and writing them: whole or not at all, with a sentence for the user when the disk is full."""
 
 import errno
 import os
@@ -7,6 +7,24 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gluonlm.system.errors import UserError
+
+
+def cache_folder() -> Path:
+    """The folder of downloads and compiled code: ``$GLUONLM_DATA``, ``$XDG_CACHE_HOME/gluonlm`` or ``~/.cache/gluonlm``."""
+    if given := os.environ.get("GLUONLM_DATA"):
+        return expanded(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "gluonlm"
+
+
+def expanded(path: str) -> Path:
+    """A path with ``~`` and ``~name`` written out.
+
+    :raises UserError: when there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{path}: there is no such user: write the path out") from None
 
 
 @contextmanager

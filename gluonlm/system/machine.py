@@ -50,6 +50,22 @@ def cpu_model() -> str:
     )
 
 
+def read(path: Path) -> str:
+    """A small system file without the newline at its end; empty where there is none."""
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
+
+
+def cpu_flags() -> set[str]:
+    """The instruction sets of this CPU by their Linux names, empty where they cannot be read."""
+    lines = read(Path("/proc/cpuinfo")).splitlines()
+    return next(
+        (set(line.split(":")[1].split()) for line in lines if line.startswith("flags")), set()
+    )
+
+
 def record(out: Path | None, command: Sequence[str], **figures: Any) -> dict[str, Any]:
     """What a benchmark measured, with the command that did it and the machine, written to ``out`` as JSON if given.
 

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from gluonlm.system import gpu
+from gluonlm.system import blas, gpu
+from gluonlm.system.machine import cpu_flags, read
 
 # glibc's mallopt parameters (malloc.h) and the environment variables with which a user sets them
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -3, -4, -8
@@ -41,6 +42,7 @@ class Runtime:
     threads: int
     openmp: str | None  # path of the OpenMP library that serves all, None for the one MXNet brings
     blas_core: str | None  # the CPU kind that OpenBLAS was told
+    blas: blas.Rates | None  # of the two that can serve MXNet; None without a choice
     pooled_memory: bool
     cuda: gpu.CudaLibraries | None  # None with the CPU build
     mxnet_was_first: bool  # mxnet was imported before: nothing could be set
@@ -54,22 +56,17 @@ def prepare() -> Runtime:
         warnings.warn(
             "mxnet was imported before gluonlm: import gluonlm first to get its speed", stacklevel=3
         )
-        return Runtime(
-            asked_threads() or usable_cores(),
-            None,
-            None,
-            False,
-            None,
-            True,
-            asked_threads() is not None,
-        )
+        given = asked_threads()
+        return Runtime(given or usable_cores(), None, None, None, False, None, True, bool(given))
     given = asked_threads() is not None
     threads = set_threads()
     core = blas_core()
     if core:
         os.environ.setdefault("OPENBLAS_CORETYPE", core)
     openmp, pooled, cuda = load_openmp(), keep_memory(), gpu.load_libraries()
-    return Runtime(threads, openmp, os.environ.get("OPENBLAS_CORETYPE"), pooled, cuda, False, given)
+    rates = blas.serve_mxnet(threads)
+    core = os.environ.get("OPENBLAS_CORETYPE")
+    return Runtime(threads, openmp, core, rates, pooled, cuda, False, given)
 
 
 def set_threads() -> int:
@@ -154,22 +151,6 @@ def group_limit(group: Path) -> float:
         return int(quota) / int(period) if int(quota) > 0 else math.inf
     except ValueError:  # "max", or no such group
         return math.inf
-
-
-def read(path: Path) -> str:
-    """A small system file without the newline at its end; empty where there is none."""
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""
-
-
-def cpu_flags() -> set[str]:
-    """The instruction sets of this CPU by their Linux names, empty where they cannot be read."""
-    lines = read(Path("/proc/cpuinfo")).splitlines()
-    return next(
-        (set(line.split(":")[1].split()) for line in lines if line.startswith("flags")), set()
-    )
 
 
 def blas_core() -> str | None:

@@ -4,12 +4,12 @@ Downloads go to a folder that all projects share: ``$GLUONLM_DATA``, else ``$XDG
 ``~/.cache/gluonlm``, one folder per data set. A file put there by hand is verified like a downloaded one.
 """
 
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from gluonlm.system.errors import UserError
+from gluonlm.system.files import cache_folder, expanded
 from gluonlm.text.download import File, Mirror, correct, fetch, write_verified
 from gluonlm.text.reader import Span, split_by_lines
 
@@ -139,24 +139,6 @@ DATASETS = {
 }
 ALIASES = {"penn": "ptb", "pennchar": "ptb-char", "ptbchar": "ptb-char", "wikitext2": "wikitext-2"}
 ALIASES |= {"wt2": "wikitext-2", "wikitext103": "wikitext-103", "wt103": "wikitext-103"}
-
-
-def cache_folder() -> Path:
-    """The folder of all downloads: ``$GLUONLM_DATA``, ``$XDG_CACHE_HOME/gluonlm`` or ``~/.cache/gluonlm``."""
-    if given := os.environ.get("GLUONLM_DATA"):
-        return expanded(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "gluonlm"
-
-
-def expanded(path: str) -> Path:
-    """A path with ``~`` and ``~name`` written out.
-
-    :raises UserError: when there is no such user.
-    """
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        raise UserError(f"{path}: there is no such user: write the path out") from None
 
 
 def resolve(data: str) -> DatasetFiles:

@@ -12,9 +12,9 @@ from mxnet import autograd, nd
 
 from gluonlm import train
 from gluonlm.config import PRESETS, Config, resolve
-from gluonlm.model import native
 from gluonlm.model.qrnn import QRNNLayer
 from gluonlm.model.rnn import RNNModel, detach
+from gluonlm.system import native
 from gluonlm.system.errors import UserError
 
 T, N, INPUTS, H = 9, 4, 5, 7

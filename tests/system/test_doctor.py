@@ -10,7 +10,7 @@ import pytest
 
 import gluonlm
 from gluonlm import doctor
-from gluonlm.system import gpu, machine, runtime
+from gluonlm.system import blas, gpu, machine, runtime
 from gluonlm.text import sources
 
 ROOT = Path(doctor.__file__).parents[1]
@@ -85,9 +85,18 @@ def test_the_kernels_of_an_old_cpu_are_a_problem():
 
 def test_blas_that_cannot_be_asked_is_unknown(no_speed, monkeypatch):
     monkeypatch.setattr(doctor, "mxnet_library", lambda: "libc.so.6")
+    replace_runtime(monkeypatch, blas=None)
     report, _ = no_speed()
     assert report.findings["BLAS kernels"] == "unknown"
     assert not [problem for problem in report.problems if "BLAS" in problem]
+
+
+@pytest.mark.parametrize(("wheel", "first"), [(400, "of scipy"), (200, "MXNet's own for")])
+def test_the_blas_that_serves_and_its_rate(no_speed, monkeypatch, wheel, first):
+    replace_runtime(monkeypatch, blas=blas.Rates(wheel=wheel, mxnet=240))
+    report, _ = no_speed()
+    assert report.findings["BLAS kernels"].startswith(first)
+    assert f"{max(wheel, 240)} GFLOP/s; " in report.findings["BLAS kernels"]
 
 
 def test_without_a_c_compiler(no_speed, monkeypatch):

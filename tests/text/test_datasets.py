@@ -10,10 +10,11 @@ from gluonlm import evaluate, train
 from gluonlm.cli import run
 from gluonlm.datasets import main
 from gluonlm.system.errors import UserError
+from gluonlm.system.files import cache_folder
 from gluonlm.text import sources
 from gluonlm.text.corpus import UNK, load_corpus
 from gluonlm.text.download import File
-from gluonlm.text.sources import ALIASES, DATASETS, Dataset, cache_folder, resolve
+from gluonlm.text.sources import ALIASES, DATASETS, Dataset, resolve
 
 
 @pytest.fixture

@@ -15,14 +15,11 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-import mxnet as mx
-
 from gluonlm.system.errors import UserError
-from gluonlm.system.files import writing
-from gluonlm.system.runtime import cpu_flags
-from gluonlm.text.sources import cache_folder
+from gluonlm.system.files import cache_folder, writing
+from gluonlm.system.machine import cpu_flags
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parents[1] / "model"
 FLAGS = (
     "-O3",
     "-march=native",
@@ -37,10 +34,12 @@ OPENMP = ("-fopenmp",) if platform.system() == "Linux" else ()  # Apple's compil
 
 @cache
 def load_operators(name: str) -> None:
-    """Make the operators of gluonlm/NAME.c known to MXNet, in this process once and for all.
+    """Make the operators of gluonlm/model/NAME.c known to MXNet, in this process once and for all.
 
     :raises UserError: when there is no C compiler, it fails, or the cache folder cannot be written.
     """
+    import mxnet as mx
+
     mx.library.load(str(compiled(FOLDER / f"{name}.c")), verbose=False)
 
 
