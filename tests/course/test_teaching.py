@@ -18,6 +18,7 @@ from PIL import Image
 from gluonlm import teaching
 from gluonlm.config import Config, resolve
 from gluonlm.system.errors import UserError
+from gluonlm.teaching import figures
 from gluonlm.text.corpus import Corpus, Dictionary
 from gluonlm.training.loop import evaluate
 
@@ -33,10 +34,10 @@ def corpus() -> Corpus:
 
 def test_smaller_keeps_the_frequent_words_and_the_beginning(corpus):
     small = teaching.smaller(corpus, 3, {"train": 5, "valid": 2, "test": 6})
-    assert small.dictionary.idx2word == ["<eos>", "the", "<unk>"]
-    assert small.train.tolist() == [1, 2, 0, 2, 1]
-    assert small.valid.tolist() == [0, 1]
-    assert small.test.tolist() == [1, 2, 0, 2, 1, 0]
+    assert small.dictionary.idx2word == ["the", "<eos>", "<unk>"]  # by their frequency in these 5
+    assert small.train.tolist() == [0, 2, 1, 2, 0]
+    assert small.valid.tolist() == [1, 0]
+    assert small.test.tolist() == [0, 2, 1, 2, 0, 1]
     assert small.train.dtype == np.int32
     assert corpus.train.tolist() == [1, 3, 0, 2, 1, 0]
 
@@ -100,19 +101,28 @@ def test_show_source_shows_what_is_installed():
     assert shown.count("```") == 4
 
 
-def test_a_shown_figure_carries_its_description(monkeypatch):
-    shown = []
-    monkeypatch.setattr(teaching, "display", lambda data, **options: shown.append((data, options)))
-    figure, axes = plt.subplots()
-    axes.plot([1, 2])
-    teaching.show_figure(figure, "a line that rises")
-    ((data, options),) = shown
-    assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG")
-    assert data["text/plain"] == "a line that rises"
-    assert options == {"metadata": {"image/png": {"alt": "a line that rises"}}, "raw": True}
-    assert not plt.fignum_exists(
-        figure.number
-    )  # or it would be shown once more at the end of the cell
+@pytest.fixture
+def shown(monkeypatch) -> list:
+    """What the lessons display, as pairs of data and options."""
+    displayed = []
+    monkeypatch.setattr(
+        figures, "display", lambda data, **options: displayed.append((data, options))
+    )
+    return displayed
+
+
+def test_a_shown_figure_has_its_caption_below_and_as_alternative_text(shown):
+    with teaching.figure("a line that rises", size=(4, 3)) as axes:
+        axes.plot([1, 2])
+    (picture, options), (caption, _) = shown
+    png = base64.b64decode(picture["image/png"])
+    with Image.open(io.BytesIO(png)) as image:
+        width = image.width
+    assert options["metadata"]["image/png"] == {"alt": "a line that rises", "width": width // 2}
+    assert 300 < width // 2 <= 360  # 4 inches of a page; the picture has twice as many pixels
+    assert picture["text/plain"] == "a line that rises"
+    assert caption["text/markdown"] == "*a line that rises*"
+    assert plt.get_fignums() == []  # or it would be shown once more at the end of the cell
 
 
 def test_a_compact_picture_is_the_same_picture():
@@ -120,13 +130,63 @@ def test_a_compact_picture_is_the_same_picture():
     axes.imshow(np.linspace(0, 1, 400).reshape(20, 20), cmap="viridis")
     png = print_figure(figure, fmt="png")
     plt.close(figure)
-    small = teaching.compact(png)
+    small, width = figures.compact(png)
     before, after = (
         np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), int) for data in (png, small)
     )
-    assert before.shape == after.shape
-    assert np.abs(before - after).mean() < 1
+    assert before.shape == after.shape == (*before.shape[:1], width, 3)
+    assert np.abs(before - after).mean() < 2
     assert len(small) < 0.6 * len(png)
+
+
+def test_lines_bars_and_rows_draw_what_they_are_given(shown):
+    with teaching.figure("three panels", columns=3) as (left, middle, right):
+        teaching.lines(left, {"a": [1, 10], "b": ([5, 6], [2, 3])}, yscale="log", xlabel="step")
+        teaching.bars(middle, {"a": [1, 2], "b": [3, 4]}, ["x", "y"], fmt="%.0f")
+        teaching.rows(right, {"a": 1.0, "b": 2.5}, fmt="%.1f", title="numbers")
+        assert [line.get_xdata().tolist() for line in left.lines] == [[0, 1], [5, 6]]
+        assert left.get_xlabel() == "step"
+        assert [text.get_text() for text in left.get_legend().get_texts()] == ["a", "b"]
+        assert [bar.get_height() for bar in middle.patches] == [1, 2, 3, 4]
+        assert [text.get_text() for text in right.texts] == ["1.0", "2.5"]
+        assert right.get_legend() is None
+    assert len(shown) == 2
+
+
+def test_explore_draws_the_first_values_where_nothing_is_live(monkeypatch):
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    drawn = []
+    teaching.explore(lambda **values: drawn.append(values), t=(0.8, 0.1, 2.0, 0.1), text="emma")
+    assert drawn == [{"t": 0.8, "text": "emma"}]
+
+
+def test_explore_has_controls_in_a_live_notebook(monkeypatch):
+    monkeypatch.setenv("JPY_SESSION_NAME", "05.ipynb")
+    seen = []
+    monkeypatch.setattr(figures.ipywidgets, "interact", lambda draw, **w: seen.append(w))
+    teaching.explore(lambda **values: None, t=(0.8, 0.1, 2.0, 0.1), k=(5, 1, 50, 1), text="emma")
+    (widgets,) = seen
+    kinds = {name: type(widget).__name__ for name, widget in widgets.items()}
+    assert kinds == {"t": "FloatSlider", "k": "IntSlider", "text": "Text"}
+    assert [widgets[name].value for name in ("t", "k", "text")] == [0.8, 5, "emma"]
+    assert (widgets["k"].min, widgets["k"].max) == (1, 50)
+
+
+@pytest.mark.parametrize("kind", ["Elman", "LSTM", "GRU"])
+def test_a_cell_is_drawn_with_all_its_parts(kind):
+    axes = matplotlib.figure.Figure().subplots()
+    teaching.draw_cell(axes, kind)
+    texts = " ".join(text.get_text() for text in axes.texts)
+    assert all(name in texts for name in {"Elman": "WR", "LSTM": "figo", "GRU": "zrn"}[kind])
+    assert axes.get_title().endswith(kind)
+
+
+def test_an_unrolled_network_has_a_word_more_than_steps():
+    axes = matplotlib.figure.Figure().subplots()
+    teaching.draw_unrolled(axes, ["a", "b", "c"], ["Embedding", "LSTM", "Dense"])
+    texts = [text.get_text() for text in axes.texts]
+    assert [texts.count(name) for name in ("Embedding", "LSTM", "Dense", "state")] == [2, 2, 2, 1]
+    assert [texts.count(word) for word in "abc"] == [1, 2, 1]
 
 
 def test_draw_cells_draws_every_word_in_its_colour():
@@ -168,7 +228,7 @@ def test_importing_mxnet_after_it_warns_of_nothing():
 def test_a_heat_strip_breaks_lines_and_darkens_with_the_value(monkeypatch):
     shown = []
     monkeypatch.setattr(
-        teaching, "show_figure", lambda figure, description: shown.append((figure, description))
+        figures, "show_figure", lambda figure, description: shown.append((figure, description))
     )
     words, values = (
         ["she", "was", "late", "<eos>", "a", "dreadfully", "long", "day"],
