@@ -109,7 +109,7 @@ def make_pages(app: Sphinx) -> None:
 
 
 def describe_pictures(app: Sphinx, doctree: nodes.document) -> None:
-    """Give each picture of a notebook the description that is stored with it, for those who cannot see it."""
+    """Give each picture of a notebook the description and the width that are stored with it."""
     if not app.env.docname.startswith("notebooks/"):
         return
     notebook = nbformat.read(app.env.doc2path(app.env.docname), as_version=4)
@@ -120,7 +120,10 @@ def describe_pictures(app: Sphinx, doctree: nodes.document) -> None:
     )
     for bundle, stored in zip(bundles, metadata, strict=True):
         for image in bundle.findall(nodes.image):
-            image["alt"] = stored.get("image/png", {}).get("alt", "")
+            known = stored.get("image/png", {})
+            image["alt"] = known.get("alt", "")
+            if "width" in known:  # of the page: the picture has twice as many pixels
+                image["width"] = f"{known['width']}px"
 
 
 def link_lessons(app: Sphinx, doctree: nodes.document) -> None:
