@@ -20,7 +20,7 @@ from gluonlm.text.preparation import Rules, prepare, select
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options; those named as in :class:`Rules` become one."""
+    """The options; those named as in :class:`~gluonlm.text.preparation.Rules` become one."""
     options = argparse.ArgumentParser(
         prog="gluonlm.prepare", description="Make a data set from raw text."
     )

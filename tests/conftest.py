@@ -4,6 +4,7 @@ gluonlm comes before mxnet in every test module: it prepares the process that mx
 """
 
 import os
+import shutil
 
 import pytest
 
@@ -44,3 +45,22 @@ def alone(text, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("alone") / "run"
     return folder, train.main(["--data", str(text), "--save", str(folder), *SMALL])
+
+
+@pytest.fixture(
+    scope="module"
+)  # no longer: the loop of playwright would be in the way of notebooks
+def chromium():
+    """The system's Chromium, without a window."""
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    program = next(filter(None, map(shutil.which, names)), None)
+    if not program:
+        pytest.skip(
+            "no page is looked at: there is no Chromium (Debian, Ubuntu: apt install chromium)"
+        )
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield browser
+        browser.close()

@@ -1,6 +1,9 @@
 """The site: built without a warning, whole, and looked at in a browser by a reader at a desk and one with a phone.
 
-    make docs && .venv/bin/python -m pytest tests/course/test_site.py    # pictures of all pages: docs/_build/screenshots
+    make docs && .venv/bin/python -m pytest tests/course/test_site.py
+    SCREENSHOTS=docs/_build/screenshots .venv/bin/python -m pytest tests/course/test_site.py -k looks_right
+
+The second writes pictures of all pages into that folder, for somebody to look at.
 
 Without the site's environment (`make docs` builds it) or without Chromium the tests concerned are skipped and say so.
 """
@@ -16,13 +19,11 @@ from urllib.parse import unquote, urlsplit
 
 import nbformat
 import pytest
-from chromium import Browser, find
 from nbformat.v4 import new_markdown_cell, new_notebook
 
 from gluonlm.system.machine import recorded
 
 ROOT = Path(__file__).resolve().parents[2]
-SCREENSHOTS = ROOT / "docs" / "_build" / "screenshots"
 LOOKS = {"desktop": (1280, 900), "phone": (390, 844)}
 ENOUGH = {("desktop", "light"), ("phone", "dark")}  # for the many pages that are made alike
 TALLEST = (
@@ -46,23 +47,26 @@ def site() -> Path:
     return ROOT / "docs" / "_build" / "html"
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    """A headless browser."""
-    program = find()
-    if not program:
-        pytest.skip(
-            "the pages are not looked at: there is no Chromium (Debian, Ubuntu: apt install chromium)"
-        )
-    browser = Browser(program, tmp_path_factory.mktemp("profile"))
-    yield browser
-    browser.close()
+@pytest.fixture
+def tab(chromium):
+    """A page of the browser; ``tab.errors`` collects what goes wrong in it."""
+    tab = chromium.new_page()
+    tab.errors = []
+    tab.on("pageerror", lambda error: tab.errors.append(str(error)))
+    tab.on("requestfailed", lambda request: tab.errors.append(f"cannot load {request.url}"))
+    tab.on(
+        "console",
+        lambda said: tab.errors.append(said.text) if said.type in ("error", "warning") else None,
+    )
+    yield tab
+    tab.close()
 
 
 @pytest.fixture
 def extension(monkeypatch):
     """Import a module of docs/_ext by its name; those that need no Sphinx."""
     monkeypatch.syspath_prepend(ROOT / "docs" / "_ext")
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")  # as docs/conf.py
     return importlib.import_module
 
 
@@ -251,46 +255,56 @@ FAULTS = """(() => {
 })()"""
 
 
-def test_every_page_looks_right_at_a_desk_and_on_a_phone_by_day_and_by_night(site, pages, browser):
-    shutil.rmtree(SCREENSHOTS, ignore_errors=True)
+def pictures(tab, folder: Path, name: str) -> None:
+    """Take pictures of a page from top to bottom."""
+    width, tall = tab.viewport_size["width"], tab.evaluate("document.documentElement.scrollHeight")
+    for part, top in enumerate(range(0, tall, TALLEST), 1):
+        tab.screenshot(
+            path=folder / f"{name.replace('/', '-')}-{part}.jpg",
+            type="jpeg",  # a PNG of a long page takes seconds
+            quality=80,
+            full_page=True,
+            clip={"x": 0, "y": top, "width": width, "height": min(TALLEST, tall - top)},
+        )
+
+
+def test_every_page_looks_right_at_a_desk_and_on_a_phone_by_day_and_by_night(site, pages, tab):
+    folder = os.environ.get("SCREENSHOTS")
     faults, backgrounds = [], {"light": set(), "dark": set()}
     for path in pages:
         name = path.relative_to(site).with_suffix("").as_posix()
         if name.startswith("_modules"):
             continue  # source code, nothing else
-        browser.open(path.as_uri())
+        tab.goto(path.as_uri())
         for look, (width, height) in LOOKS.items():
             for scheme, seen in backgrounds.items():
                 if name.startswith("api/gluonlm.") and (look, scheme) not in ENOUGH:
                     continue
-                browser.look(width, height, scheme)
-                faults += [
-                    f"{name}, {look}, {scheme}: {fault}" for fault in browser.evaluate(FAULTS)
-                ]
-                seen.add(browser.evaluate("getComputedStyle(document.body).backgroundColor"))
-                tall = browser.evaluate("document.documentElement.scrollHeight")
-                for part, top in enumerate(range(0, tall, TALLEST), 1):
-                    picture = (
-                        SCREENSHOTS / f"{look}-{scheme}" / f"{name.replace('/', '-')}-{part}.jpg"
-                    )
-                    browser.screenshot(picture, width, top, min(TALLEST, tall - top))
-        faults += [f"{name}: {error}" for error in browser.errors]
+                tab.set_viewport_size({"width": width, "height": height})
+                tab.emulate_media(color_scheme=scheme)
+                faults += [f"{name}, {look}, {scheme}: {fault}" for fault in tab.evaluate(FAULTS)]
+                seen.add(tab.evaluate("getComputedStyle(document.body).backgroundColor"))
+                if folder:
+                    pictures(tab, Path(folder) / f"{look}-{scheme}", name)
+        faults += [f"{name}: {error}" for error in tab.errors]
+        tab.errors.clear()
     assert faults == []
     assert len(backgrounds["light"]) == len(backgrounds["dark"]) == 1
     assert backgrounds["light"] != backgrounds["dark"]
 
 
-def test_a_page_that_looks_wrong_is_found(browser, tmp_path):
+def test_a_page_that_looks_wrong_is_found(tab, tmp_path):
     (tmp_path / "bad.html").write_text(
-        "<article><img src='no.png'><div style='width: 2000px'>wide</div><script>console.error('oops')</script>"
-        "<div style='overflow-x: auto'><div style='width: 3000px'>may scroll</div></div></article>"
+        "<article><img src='no.png'><div style='width: 2000px'>wide</div>"
+        "<script>console.error('oops')</script><div style='overflow-x: auto'>"
+        "<div style='width: 3000px'>may scroll</div></div></article>"
     )
-    browser.open((tmp_path / "bad.html").as_uri())
-    browser.look(*LOOKS["phone"], "light")
-    faults = browser.evaluate(FAULTS)
+    width, height = LOOKS["phone"]
+    tab.set_viewport_size({"width": width, "height": height})
+    tab.goto((tmp_path / "bad.html").as_uri())
+    faults = tab.evaluate(FAULTS)
     assert any(fault.startswith("no picture") for fault in faults)
     assert any("wide" in fault for fault in faults)
-    assert not any(
-        "may scroll" in fault and fault.startswith("sticks out: DIV may") for fault in faults
-    )
-    assert any("oops" in error for error in browser.errors)
+    assert not any(fault.startswith("sticks out: DIV may") for fault in faults)
+    assert any("oops" in error for error in tab.errors)
+    assert any("no.png" in error for error in tab.errors)
