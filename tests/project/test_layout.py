@@ -20,6 +20,7 @@ RANKS = {  # a room may import rooms of its own rank or a lower one; no two room
     "compress": 4,
     "onnx": 4,
     "parallel": 4,
+    "teaching": 5,  # what only the notebooks import
 }
 SETTINGS = {"config", "presets", "errors"}  # at the top of the package, for all to import
 FRONT_DOOR = {"RUNTIME", "prepare", "__version__"}  # what a library may use of gluonlm itself
