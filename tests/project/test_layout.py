@@ -61,6 +61,7 @@ UPWARD = {
     "gluonlm.training.loop -> gluonlm.parallel.group",
     "gluonlm.training.optim -> gluonlm.parallel.group",
     "gluonlm.training.resume -> gluonlm.training.loop",
+    "gluonlm.teaching.workload -> gluonlm.cli",
 }
 
 
