@@ -28,7 +28,7 @@ from gluonlm.compress.calibrate import Statistics, fingerprint, measure
 from gluonlm.compress.compare import COLUMNS, Variant, clock
 from gluonlm.compress.scheme import Scheme, parts_of
 from gluonlm.config import Config
-from gluonlm.evaluate import evaluate_onnx
+from gluonlm.inference.language_model import LanguageModel
 from gluonlm.model.checkpoint import Trained, build_model, load_model
 from gluonlm.onnx.graph import build
 from gluonlm.onnx.session import OnnxModel, describe
@@ -47,15 +47,13 @@ class Onnx:
     """A float32 model in ONNX Runtime, with the two things that a :class:`Variant` does."""
 
     def __init__(self, trained: Trained):
-        self.writer, self.scorer = (
-            OnnxModel(build(trained.model, describe(trained), losses=losses).SerializeToString())
-            for losses in (False, True)
-        )
-        self.trained = trained
+        graph = build(trained.model, describe(trained), losses=True)
+        session = OnnxModel(graph.SerializeToString())
+        self.model = LanguageModel(session, *session.description(), trained.path)
 
     def loss(self, ids: np.ndarray) -> float:
         """Mean loss in nats per token."""
-        return evaluate_onnx(self.scorer, ids, COLUMNS)
+        return self.model.evaluate(ids, COLUMNS)
 
     write = Variant.write
 

@@ -110,7 +110,7 @@ class SparsePredictor(Predictor):
 
     def __init__(self, model: RNNModel):
         super().__init__(model)
-        self.product = csr_product(self.weight)
+        self.product = csr_product(self.decoder[0])
 
     def decode(self, features: np.ndarray) -> np.ndarray:
         return self.product(features.reshape(-1, features.shape[-1])).reshape(

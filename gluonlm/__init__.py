@@ -1,9 +1,59 @@
 """gluonlm: recurrent language models in Apache MXNet Gluon.
 
-Importing the package makes MXNet fast on this machine (:mod:`gluonlm.system.runtime`), so import it before mxnet.
+    >>> import gluonlm                            # before mxnet: it makes MXNet fast on this machine
+    >>> model = gluonlm.load("runs/ptb")          # a run, a model file, an INT8 file or a .onnx
+    >>> model.generate("she was", words=20)
+    >>> model.perplexity("she was in the room")
+    >>> model.next_words("she was", 10)
+
+The names below are imported when they are first asked for, so that ``import gluonlm`` is quick.
 """
+
+import importlib
+from typing import TYPE_CHECKING
 
 from gluonlm.system.runtime import prepare
 
+if TYPE_CHECKING:
+    from gluonlm.config import Config
+    from gluonlm.inference.language_model import LanguageModel
+    from gluonlm.model.rnn import RNNModel
+    from gluonlm.onnx.load import load
+    from gluonlm.text.corpus import Corpus, batchify, get_batch
+    from gluonlm.text.vocabulary import Dictionary
+
 __version__ = "1.0.0"
+__all__ = [
+    "Config",
+    "Corpus",
+    "Dictionary",
+    "LanguageModel",
+    "RNNModel",
+    "batchify",
+    "get_batch",
+    "load",
+]
 RUNTIME = prepare()
+
+_HOMES = {
+    "Config": "gluonlm.config",
+    "Corpus": "gluonlm.text.corpus",
+    "Dictionary": "gluonlm.text.vocabulary",
+    "LanguageModel": "gluonlm.inference.language_model",
+    "RNNModel": "gluonlm.model.rnn",
+    "batchify": "gluonlm.text.corpus",
+    "get_batch": "gluonlm.text.corpus",
+    "load": "gluonlm.onnx.load",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'gluonlm' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value  # the next time it is found at once
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -23,10 +23,11 @@ import numpy as np
 
 from gluonlm.cli import dashes, run
 from gluonlm.inference.predictor import Predictor
-from gluonlm.inference.sampling import generate, surprise
+from gluonlm.inference.sampling import generate
+from gluonlm.inference.scoring import surprise
 from gluonlm.model.checkpoint import Trained, check_replaceable, load_model
 from gluonlm.model.rnn import RNNModel
-from gluonlm.onnx.integer_model import has_integers, simulated
+from gluonlm.onnx.load import has_integers, simulated
 from gluonlm.onnx.session import OnnxModel, describe, require
 from gluonlm.system import native
 from gluonlm.system.errors import UserError

@@ -13,19 +13,15 @@ import itertools
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from gluonlm.cli import contexts, dashes, run
+from gluonlm.inference.language_model import LanguageModel
 from gluonlm.inference.sampling import FINISHED, Strategy, beam_search, end_id, stream
-from gluonlm.onnx.session import OnnxModel
+from gluonlm.onnx.load import load, load_onnx
 from gluonlm.system.errors import UserError
 from gluonlm.system.files import writing
 from gluonlm.text.detokenize import Detokenizer, tokens_of
-from gluonlm.text.vocabulary import UNK
-
-if TYPE_CHECKING:
-    from gluonlm.inference.predictor import Predictor
-    from gluonlm.model.checkpoint import Trained
+from gluonlm.text.vocabulary import UNK, Dictionary
 
 DEFAULT_MODEL = Path("model.pt")  # where the word-level example has it
 SAMPLING = ("temperature", "top_k", "top_p", "greedy")
@@ -101,7 +97,7 @@ def parser() -> argparse.ArgumentParser:
         help="with --outf: words between two progress lines (default: 100)",
     )
     add("--gpu", help="number of the GPU to use")
-    add("--cuda", action="store_true", help="the same as --gpu 0")
+    add("--cuda", dest="gpu", action="store_const", const="0", help="the same as --gpu 0")
     add("--data", help="accepted and not needed: the vocabulary is in the model's file")
     return parser
 
@@ -116,29 +112,18 @@ def model_path(options: argparse.Namespace) -> Path:
     return Path(path or DEFAULT_MODEL)
 
 
-def open_model(
-    options: argparse.Namespace,
-) -> tuple["Trained | OnnxModel", "Predictor | OnnxModel"]:
-    """What has the vocabulary, and what predicts."""
+def open_model(options: argparse.Namespace) -> LanguageModel:
+    """The model that the options name, on the device that they name."""
     if options.onnx:
-        if options.run or options.checkpoint or options.gpu or options.cuda:
+        if options.run or options.checkpoint or options.gpu:
             raise UserError(
                 "--onnx FILE is the model, and is computed on the CPU: leave out other models and --gpu"
             )
-        model = OnnxModel(options.onnx)
-        return model, model
-    from gluonlm.inference.predictor import Predictor
-    from gluonlm.model.checkpoint import (
-        load_model,  # here, because a model in ONNX writes without MXNet
-    )
-    from gluonlm.onnx.integer_model import integer_model
-
-    ctx = contexts("0" if options.gpu is None and options.cuda else options.gpu)[:1]
-    trained = load_model(model_path(options), ctx)
-    return trained, integer_model(trained, ctx[0]) or Predictor(trained.model, ctx[0])
+        return load_onnx(options.onnx)
+    return load(model_path(options), None if options.gpu is None else contexts(options.gpu)[0])
 
 
-def strategy(options: argparse.Namespace, trained: "Trained | OnnxModel") -> Strategy:
+def strategy(options: argparse.Namespace, dictionary: Dictionary) -> Strategy:
     """How words are chosen, of the options that were given."""
     given = {name: getattr(options, name) for name in SAMPLING}
     given = {
@@ -153,7 +138,6 @@ def strategy(options: argparse.Namespace, trained: "Trained | OnnxModel") -> Str
         raise UserError(
             f"--beam {options.beam} finds {options.beam} texts: lower --samples or raise --beam"
         )
-    dictionary = trained.dictionary
     forbidden = [dictionary.unk_id] if options.unk == "forbid" else []
     forbidden += [end_id(dictionary)] if options.eos == "forbid" else []
     return Strategy(**given, forbidden=tuple(index for index in forbidden if index is not None))
@@ -161,19 +145,18 @@ def strategy(options: argparse.Namespace, trained: "Trained | OnnxModel") -> Str
 
 def texts(
     options: argparse.Namespace,
-    trained: "Trained | OnnxModel",
-    predictor: "Predictor | OnnxModel",
+    model: LanguageModel,
     show: Callable[[str], None],
     written: list[str],
 ) -> None:
     """Fill ``written`` with the texts the user wants, as far as they are; a single one is shown piece by piece, too."""
-    dictionary, chosen = trained.dictionary, strategy(options, trained)
-    opening, unknown = tokens_of(options.seed_text, dictionary, trained.level)
+    dictionary, chosen = model.dictionary, strategy(options, model.dictionary)
+    opening, unknown = tokens_of(options.seed_text, dictionary, model.level)
     prompt = dictionary.encode(opening)
     if unknown:
         print(f"not in the vocabulary, read as {UNK}: {' '.join(unknown)}", file=sys.stderr)
     writers = [
-        Detokenizer(trained.level, options.capitals, options.raw) for _ in range(options.samples)
+        Detokenizer(model.level, options.capitals, options.raw) for _ in range(options.samples)
     ]
     written += ["".join(map(writer, opening)) for writer in writers]
 
@@ -187,7 +170,7 @@ def texts(
         show(written[0])
     if options.beam is not None:
         found = beam_search(
-            predictor,
+            model,
             dictionary,
             prompt,
             options.words,
@@ -200,7 +183,7 @@ def texts(
         )
     else:
         lengths = (options.words, chosen, options.seed, options.samples, options.sentences)
-        steps = stream(predictor, dictionary, prompt, *lengths)
+        steps = stream(model, dictionary, prompt, *lengths)
     for number, tokens in enumerate(steps, 1):
         for sample, token in enumerate(tokens):
             if token != FINISHED:
@@ -223,18 +206,14 @@ def main(argv: list[str]) -> list[str]:
         raise UserError("--seed must be at least 0 and --log-interval at least 1")
     if options.samples < 1:
         raise UserError(f"--samples {options.samples}: must be at least 1")
-    (trained, predictor), written = open_model(options), []
+    model, written = open_model(options), []
     if options.outf:
-        to_file(
-            options.outf,
-            written,
-            lambda: texts(options, trained, predictor, lambda piece: None, written),
-        )
+        to_file(options.outf, written, lambda: texts(options, model, lambda piece: None, written))
     elif options.samples == 1:
-        texts(options, trained, predictor, lambda piece: print(piece, end="", flush=True), written)
+        texts(options, model, lambda piece: print(piece, end="", flush=True), written)
         print("" if written[0].endswith("\n") else "\n", end="")
     else:
-        texts(options, trained, predictor, lambda piece: None, written)
+        texts(options, model, lambda piece: None, written)
         print(joined(written), end="")
     return written
 

@@ -18,15 +18,12 @@ import numpy as np
 
 from gluonlm.compress.calibrate import Statistics
 from gluonlm.compress.scheme import Scheme, parts_of, quantize_model
-from gluonlm.evaluate import evaluate_onnx
-from gluonlm.inference.predictor import Predictor
 from gluonlm.inference.sampling import stream
 from gluonlm.model.checkpoint import Trained, load_model, save_model
-from gluonlm.onnx.integer_model import integer_model
+from gluonlm.onnx.load import language_model
 from gluonlm.system.machine import record
 from gluonlm.text.corpus import encode_span
 from gluonlm.text.sources import resolve
-from gluonlm.training.loop import evaluate
 from gluonlm.training.progress import displayed, unit_of
 
 VARIANTS = {
@@ -71,18 +68,15 @@ class Variant:
         is_float = all(scheme.kind == "fp32" for scheme in schemes.values())
         save_model(path, *parts, quantized=None if is_float else quantized)
         self.bytes, self.trained = path.stat().st_size, load_model(path)
-        self.writer = integer_model(self.trained) or Predictor(self.trained.model)
-        self.scorer = integer_model(self.trained, losses=True)
+        self.model = language_model(self.trained)
 
     def loss(self, ids: np.ndarray) -> float:
         """Mean loss in nats per token."""
-        if self.scorer:
-            return evaluate_onnx(self.scorer, ids, COLUMNS)
-        return evaluate(self.trained.model, ids, self.trained.dictionary, COLUMNS)
+        return self.model.evaluate(ids, COLUMNS)
 
     def write(self, words: int, seed: int) -> None:
         """Write so many words one at a time."""
-        for _ in stream(self.writer, self.trained.dictionary, length=words, seed=seed):
+        for _ in stream(self.model, self.model.dictionary, length=words, seed=seed):
             pass
 
 

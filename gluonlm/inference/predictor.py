@@ -9,16 +9,17 @@ the layers from 1.2 to 0.3 ms of processor time, and NumPy's matrix-vector produ
 MXNet's FullyConnected, which is made for many rows, needs more than 1 ms. See ``benchmarks/generate.py``.
 """
 
+from functools import cached_property
+
 import mxnet as mx
 import numpy as np
 
 from gluonlm.model.adaptive import log_probabilities
 from gluonlm.model.rnn import RNNModel
+from gluonlm.model.softmax import decoder_loss
 
-CSR_SPARSITY, CSR_ROWS = (
-    0.945,
-    range(10, 51),
-)  # where a sparse decoder makes a step faster (benchmarks/sparse.py)
+# where a sparse decoder makes a step faster (benchmarks/sparse.py)
+CSR_SPARSITY, CSR_ROWS = 0.945, range(10, 51)
 MATRIX_ROWS = 12  # up to so many rows, products with vectors are faster than one with a matrix (V = 10,000, C = 200)
 
 
@@ -40,29 +41,36 @@ class _Planned(mx.gluon.HybridBlock):
 class Predictor:
     """A model as a function from NumPy to NumPy.
 
-    The decoder's weights are copied when it is made: make a new one after further training.
+    The decoder's weights are copied for the first prediction: make a new one after further training.
 
-    :param ctx: the device of the recurrent layers, by default the first one that the model is on. The decoder and
-        the choice of words are computed on the CPU.
+    :param ctx: the device of the recurrent layers and of the losses, by default the first one that the model is on.
+        The decoder's logits and the choice of words are computed on the CPU.
     """
+
+    steps = 70  # of a text to score at once: more need more memory and are not faster
 
     def __init__(self, model: RNNModel, ctx: mx.Context | None = None):
         self.model, self.body = model, _Planned(model.body)
         self.ctx = ctx or model.decoder.weight.list_ctx()[0]
-        self.weight = to_floats(model.decoder.weight.data(self.ctx))  # (V, C)
-        self.bias = to_floats(model.decoder.bias.data(self.ctx))  # (V,)
         self.splits = getattr(model.decoder, "splits", ())
-        if self.splits:
-            clusters = (
-                model.decoder.cluster_weight.data(self.ctx),
-                model.decoder.cluster_bias.data(self.ctx),
-            )
-            self.weight, self.bias = (
-                np.concatenate([words, entries.asnumpy()])
-                for words, entries in zip((self.weight, self.bias), clusters, strict=True)
-            )
-        sparse = np.mean(self.weight == 0) >= CSR_SPARSITY
-        self.sparse_weight = mx.nd.array(self.weight).tostype("csr") if sparse else None
+
+    @cached_property
+    def decoder(self) -> tuple[np.ndarray, np.ndarray]:
+        """Weight (V, C) and bias (V,), with an adaptive softmax also of the entries for its clusters."""
+        names = ("weight", "bias"), ("cluster_weight", "cluster_bias")
+        parts = [
+            [to_floats(getattr(self.model.decoder, name).data(self.ctx)) for name in pair]
+            for pair in (names if self.splits else names[:1])
+        ]
+        weight, bias = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        return weight, bias
+
+    @cached_property
+    def sparse_weight(self) -> mx.nd.sparse.CSRNDArray | None:
+        """The decoder's weight without its zeros, None if there are few."""
+        weight, _ = self.decoder
+        sparse = np.mean(weight == 0) >= CSR_SPARSITY
+        return mx.nd.array(weight).tostype("csr") if sparse else None
 
     def begin_state(self, batch_size: int) -> list[mx.nd.NDArray]:
         """A state of zeros for so many columns."""
@@ -77,8 +85,23 @@ class Predictor:
         )  # shares the copy's memory
         features, state = self.body(inputs, state)
         logits = self.decode(to_floats(features))
-        logits += self.bias
+        logits += self.decoder[1]
         return (log_probabilities(logits, self.splits) if self.splits else logits), state
+
+    def losses(
+        self, ids: np.ndarray, targets: np.ndarray, state: list[mx.nd.NDArray]
+    ) -> tuple[np.ndarray, list[mx.nd.NDArray]]:
+        """Ids and targets (T, N) and a state -> -ln p of the targets (T, N) and the new state."""
+        losses, _, state = self.read(ids, targets, state)
+        return losses, state
+
+    def read(
+        self, ids: np.ndarray, targets: np.ndarray, state: list[mx.nd.NDArray]
+    ) -> tuple[np.ndarray, mx.nd.NDArray, list[mx.nd.NDArray]]:
+        """The same with the features (T, N, C), which the decoder sees, in the middle."""
+        features, state = self.model.body(mx.nd.array(ids, self.ctx), state)
+        losses = decoder_loss(self.model, features, mx.nd.array(targets, self.ctx))  # (T*N,)
+        return losses.asnumpy().reshape(np.shape(targets)), features, state
 
     def decode(self, features: np.ndarray) -> np.ndarray:
         """Features (T, N, C) times the decoder's matrix, (T, N, V), without its bias, in the fastest way."""
@@ -89,9 +112,9 @@ class Predictor:
             ).asnumpy()  # (V, T*N)
             logits = np.ascontiguousarray(products.T)
         elif len(rows) <= MATRIX_ROWS:
-            logits = np.matmul(self.weight, rows[..., None])[..., 0]  # one product per row
+            logits = np.matmul(self.decoder[0], rows[..., None])[..., 0]  # one product per row
         else:
-            logits = rows @ self.weight.T
+            logits = rows @ self.decoder[0].T
         return logits.reshape(*features.shape[:2], -1)
 
 

@@ -1,9 +1,8 @@
-"""Text from a model, and how surprised a model is by a text.
+"""Text from a model.
 
     >>> predictor = Predictor(model)                        # gluonlm.inference.predictor
     >>> generate(predictor, dictionary, length=20, strategy=Strategy(temperature=0.8, top_k=50), seed=1, samples=3)
     >>> beam_search(predictor, dictionary, width=5, length=20)
-    >>> surprise(predictor, ids, dictionary.start_id)       # nats per token
 
 A predictor is anything with ``begin_state(N) -> state`` and ``predict(ids (T, N), state) -> (logits (T, N, V),
 state)``, logits a NumPy array and state a list of arrays (layers, N, H). Everything here is NumPy.
@@ -27,7 +26,7 @@ from gluonlm.text.vocabulary import Dictionary
 LOWEST_TEMPERATURE = 0.001
 FINISHED = -1  # stands for a token in a sample that has ended
 NUCLEUS_GUESS = 256  # top-p looks at so many of the best words first
-SCORING_STEPS = 32  # tokens scored at once: their logits are an array of 32 x V
+PROMPT_STEPS = 32  # tokens of a prompt read at once: their logits are an array of 32 x V
 
 
 @dataclass(frozen=True)
@@ -127,8 +126,8 @@ def read(predictor, prompt: Sequence[int], start_id: int, samples: int) -> tuple
         np.array([[start_id], *([token] for token in prompt)]), samples, axis=1
     )  # (T, N)
     state = predictor.begin_state(samples)
-    for i in range(0, len(ids), SCORING_STEPS):
-        logits, state = predictor.predict(ids[i : i + SCORING_STEPS], state)
+    for i in range(0, len(ids), PROMPT_STEPS):
+        logits, state = predictor.predict(ids[i : i + PROMPT_STEPS], state)
     return logits[-1], state
 
 
@@ -287,23 +286,3 @@ def log_softmax(logits: np.ndarray, forbidden: Sequence[int] = ()) -> np.ndarray
     logits[..., list(forbidden)] = -np.inf
     logits -= logits.max(axis=-1, keepdims=True)
     return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
-
-
-def surprise(predictor, ids: Sequence[int], start_id: int) -> np.ndarray:
-    """How surprising each token of a text is after those before it: -ln p, nats, float64 (len(ids),).
-
-    Its mean is the loss on the text, exp of that the perplexity; divided by ln 2 it is in bits.
-
-    :param start_id: what stands before the text, ``dictionary.start_id`` for the beginning of a sentence.
-    """
-    ids = np.asarray(ids, np.int64)
-    inputs, state = (
-        np.concatenate([[start_id], ids[:-1]])[: len(ids), None],
-        predictor.begin_state(1),
-    )  # (T, 1)
-    nats = [np.empty(0)]
-    for i in range(0, len(ids), SCORING_STEPS):
-        logits, state = predictor.predict(inputs[i : i + SCORING_STEPS], state)
-        targets = ids[i : i + SCORING_STEPS]
-        nats.append(-log_softmax(logits[:, 0])[np.arange(len(targets)), targets])
-    return np.concatenate(nats)

@@ -130,7 +130,7 @@ def build(
     ``x`` where its window is 2), the new ones ``h0_out``, ...
 
     :param quantized: the model's weights as they are to be stored and multiplied; None for float32.
-    :param losses: for scoring: a further input ``targets`` (T, N) int64 and, in place of the logits, ``losses`` (T, N),
+    :param losses: for scoring: a further input ``targets`` (T, N) int64 and a further output ``losses`` (T, N),
         the negative log-likelihood of the targets in nats.
     :raises UserError: when the model has a part that is not expressed here, or is larger than 2 GiB.
     """
@@ -141,9 +141,7 @@ def build(
         model.decoder.weight.shape[0],
     )
     ids = graph.input("ids", TensorProto.INT64, ["T", "N"])
-    result = graph.output(
-        *(("losses", ["T", "N"]) if losses else ("logits", ["T", "N", vocab_size]))
-    )
+    logits = graph.output("logits", ["T", "N", vocab_size])
     shared = model.decoder.weight is model.body.encoder.weight
     words = stored.weights["encoder.weight"]  # (V, E)
     if isinstance(words, Integers):
@@ -163,15 +161,11 @@ def build(
     scores = add_linear(
         graph, "decoder", "decoder", hidden, stored, signal, words if shared else None
     )  # (T*N, V)
+    width = graph.weight("vocab_size", np.array([vocab_size]))
+    shape = graph.node("Concat", [graph.node("Shape", [ids]), width], axis=0)
+    graph.node("Reshape", [scores, shape], logits)
     if losses:
-        add_losses(graph, scores, ids, result)
-    else:
-        width = graph.weight("vocab_size", np.array([vocab_size]))
-        graph.node(
-            "Reshape",
-            [scores, graph.node("Concat", [graph.node("Shape", [ids]), width], axis=0)],
-            result,
-        )
+        add_losses(graph, scores, ids, graph.output("losses", ["T", "N"]))
     return graph.model(metadata)
 
 

@@ -2,10 +2,9 @@
 
     >>> model = OnnxModel("runs/ptb/model.onnx")
     >>> logits, state = model.predict([[4], [7]], model.begin_state(1))  # (2, 1, V)
-    >>> (ids,) = generate(model, model.dictionary, length=50)            # gluonlm.inference.sampling
-    >>> surprise(model, ids, model.dictionary.start_id)                  # nats per token
 
-It is a predictor, see :mod:`gluonlm.inference.sampling`: what writes and scores with a model of MXNet does so with this one.
+It is an :class:`gluonlm.inference.language_model.Arithmetic`: ``gluonlm.load`` adds the vocabulary and all that one
+asks of a model of MXNet.
 """
 
 import importlib.util
@@ -15,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-import gluonlm
 from gluonlm.config import Config
 from gluonlm.system.errors import UserError
+from gluonlm.system.runtime import prepare
 from gluonlm.text.vocabulary import Dictionary
 
 if TYPE_CHECKING:
@@ -27,34 +26,39 @@ FORMAT = "gluonlm onnx 1"
 
 
 class OnnxModel:
-    """A model for scoring and generating text.
+    """An ONNX model for scoring and generating text.
 
     :param source: the file that :mod:`gluonlm.export` wrote, or its content.
     :param threads: processor threads to use; None for as many as MXNet would.
     :raises UserError: when there is no such file, it is not ONNX, or another program wrote it.
     """
 
+    steps = (
+        16  # of a text at once: the (T, N, V) logits are held, and longer segments are not faster
+    )
+
     def __init__(self, source: str | Path | bytes, threads: int | None = None):
-        self.session = open_session(source, threads or gluonlm.RUNTIME.threads)
-        metadata = self.session.get_modelmeta().custom_metadata_map
-        if metadata.get("format") != FORMAT:
+        self.session = open_session(source, threads or prepare().threads)
+        self.metadata = self.session.get_modelmeta().custom_metadata_map
+        if self.metadata.get("format") != FORMAT:
             raise UserError(
                 f"{source} is an ONNX model, but not one of this version of gluonlm: give a file that "
                 "`python -m gluonlm.export` wrote"
             )
-        self.dictionary, self.level = (
-            Dictionary.from_json(metadata["dictionary"]),
-            metadata["level"],
-        )
-        self.config = Config.from_json(metadata["config"])
-        words = ("ids", "targets")
-        self.states = {
-            one.name: one.shape[-1] for one in self.session.get_inputs() if one.name not in words
-        }  # name: H
-        self.scores = any(
-            one.name == "losses" for one in self.session.get_outputs()
-        )  # instead of giving logits
+        inputs = {one.name: one.shape[-1] for one in self.session.get_inputs()}
+        del inputs["ids"]
+        self.scores = inputs.pop("targets", None) is not None  # a graph that gives losses, too
+        self.states = inputs  # name: H
         self.outputs = [f"{name}_out" for name in self.states]
+        self.options = lazy_outputs() if self.scores else None
+
+    def description(self) -> tuple[Dictionary, Config, str]:
+        """The vocabulary, the settings and the level of the model, which its file carries."""
+        return (
+            Dictionary.from_json(self.metadata["dictionary"]),
+            Config.from_json(self.metadata["config"]),
+            self.metadata["level"],
+        )
 
     def begin_state(self, batch_size: int) -> list[np.ndarray]:
         """A state of zeros, arrays (1, N, H)."""
@@ -64,11 +68,8 @@ class OnnxModel:
         self, ids: np.ndarray, state: Sequence[np.ndarray]
     ) -> tuple[np.ndarray, list[np.ndarray]]:
         """Token ids (T, N) and a state -> logits (T, N, V) float32 and the new state."""
-        feed = dict(zip(self.states, state, strict=True))
-        logits, *state = self.session.run(
-            ["logits", *self.outputs], {"ids": np.asarray(ids, np.int64), **feed}
-        )
-        return logits, state
+        ids = np.asarray(ids, np.int64)
+        return self._run("logits", ids, ids, state)
 
     def losses(
         self, ids: np.ndarray, targets: np.ndarray, state: Sequence[np.ndarray]
@@ -77,11 +78,24 @@ class OnnxModel:
         if not self.scores:
             logits, state = self.predict(ids, state)
             return cross_entropy(logits, targets), state
-        feed = dict(zip(self.states, state, strict=True), targets=np.asarray(targets, np.int64))
-        losses, *state = self.session.run(
-            ["losses", *self.outputs], {"ids": np.asarray(ids, np.int64), **feed}
-        )
-        return losses, state
+        return self._run("losses", ids, targets, state)
+
+    def _run(self, output: str, ids: np.ndarray, targets: np.ndarray, state: Sequence[np.ndarray]):
+        """One output and the new state."""
+        feed = dict(zip(self.states, state, strict=True), ids=np.asarray(ids, np.int64))
+        if self.scores:
+            feed["targets"] = np.asarray(targets, np.int64)
+        result, *state = self.session.run([output, *self.outputs], feed, self.options)
+        return result, state
+
+
+def lazy_outputs():
+    """Options of a call by which only what the wanted outputs need is computed."""
+    import onnxruntime
+
+    options = onnxruntime.RunOptions()
+    options.only_execute_path_to_fetches = True
+    return options
 
 
 def describe(trained: "Trained") -> dict[str, str]:

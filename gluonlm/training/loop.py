@@ -16,6 +16,8 @@ from mxnet import autograd, gluon, nd
 from gluonlm.compress.pruning import Pruner
 from gluonlm.compress.schedule import rules_of
 from gluonlm.config import FALLING, Config
+from gluonlm.inference.predictor import Predictor
+from gluonlm.inference.scoring import total_loss
 from gluonlm.model.regularize import activation_penalty
 from gluonlm.model.rnn import RNNModel, detach
 from gluonlm.model.softmax import SampledSoftmax, decoder_loss
@@ -25,7 +27,6 @@ from gluonlm.text.corpus import (
     Corpus,
     Dictionary,
     batchify,
-    evaluation_batches,
     evaluation_columns,
     get_batch,
     random_length,
@@ -37,7 +38,6 @@ from gluonlm.training.resume import Progress, State, StopRequest, save_training
 from gluonlm.training.run import Run
 
 PLOT_SECONDS = 10  # at most so often is the curve drawn, which takes as long as a short epoch
-EVAL_STEPS = 70  # the length of a segment changes nothing in evaluation but speed and memory
 
 
 def train_step(
@@ -102,15 +102,8 @@ def evaluate(
 
     :raises UserError: when ``ids`` is empty.
     """
-    batch_size = evaluation_columns(ids, batch_size)
-    own, total = group.columns(batch_size), 0.0
-    if own.stop > own.start:  # there may be more workers than columns
-        state = model.begin_state(own.stop - own.start, ctx)
-        for batch in evaluation_batches(ids, dictionary.start_id, batch_size, EVAL_STEPS):
-            data, target, mask = (nd.array(array[:, own], ctx) for array in batch)  # (T, N)
-            features, state = model.body(data, state)
-            losses = decoder_loss(model, features, target)  # (T*N,)
-            total += float(nd.dot(losses, mask.reshape(-1)).asscalar())
+    own = group.columns(evaluation_columns(ids, batch_size))
+    total = total_loss(Predictor(model, ctx), ids, dictionary, batch_size, own)
     return sum(group.exchange("evaluation", total)) / len(ids)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scripts import load_script
 
+import gluonlm
 from gluonlm import evaluate, export, quantize, tradeoff, train
 from gluonlm.compress import calibrate
 from gluonlm.compress import compare as quantize_table
@@ -29,8 +30,8 @@ from gluonlm.model.checkpoint import (
     write_arrays,
 )
 from gluonlm.model.weights import to_parameters
-from gluonlm.onnx import integer_model
-from gluonlm.onnx.session import OnnxModel
+from gluonlm.onnx.load import integers
+from gluonlm.onnx.session import cross_entropy
 from gluonlm.system.errors import UserError
 from gluonlm.text.corpus import Dictionary
 from gluonlm.text.vocabulary import EOS, UNK
@@ -325,7 +326,7 @@ def reference(stored: Quantized, ids: np.ndarray, layers: int) -> np.ndarray:
 @pytest.mark.parametrize("tied", [True, False])
 def test_integers_are_multiplied_exactly(tmp_path, scheme, tied):
     quantized = written(untrained(tmp_path / "x", tied=tied), scheme, tmp_path / "q.safetensors")
-    model = integer_model.integer_model(quantized)
+    model = integers(quantized)
     # ONNX Runtime divides columns over threads, and finds a dynamic range for the columns of each thread
     columns = 1 if scheme.activations == "dynamic" else 3
     ids = np.random.default_rng(1).integers(V, size=(6, columns))
@@ -345,7 +346,7 @@ def test_a_loop_over_steps_and_the_operator_for_a_whole_layer_pass_on_their_stat
         (Scheme(activations="kl"), Scheme(mode="asymmetric"), Scheme(per="tensor"))
     ):
         quantized = written(untrained(tmp_path / "x"), scheme, tmp_path / f"{number}.safetensors")
-        model = integer_model.integer_model(quantized)
+        model = integers(quantized)
         ids = np.random.default_rng(2).integers(V, size=(5, 1))
         whole, _ = model.predict(ids, model.begin_state(1))
         state, pieces = model.begin_state(1), []
@@ -359,7 +360,7 @@ def test_a_loop_over_steps_and_the_operator_for_a_whole_layer_pass_on_their_stat
 @pytest.mark.parametrize("scheme", [Scheme(), Scheme(mode="asymmetric", activations="kl")], ids=str)
 def test_a_quasi_recurrent_model_multiplies_integers_too(tmp_path, scheme, capsys):
     quantized = written(untrained(tmp_path / "x", model="QRNN"), scheme, tmp_path / "q.safetensors")
-    model = integer_model.integer_model(quantized)
+    model = integers(quantized)
     assert capsys.readouterr().err == ""
     ids = np.random.default_rng(1).integers(V, size=(6, 3))
     logits, _ = model.predict(ids, model.begin_state(3))
@@ -371,31 +372,30 @@ def test_losses_are_those_of_the_logits(tmp_path):
     quantized = written(
         untrained(tmp_path / "x"), Scheme(activations="kl"), tmp_path / "q.safetensors"
     )
-    writer, scorer = (
-        integer_model.integer_model(quantized, losses=losses) for losses in (False, True)
-    )
+    model = integers(quantized)
     random = np.random.default_rng(4)
     ids, targets = random.integers(V, size=(2, 7, 3))
-    by_logits, by_graph = (
-        model.losses(ids, targets, model.begin_state(3))[0] for model in (writer, scorer)
-    )
+    by_graph, state = model.losses(ids, targets, model.begin_state(3))
+    logits, same_state = model.predict(ids, model.begin_state(3))
+    by_logits = cross_entropy(logits, targets)
     assert by_graph.shape == (7, 3)
+    np.testing.assert_array_equal(state, same_state)
     np.testing.assert_allclose(by_graph, by_logits, rtol=1e-5)
 
 
 def test_where_there_is_no_integer_arithmetic_it_is_said(tmp_path, capsys):
     gru = written(untrained(tmp_path / "x", model="GRU"), Scheme(), tmp_path / "gru.safetensors")
-    assert integer_model.integer_model(gru) is not None  # the decoder's
+    assert integers(gru) is not None  # the decoder's
     assert "no integer arithmetic for GRU" in capsys.readouterr().err
     adaptive = written(
         untrained(tmp_path / "x", splits=(10, 20)), Scheme(), tmp_path / "adaptive.safetensors"
     )
-    assert integer_model.integer_model(adaptive) is None
+    assert integers(adaptive) is None
     assert "no integer arithmetic for a part" in capsys.readouterr().err
-    assert integer_model.integer_model(gru, mx.gpu(0)) is None
+    assert integers(gru, mx.gpu(0)) is None
     assert "no integer arithmetic on a GPU" in capsys.readouterr().err
     half = written(untrained(tmp_path / "x"), Scheme("fp16"), tmp_path / "half.safetensors")
-    assert integer_model.integer_model(half) is None
+    assert integers(half) is None
     assert capsys.readouterr().err == ""
 
 
@@ -413,7 +413,7 @@ def test_float16_arithmetic_is_for_gpus(tmp_path):
     half.model.cast("float16")
     assert {array.dtype for array in half.model.begin_state(2)} == {np.float16}
     predictor = Predictor(half.model)
-    assert predictor.weight.dtype == predictor.bias.dtype == np.float32
+    assert {array.dtype for array in predictor.decoder} == {np.dtype(np.float32)}
 
 
 # --- statistics
@@ -496,7 +496,7 @@ def test_every_command_takes_a_quantized_model(run, tmp_path, words, capsys):
     exported = export.main([str(path), str(tmp_path / "model.onnx")])
     by_onnx = evaluate.main(["--onnx", str(exported.path)])
     assert by_onnx.perplexity == pytest.approx(score.perplexity, rel=1e-3)
-    assert OnnxModel(exported.path).level == "word"
+    assert gluonlm.load(exported.path).level == "word"
     if words != "fp16":
         float_size = export.main([str(run), str(tmp_path / "float.onnx")]).path.stat().st_size
         assert exported.path.stat().st_size < 0.9 * float_size

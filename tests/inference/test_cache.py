@@ -13,6 +13,7 @@ from gluonlm.inference import neural_cache as cache
 from gluonlm.inference.neural_cache import (
     TUNED,
     CacheSettings,
+    Grid,
     cache_losses,
     evaluate_with_cache,
     tune,
@@ -116,11 +117,11 @@ def test_columns_have_caches_of_their_own(model):
     starts = [DICTIONARY.start_id, ids[rows - 1], ids[2 * rows - 1]]
     total = 0.0
     for part, start in zip(state, starts, strict=True):
-        whole = cache_losses(model, part, StartsWith(start), [1.0], [0.2], [40])
+        whole = cache_losses(model, part, StartsWith(start), Grid((1.0,), (0.2,), (40,)))
         total += whole[0, 0, 0] * len(part)
-    assert cache_losses(model, ids, DICTIONARY, [1.0], [0.2], [40], 3)[0, 0, 0] == pytest.approx(
-        total / 301, rel=1e-5
-    )
+    assert cache_losses(model, ids, DICTIONARY, Grid((1.0,), (0.2,), (40,)), 3)[
+        0, 0, 0
+    ] == pytest.approx(total / 301, rel=1e-5)
 
 
 class StartsWith:
@@ -146,8 +147,8 @@ def test_the_size_of_blocks_changes_nothing(model, monkeypatch):
 
 def test_a_grid_is_its_single_points_and_tuning_takes_the_least(model):
     ids = text(600)
-    grid = ([0.2, 1.0], [0.1, 0.3], [10, 0, 200, 5000])
-    losses = cache_losses(model, ids, DICTIONARY, *grid)
+    grid = ((0.2, 1.0), (0.1, 0.3), (10, 0, 200, 5000))
+    losses = cache_losses(model, ids, DICTIONARY, Grid(*grid))
     for i, theta in enumerate(grid[0]):
         for j, share in enumerate(grid[1]):
             for k, window in enumerate(grid[2]):

@@ -169,7 +169,7 @@ def test_the_word_level_example_s_options_mean_the_same():
         1000,
         1111,
     )
-    assert (given.temperature, given.log_interval, given.cuda) == (1.0, 100, True)
+    assert (given.temperature, given.log_interval, given.gpu) == (1.0, 100, "0")
     assert (parser().parse_args([]).words, parser().parse_args([]).seed) == (1000, 1111)
 
 

@@ -18,9 +18,9 @@ from gluonlm.inference.sampling import (
     generate,
     log_softmax,
     stream,
-    surprise,
     weights,
 )
+from gluonlm.inference.scoring import surprise
 from gluonlm.model.rnn import RNNModel
 from gluonlm.system.errors import UserError
 from gluonlm.text.corpus import EOS, UNK, Dictionary

@@ -15,6 +15,7 @@ import pytest
 
 from gluonlm import train
 from gluonlm.config import Config, resolve
+from gluonlm.inference.predictor import Predictor
 from gluonlm.model.checkpoint import LAST, STATE_FORMAT, build_model, load_model, read_arrays
 from gluonlm.model.softmax import decoder_loss
 from gluonlm.system.errors import UserError
@@ -280,7 +281,7 @@ def test_evaluation_does_not_depend_on_segments_and_barely_on_columns(text, tmp_
     trained = load_model(tmp_path / "run")
     ids = np.random.default_rng(0).integers(30, size=400).astype(np.int32)
     whole = evaluate(trained.model, ids, trained.dictionary, 1)
-    monkeypatch.setattr("gluonlm.training.loop.EVAL_STEPS", 13)
+    monkeypatch.setattr(Predictor, "steps", 13)
     assert evaluate(trained.model, ids, trained.dictionary, 1) == pytest.approx(whole, rel=1e-5)
     assert evaluate(trained.model, ids, trained.dictionary, 5) == pytest.approx(whole, rel=0.02)
 

@@ -1,0 +1,138 @@
+"""A trained language model as one type, whatever file it came from and whatever computes it.
+
+    >>> model = gluonlm.load("runs/ptb")                   # or best.safetensors, int8.safetensors, model.onnx
+    >>> model.generate("she was", words=20, temperature=0.8)
+    >>> model.perplexity("she was in the room")
+    >>> model.next_words("she was", 3)
+    [('not', 0.08), ('a', 0.06), ('so', 0.05)]
+    >>> logits, state = model.predict([[4], [7]], model.begin_state(1))  # (2, 1, V)
+
+Needs numpy only: what computes, an :class:`Arithmetic`, is chosen in :mod:`gluonlm.onnx.load`.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from gluonlm.config import Config
+from gluonlm.inference.sampling import Strategy, generate, log_softmax, read
+from gluonlm.text.detokenize import to_text, tokens_of
+from gluonlm.text.vocabulary import EOS, Dictionary
+
+State = list[Any]  # arrays (layers, N, H) of the library that computes
+
+
+class Arithmetic(Protocol):
+    """What computes a model: :class:`gluonlm.inference.predictor.Predictor` or ONNX Runtime."""
+
+    steps: int  # of a text to score at once
+
+    def begin_state(self, batch_size: int) -> State:
+        """A state of zeros for so many columns."""
+
+    def predict(self, ids: np.ndarray, state: State) -> tuple[np.ndarray, State]:
+        """Token ids (T, N) and a state -> logits (T, N, V) float32 and the new state."""
+
+    def losses(
+        self, ids: np.ndarray, targets: np.ndarray, state: State
+    ) -> tuple[np.ndarray, State]:
+        """Ids and targets (T, N) and a state -> -ln p of the targets (T, N) and the new state."""
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A model with its vocabulary and settings.
+
+    :param level: what its tokens are, "word" or "char".
+    """
+
+    arithmetic: Arithmetic
+    dictionary: Dictionary
+    config: Config
+    level: str
+    path: Path
+
+    @property
+    def steps(self) -> int:
+        """How many steps of a text to score at once."""
+        return self.arithmetic.steps
+
+    def begin_state(self, batch_size: int) -> State:
+        """A state of zeros for so many columns."""
+        return self.arithmetic.begin_state(batch_size)
+
+    def predict(self, ids: np.ndarray, state: State) -> tuple[np.ndarray, State]:
+        """Token ids (T, N) and a state -> logits (T, N, V) float32 and the new state."""
+        return self.arithmetic.predict(ids, state)
+
+    def losses(
+        self, ids: np.ndarray, targets: np.ndarray, state: State
+    ) -> tuple[np.ndarray, State]:
+        """Ids and targets (T, N) and a state -> -ln p of the targets (T, N) and the new state."""
+        return self.arithmetic.losses(ids, targets, state)
+
+    def generate(
+        self,
+        prompt: str = "",
+        words: int = 100,
+        sentences: int | None = None,
+        seed: int = 1111,
+        **strategy: Any,
+    ) -> str:
+        """The prompt and what the model writes after it, without ``<unk>``.
+
+        :param words: tokens to write; with ``sentences``, at most to write.
+        :param strategy: how tokens are chosen, such as ``temperature=0.8`` (:class:`Strategy`).
+        """
+        opening, _ = tokens_of(prompt, self.dictionary, self.level)
+        unknown = () if self.dictionary.unk_id is None else (self.dictionary.unk_id,)
+        chosen = Strategy(**{"forbidden": unknown, **strategy})
+        (ids,) = generate(
+            self.arithmetic,
+            self.dictionary,
+            self.dictionary.encode(opening),
+            words,
+            chosen,
+            seed,
+            sentences=sentences,
+        )
+        return to_text([*opening, *self.dictionary.decode(ids)], self.level)
+
+    def next_words(self, text: str, count: int = 10) -> list[tuple[str, float]]:
+        """The most probable next tokens after a text, each with its probability."""
+        prompt = self.dictionary.encode(tokens_of(text, self.dictionary, self.level)[0])
+        logits, _ = read(self.arithmetic, prompt, self.dictionary.start_id, 1)
+        probabilities = np.exp(log_softmax(logits[0]))  # (V,)
+        best = np.argsort(-probabilities, kind="stable")[:count]
+        return [(self.dictionary.idx2word[i], float(probabilities[i])) for i in best]
+
+    def encode(self, text: str) -> np.ndarray:
+        """The ids (tokens,) int32 of a text, read as a file with this text is read."""
+        if self.level == "char":
+            return self.dictionary.encode(text)
+        return self.dictionary.encode(
+            word for line in text.splitlines() for word in (*line.split(), EOS)
+        )
+
+    def perplexity(self, text: str) -> float:
+        """exp of the mean loss per token of a text."""
+        return math.exp(self.evaluate(self.encode(text), 1))
+
+    def evaluate(self, ids: np.ndarray, batch_size: int | None = None) -> float:
+        """Mean loss in nats per token of a text (tokens,) that is cut in ``batch_size`` columns.
+
+        :param batch_size: None for as many as training evaluates its test text in.
+        """
+        from gluonlm.inference.scoring import (
+            evaluate,
+        )  # it reads texts, for which numpy is not enough
+
+        return evaluate(self, ids, self.dictionary, batch_size or self.columns("test"))
+
+    def columns(self, split: str | None) -> int:
+        """In how many columns training evaluated a split, so that another evaluation comes to the same."""
+        own = self.config.test_batch_size if split == "test" else None
+        return own or self.config.eval_batch_size

@@ -1,0 +1,112 @@
+"""Any model's file as a :class:`gluonlm.inference.language_model.LanguageModel`: here the arithmetic is chosen.
+
+    >>> model = gluonlm.load("runs/ptb")
+
+- A run or a model file is computed by MXNet.
+- An INT8 file is computed by ONNX Runtime, on a graph made of the file's own integers: MXNet would round the weights
+  only, not what they multiply, and be no faster. Where there is no integer arithmetic, MXNet computes, and it is said.
+- An ONNX file is computed by ONNX Runtime; neither MXNet nor the package onnx need be installed for it.
+"""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gluonlm.inference.language_model import LanguageModel
+from gluonlm.onnx.session import OnnxModel, describe, require
+from gluonlm.system.errors import UserError
+
+if TYPE_CHECKING:
+    import mxnet as mx
+
+    from gluonlm.model.checkpoint import Trained
+
+
+def load(
+    path: str | Path, ctx: "mx.Context | None" = None, features: bool = False
+) -> LanguageModel:
+    """A model to predict, score and write with.
+
+    :param path: a run's folder, a model file, or an ONNX file, whose name ends in ``.onnx``.
+    :param ctx: the device; the CPU if None.
+    :param features: whether its hidden states are wanted (for a cache), which only MXNet gives.
+    :raises UserError: when there is no model, it is damaged, or what computes it is not installed.
+    """
+    if Path(path).suffix == ".onnx":
+        return load_onnx(path, ctx, features)
+    from gluonlm.model.checkpoint import load_model  # here, because an ONNX file needs no MXNet
+
+    return language_model(load_model(path, ctx and [ctx]), ctx, features)
+
+
+def load_onnx(
+    path: str | Path, ctx: "mx.Context | None" = None, features: bool = False
+) -> LanguageModel:
+    """The model in an ONNX file, whatever its name; arguments as those of :func:`load`."""
+    if ctx is not None and ctx.device_type == "gpu":
+        raise UserError("an ONNX model is computed on the CPU: leave out --gpu and --cuda")
+    if features:
+        raise UserError(
+            "--cache needs the model's hidden states, which an exported model does not give: name its run"
+        )
+    model = OnnxModel(path)
+    return LanguageModel(model, *model.description(), Path(path))
+
+
+def language_model(
+    trained: "Trained", ctx: "mx.Context | None" = None, features: bool = False
+) -> LanguageModel:
+    """A checkpoint that has been read, with what computes it; arguments as those of :func:`load`."""
+    from gluonlm.inference.predictor import Predictor
+
+    if features and has_integers(trained):
+        simulated("with a cache")
+    arithmetic = None if features else integers(trained, ctx)
+    arithmetic = arithmetic or Predictor(trained.model, ctx)
+    return LanguageModel(
+        arithmetic, trained.dictionary, trained.config, trained.level, trained.path
+    )
+
+
+def integers(trained: "Trained", ctx: "mx.Context | None" = None) -> OnnxModel | None:
+    """The arithmetic of integers; None where float32 is what the checkpoint wants, or all there is.
+
+    That there is no integer arithmetic for a checkpoint of integers is said on stderr.
+
+    :param ctx: the device that was asked for.
+    :raises UserError: when onnx or onnxruntime is not installed.
+    """
+    if not has_integers(trained):
+        return None
+    if ctx is not None and ctx.device_type == "gpu":
+        return simulated("on a GPU")
+    require("onnx", "onnxruntime")
+    from gluonlm.onnx.graph import build, refuse_unknown  # here, because only this needs onnx
+
+    try:
+        refuse_unknown(trained.model)
+    except UserError:
+        return simulated("for a part of this model")
+    if trained.config.model not in ("LSTM", "QRNN"):
+        print(
+            f"no integer arithmetic for {trained.config.model} layers: their weights are INT8, computed in float32",
+            file=sys.stderr,
+        )
+    graph = build(trained.model, describe(trained), trained.quantized, losses=True)
+    return OnnxModel(graph.SerializeToString())
+
+
+def has_integers(trained: "Trained") -> bool:
+    """Whether a checkpoint asks for products of integers in any part."""
+    stored = trained.quantized
+    return stored is not None and any(
+        scheme.multiplies_integers for scheme in stored.schemes.values()
+    )
+
+
+def simulated(where: str) -> None:
+    """Say that there the weights are rounded as the integers have it and the arithmetic is float32."""
+    print(
+        f"no integer arithmetic {where}: the weights are those of the INT8 file, computed in float32",
+        file=sys.stderr,
+    )
