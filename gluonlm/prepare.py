@@ -1,38 +1,72 @@
 """Make a data set from raw text: tokens, sentences, a vocabulary with ``<unk>``, and three texts that never overlap.
 
 python -m gluonlm.prepare novel.txt --out data/novel --lowercase --vocab-size 10000
+python -m gluonlm.prepare articles/ more.txt.gz --out data/news --numbers          # folders, .gz, .xz, .bz2, .zip
+python -m gluonlm.prepare reviews.jsonl --field text --out data/reviews           # JSON lines or CSV
+zcat log.gz | python -m gluonlm.prepare - --out data/log --level char             # standard input
+python -m gluonlm.prepare novel.txt --out data/pieces --level subword --vocab-size 4000
 
 Out comes a folder with train.txt, valid.txt, test.txt and dataset.json, for ``python -m gluonlm.train --data FOLDER``.
 """
 
 import argparse
-import hashlib
 import json
-import lzma
+import re
 import shlex
-import sys
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
-from gluonlm.cli import run
+from gluonlm.cli import dashes, run
+from gluonlm.system.errors import UserError
 from gluonlm.system.files import write_atomically
-from gluonlm.text.preparation import Rules, prepare, select
+from gluonlm.text.checks import Checks
+from gluonlm.text.documents import Sources
+from gluonlm.text.preparation import Rules, prepare
+
+NUMBERS = ("vocab_size", "min_count")
 
 
 def parser() -> argparse.ArgumentParser:
     """The options; those named as in :class:`~gluonlm.text.preparation.Rules` become one."""
     options = argparse.ArgumentParser(
-        prog="gluonlm.prepare", description="Make a data set from raw text."
+        prog="python -m gluonlm.prepare",
+        description="Make a data set from raw text.",
+        allow_abbrev=False,
     )
     add = options.add_argument
-    add("sources", nargs="+", metavar="SOURCE", help="a text file, also .xz")
+    add("sources", nargs="+", metavar="SOURCE", help="file, folder, archive, or - for stdin")
     add("--out", required=True, type=Path, metavar="FOLDER", help="where the data set goes")
-    words = options.add_argument_group("words").add_argument
-    words("--lowercase", action="store_true", help="all words in small letters")
-    words("--numbers", action="store_true", help="N for each number in digits")
-    words("--vocab-size", type=int, metavar="N", help="keep the N most frequent, <unk> for others")
-    words("--min-count", type=int, default=1, metavar="N", help="keep words seen N times")
+    add("--encoding", default="utf-8", help="of the sources, such as cp1252 or gbk (utf-8)")
+    add("--field", metavar="NAME", help="the field of JSON lines or CSV that holds the text")
+    tokens = options.add_argument_group("tokens").add_argument
+    tokens("--level", choices=("word", "char", "subword"), default="word", help="(word)")
+    tokens(
+        "--tokenizer",
+        choices=("moses", "none"),
+        default="moses",
+        help="moses sets punctuation apart, none takes what blanks separate (moses)",
+    )
+    tokens("--lowercase", action="store_true", help="all in small letters")
+    tokens("--numbers", action="store_true", help="N for each number in digits")
+    tokens(
+        "--sentences",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="a sentence per line, or lines and paragraphs as they are",
+    )
+    tokens("--vocab-size", type=int, metavar="N", help="keep the N most frequent, <unk> for others")
+    tokens(
+        "--min-count",
+        type=int,
+        metavar="N",
+        help="keep what occurs N times (2 at word level without --vocab-size)",
+    )
     text = options.add_argument_group("what is text").add_argument
+    text(
+        "--wrapped",
+        action=argparse.BooleanOptionalAction,
+        help="blank lines separate paragraphs, line ends do not (default: as it looks)",
+    )
     regex = {"metavar": "REGEX"}
     text("--document", **regex, help="a line that is the title of a new document, and no text")
     text("--begin", **regex, help="a document's text begins with such a line")
@@ -45,31 +79,82 @@ def parser() -> argparse.ArgumentParser:
         type=float,
         default=(80, 10, 10),
         metavar=("TRAIN", "VALID", "TEST"),
-        help="shares of each document's lines (80 10 10)",
+        help="shares of each document's lines, of a short one as a whole (80 10 10)",
     )
     return options
 
 
-def main(argv: list[str] | None = None) -> dict:
-    """Make the data set and print a report; returns what dataset.json holds."""
-    argv = sys.argv[1:] if argv is None else argv
-    options = parser().parse_args(argv)
+def rules_of(options: argparse.Namespace) -> Rules:
+    """The options as rules.
+
+    :raises UserError: when one of them makes no sense.
+    """
+    if min(options.shares) <= 0:
+        raise UserError("--split: give three shares above 0, such as 80 10 10")
+    for name in NUMBERS:
+        if (value := getattr(options, name)) is not None and value < 1 + 2 * (name == "vocab_size"):
+            raise UserError(f"--{name.replace('_', '-')} {value}: is too small")
+    for pattern in filter(None, [options.document, options.begin, options.end, *options.drop]):
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise UserError(f"{pattern!r} is no regular expression: {error}") from None
+    try:
+        "".encode(options.encoding)
+    except LookupError:
+        raise UserError(f"--encoding {options.encoding}: there is no such encoding") from None
     values = {field.name: getattr(options, field.name) for field in fields(Rules)}
-    rules = Rules(**values | {"drop": tuple(options.drop), "shares": tuple(options.shares)})
-    data = lzma.decompress(Path(options.sources[0]).read_bytes())
-    lines = select(Path(options.sources[0]).name, data.decode().splitlines(), rules)
+    return Rules(**values | {"drop": tuple(options.drop), "shares": tuple(options.shares)})
+
+
+def check_place(out: Path, sources: list[str]) -> None:
+    """Refuse a folder that holds texts which were not prepared there, or the sources."""
+    if (out / "train.txt").exists() and not (out / "dataset.json").exists():
+        raise UserError(f"{out} has a train.txt that was not prepared: choose another --out")
+    for source in filter(lambda source: source != "-", sources):
+        path = Path(source)
+        if not path.exists():
+            raise UserError(f"there is no file or folder {source}: check the path")
+        if out.resolve() in (path.resolve(), *path.resolve().parents) or (
+            path.is_dir() and path.resolve() in out.resolve().parents
+        ):
+            raise UserError(f"--out {out} and {source} lie in each other: choose another --out")
+
+
+def report(made: dict, checks: Checks, out: Path) -> str:
+    """What has been made, in words."""
+    lines = [f"{out}: {made['vocabulary']:,} entries in the vocabulary, of {made['types']:,} types"]
+    lines.append("split         lines        tokens   unknown")
+    for split, row in made["splits"].items():
+        share = f"{row['unknown_percent']:.2f} %"
+        lines.append(f"{split:<7}{row['lines']:>12,}{row['tokens']:>14,}{share:>10}")
+    lines.append("the longest lines:")
+    lines += [f"  {length:,} characters: {line} ..." for length, line in checks.longest]
+    lines.append("the first lines of the training text:")
+    lines += [f"  {line[:300]}" for line in checks.first]
+    lines += [f"note: {note}" for note in made["notes"]]
+    lines.append(f"train on it: python -m gluonlm.train --data {shlex.quote(str(out))}")
+    return "\n".join(lines)
+
+
+def main(argv: list[str]) -> dict:
+    """Make the data set and print a report; returns what dataset.json holds."""
+    argv = dashes(argv)
+    options = parser().parse_args(argv)
+    rules = rules_of(options)
+    check_place(options.out, options.sources)
+    sources = Sources(options.sources, options.encoding, options.field)
+    figures, checks = prepare(sources, options.out, rules)
     made = {
-        "name": options.out.name,
-        "level": "word",
+        "name": options.out.resolve().name,
+        "level": rules.level,
+        "rules": {name: asdict(rules)[name] for name in ("tokenizer", "lowercase", "numbers")},
         "command": shlex.join(["python", "-m", "gluonlm.prepare", *argv]),
-        "sources": [
-            {"name": Path(options.sources[0]).name, "sha256": hashlib.sha256(data).hexdigest()}
-        ],
-        **prepare(lines, options.out, rules),
+        **figures,
     }
-    text = json.dumps(made, indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(made, indent=1, ensure_ascii=False) + "\n"
     write_atomically(options.out / "dataset.json", text.encode())
-    print(text)
+    print(report(made, checks, options.out))
     return made
 
 

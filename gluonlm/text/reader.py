@@ -4,10 +4,13 @@
 """
 
 import codecs
+import io
 import os
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,10 +18,11 @@ import numpy as np
 from tqdm import tqdm
 
 from gluonlm.system.errors import UserError
+from gluonlm.text.recognize import complaint, other_kind
 
-BLOCK = (
-    1 << 20
-)  # bytes read at once: numpy's work on it dwarfs Python's, its words as strings stay small
+BLOCK = 1 << 20  # bytes read at once: NumPy's work on it dwarfs Python's, its words stay small
+LONGEST_WORD = 1 << 20  # characters
+INVISIBLE = dict.fromkeys(map(ord, "\ufeff\u200b\u2060"))  # byte-order mark, zero-width blanks
 BAR_FROM = 64 << 20  # bytes from which on reading takes long enough for a progress bar
 
 
@@ -55,25 +59,56 @@ def open_file(path: Path) -> BinaryIO:
 
 
 def blocks(span: Span) -> Iterator[str]:
-    """The text of a span in pieces of about ``BLOCK`` bytes that end behind a blank or a line end.
+    """The text of a span in pieces of about ``BLOCK`` bytes that end after a blank or a line end, where there are any.
 
     :raises UserError: when the file cannot be read or is not text in the span's encoding.
     """
-    decoder = codecs.getincrementaldecoder(span.encoding)()
-    carry, done = "", 0  # done: bytes decoded so far
-    for data in byte_blocks(span):
-        text = decode(decoder, data, span, done)
-        if done == 0:
-            text = text.removeprefix("\ufeff")  # the mark that some editors put at the start
-        done += len(data)
+    carry = ""
+    for text in decoded(byte_blocks(span), span.path, span.encoding, span.start):
         text = carry + text
         cut = max(text.rfind(" "), text.rfind("\n")) + 1
+        if len(text) - cut > LONGEST_WORD:  # there are no words in this text
+            cut = len(text)
         carry = text[cut:]
         if cut:
             yield text[:cut]
-    decode(decoder, b"", span, done)  # raises if the file ends within a character
     if carry:
         yield carry
+
+
+def decoded(
+    chunks: Iterable[bytes], path: Path | str, encoding: str = "utf-8", start: int = 0
+) -> Iterator[str]:
+    """Bytes as text. CR and CRLF become line ends, invisible characters go; not so in Latin-1, which means bytes.
+
+    :param start: the offset in the file at which the chunks begin.
+    :raises UserError: when they are no text in this encoding; it says what they seem to be and what to do.
+    """
+    exact = encoding == "latin-1"
+    bytes_decoder = codecs.getincrementaldecoder(encoding)()
+    decoder = io.IncrementalNewlineDecoder(bytes_decoder, translate=not exact)
+    done = lines = 0
+    for data in chain(chunks, [b""]):
+        if encoding == "utf-8" and (problem := other_kind(data, start + done)):
+            raise UserError(f"{path} is {problem}")
+        pending = len(bytes_decoder.getstate()[0])  # bytes of a character begun in the chunk before
+        try:
+            text = decoder.decode(data, final=not data)
+        except UnicodeDecodeError as error:
+            if encoding != "utf-8":
+                raise UserError(
+                    f"{path} is not in the encoding {encoding}: give another with --encoding"
+                ) from None
+            if start:
+                lines += count_lines(Span(Path(path), 0, start))
+            begin = max(0, error.start - 2000)
+            lines += 1 + error.object.count(b"\n", 0, error.start)
+            around = error.object[begin : error.start + 2000]
+            raise complaint(path, around, start + done - pending + error.start, lines) from None
+        done += len(data)
+        lines += data.count(b"\n")
+        if text:
+            yield text if exact else text.translate(INVISIBLE)
 
 
 def progress_bar(total: int | None, name: str, **options) -> tqdm:
@@ -94,51 +129,48 @@ def byte_blocks(span: Span) -> Iterator[bytes]:
             bar.update(len(data))
 
 
-def decode(decoder: codecs.IncrementalDecoder, data: bytes, span: Span, done: int) -> str:
-    """Decode the next bytes; ``done`` bytes of the span came before them."""
-    if span.encoding == "utf-8" and (zero := data.find(b"\0")) >= 0:
-        raise UserError(
-            f"{span.path} is not a text file: there is a zero byte at offset {span.start + done + zero}; "
-            "give plain text in UTF-8"
-        )
-    pending = len(decoder.getstate()[0])  # bytes of a character begun in the piece before
-    try:
-        return decoder.decode(data, final=not data)
-    except UnicodeDecodeError as error:
-        offset = span.start + done - pending + error.start
-        line = 1 + count_lines(Span(span.path, 0, offset))
-        raise UserError(
-            f"{span.path} is not UTF-8: the byte at offset {offset} (line {line}) is no part of a character; "
-            f"convert the file, for instance with `iconv -f latin1 -t utf-8`"
-        ) from None
-
-
 def count_lines(span: Span) -> int:
     """The number of line ends in a span."""
     return sum(data.count(b"\n") for data in byte_blocks(span))
 
 
 def split_by_lines(path: Path, shares: tuple[float, ...] = (0.8, 0.1)) -> list[Span]:
-    """Cut a file at line ends into contiguous spans: these shares of its lines, then the rest.
+    """Cut a file into contiguous spans: these shares of its lines, then the rest.
 
-    :raises UserError: when the file has too few lines for that.
+    A text of fewer than ten lines is cut at blanks, or where there are none between two characters.
+
+    :raises UserError: when the file is too short for that.
     """
     whole = Span(path)
     size, lines = whole.size(), count_lines(whole)
     if size == 0:
         raise UserError(f"{path} is empty: give a file with text")
-    if lines < 10:
+    if size < 10:
         raise UserError(
-            f"{path} has only {lines} line{'s' * (lines != 1)}, too few to be split 80/10/10 into training, "
-            "validation and test: give at least 10 lines, or a folder with train.txt, valid.txt and test.txt"
+            f"{path} has only {size} characters, too few to be split 80/10/10 into training, validation and test: "
+            "give a longer text, or a folder with train.txt, valid.txt and test.txt"
         )
-    wanted = np.round(np.cumsum(shares) * lines).astype(int)  # lines before each cut
-    cuts = [0, *line_ends(whole, wanted), None]
+    if lines >= 10:
+        wanted = np.round(np.cumsum(shares) * lines).astype(int)  # lines before each cut
+        cuts = line_ends(whole, wanted)
+    else:
+        cuts = [gap(path, round(share * size)) for share in np.cumsum(shares)]
+    cuts = [0, *cuts, None]
     return [Span(path, start, stop) for start, stop in zip(cuts, cuts[1:], strict=False)]
 
 
+def gap(path: Path, offset: int) -> int:
+    """The next offset after a blank or line end, or at least between two characters."""
+    with open_file(path) as file:
+        file.seek(offset - 1)
+        data = file.read(1 << 16)
+    if blank := re.search(rb" |\r?\n|\r", data):
+        return offset - 1 + blank.end()
+    return offset + next((i for i, byte in enumerate(data[1:]) if byte & 0xC0 != 0x80), 0)
+
+
 def line_ends(span: Span, numbers: np.ndarray) -> list[int]:
-    """The offsets just behind the line ends with these numbers (counted from 1)."""
+    """The offsets just after the line ends with these numbers (counted from 1)."""
     offsets, seen, done = [], 0, 0
     for data in byte_blocks(span):
         ends = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n")) + 1

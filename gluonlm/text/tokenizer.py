@@ -6,7 +6,6 @@
 Punctuation is a token of its own, so that a model writes sentences with commas, quotation marks and full stops.
 """
 
-import html
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -25,10 +24,10 @@ ENDING = re.compile(
 
 @cache
 def moses():
-    """gluonnlp's Moses tokenizer; loaded when it is first needed, since it loads MXNet."""
-    from gluonnlp.data import SacreMosesTokenizer
+    """The Moses tokenizer; gluonnlp's SacreMosesTokenizer calls the same one, and would load MXNet for it."""
+    from sacremoses import MosesTokenizer
 
-    return SacreMosesTokenizer()
+    return MosesTokenizer("en")
 
 
 @cache
@@ -77,7 +76,7 @@ def tokenize(sentence: str, lowercase: bool = False, numbers: bool = False) -> l
     text = DASHES.sub(" -- ", direct_quotes(sentence))
     text = re.sub(r"\bI\.(?!\w)", "I .", text)  # Moses takes it for an initial
     text = re.sub(r"(?<!\S)'(?=\w)", "' ", text)  # an opening quotation mark, not an ending
-    tokens = [html.unescape(token) for token in moses()(text)]
+    tokens = moses().tokenize(text, escape=False)
     if lowercase:
         tokens = [token.lower() for token in tokens]
     return ["N" if NUMBER.fullmatch(token) else token for token in tokens] if numbers else tokens

@@ -11,6 +11,7 @@ from gluonlm.system.errors import UserError
 
 UNK = "<unk>"
 EOS = "<eos>"
+RARE = "\ufffd"  # what stands for an unknown character in a text that is read by characters
 
 
 class Dictionary:

@@ -1,6 +1,8 @@
 """Text to ids: vocabulary, streaming, splits, batches, and a clear sentence for a file that cannot be read."""
 
+import gzip
 import json
+import lzma
 import subprocess
 import sys
 from collections import Counter
@@ -281,7 +283,7 @@ def test_large_files_show_a_progress_bar(folder, monkeypatch, capsys):
         (b"fine\n\x00\x01\n", "not a text file: there is a zero byte at offset 5"),
         (
             "utf-16 text\n".encode("utf-16"),
-            "not UTF-8: the byte at offset 0|not a text file: there is a zero byte at offset 3",
+            "text in UTF-16: convert it, or make a data set of it with .*--encoding utf-16",
         ),
     ],
 )
@@ -326,14 +328,55 @@ def test_an_unreadable_file_is_said(folder, monkeypatch, error, complaint):
         load_corpus(str(folder))
 
 
-@pytest.mark.parametrize(
-    ("text", "complaint"),
-    [("", "is empty"), ("one\n", "only 1 line,"), ("a\n" * 9, "only 9 lines,")],
-)
+@pytest.mark.parametrize(("text", "complaint"), [("", "is empty"), ("one\n", "only 4 characters,")])
 def test_a_file_too_small_to_split_is_said(tmp_path, text, complaint):
     (tmp_path / "small.txt").write_text(text)
     with pytest.raises(UserError, match=complaint):
         load_corpus(str(tmp_path / "small.txt"))
+
+
+@pytest.mark.parametrize(
+    ("text", "level", "lengths"),
+    [
+        ("a\n" * 9, "word", [14, 2, 2]),  # each line end is an <eos>
+        ("a " * 50, "word", [41, 6, 6]),  # one line: an <eos> at the end of each text
+        ("acgt" * 25, "char", [80, 10, 10]),
+        ("é" * 100, "char", [80, 10, 10]),  # two bytes each
+        ("a\r\nb\r\n" * 10, "char", [32, 4, 4]),
+        ("a\rb\r" * 10, "word", [32, 4, 4]),
+    ],
+)
+def test_a_text_of_few_lines_is_cut_at_blanks_or_characters(tmp_path, text, level, lengths):
+    (tmp_path / "text.txt").write_bytes(text.encode())
+    corpus = load_corpus(str(tmp_path / "text.txt"), level)
+    assert [len(corpus.train), len(corpus.valid), len(corpus.test)] == lengths
+
+
+def test_invisible_characters_go(tmp_path):
+    (tmp_path / "text.txt").write_text("\ufeffa\u200bb\r\n\ufeffc\r" * 10, encoding="utf-8")
+    ids = encode_file(tmp_path / "text.txt", Dictionary("abc\n"), "char")
+    assert ids.tolist() == [0, 1, 3, 2, 3] * 10
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "cure"),
+    [
+        ("é à la ça\n".encode("cp1252") * 9, "probably Windows-1252", "iconv -f cp1252"),
+        ("我来了他在这里\n".encode("gbk") * 9, "probably GBK", "--encoding gbk"),
+        ("a text\n".encode("utf-16"), "text in UTF-16", "--encoding utf-16"),
+        ("a text\n".encode("utf-16-le"), "text in UTF-16-LE", "--encoding utf-16-le"),
+        (gzip.compress(b"a text"), "compressed with gzip", "gluonlm.prepare FILE"),
+        (lzma.compress(b"a text"), "compressed with xz", "gluonlm.prepare FILE"),
+        (b"PK\x03\x04" + bytes(20), "compressed with zip", "gluonlm.prepare FILE"),
+        (b"%PDF-1.4", "a PDF document", "plain file"),
+        (b"a\0b", "not a text file", "plain text in UTF-8"),
+    ],
+)
+def test_what_a_file_is_is_said_with_the_cure(tmp_path, content, kind, cure):
+    (tmp_path / "text.txt").write_bytes(content)
+    with pytest.raises(UserError, match=kind) as caught:
+        encode_file(tmp_path / "text.txt", Dictionary([UNK, EOS]), "word")
+    assert cure in str(caught.value)
 
 
 def test_batchify_cuts_the_text_in_columns():

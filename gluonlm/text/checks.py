@@ -1,0 +1,77 @@
+"""What the maker of a data set is warned of: marks of other tools, text without words, splits that repeat each other."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from hashlib import blake2b
+
+SECOND_END = re.compile(r"<(?:eos|/s)>\s*$")
+MARKS = re.compile(r"<s>|</s>|<UNK>|\[UNK\]|<unk>|<pad>")
+FEW_BLANKS = 0.03  # of the characters: about 0.18 are blanks in English
+MUCH_UNKNOWN = 3.0  # percent of the test tokens
+MUCH_REPEATED = 0.05  # of the lines of a held-out text
+TELLING = 40  # characters from which on a line that occurs twice is no accident
+EXAMPLES = 3
+
+
+class Checks:
+    """Watches the lines on their way into a data set, and out of it: first the held-out texts, then the training text."""
+
+    def __init__(self):
+        self.marks, self.characters, self.blanks = Counter(), 0, 0
+        self.held_out: dict[bytes, bool] = {}  # hash of a line -> whether the training text has it
+        self.longest: list[tuple[int, str]] = []  # characters, the line's beginning
+        self.first: list[str] = []
+
+    def watch(self, lines: Iterable[str]) -> Iterator[str]:
+        """The same lines, once they are counted."""
+        for line in lines:
+            self.characters += len(line)
+            self.blanks += line.count(" ")
+            if "<" in line or "[" in line:
+                self.marks["second end"] += bool(SECOND_END.search(line))
+                self.marks.update(MARKS.findall(line))
+            yield line
+
+    def line(self, split: str, line: str) -> None:
+        """Look at a line as it is written."""
+        if len(line) >= TELLING:
+            key = blake2b(line.encode(), digest_size=8).digest()
+            if split != "train":
+                self.held_out.setdefault(key, False)
+            elif key in self.held_out:
+                self.held_out[key] = True
+        if split == "train" and len(self.first) < EXAMPLES:
+            self.first.append(line.rstrip("\n"))
+        if len(self.longest) < EXAMPLES or len(line) > self.longest[-1][0]:
+            longest = [*self.longest, (len(line), line[:60].rstrip())]
+            self.longest = sorted(longest, reverse=True)[:EXAMPLES]
+
+    def warnings(self, level: str, splits: dict[str, dict]) -> list[str]:
+        """A sentence for each thing that is odd."""
+        found = []
+        if ends := self.marks.pop("second end", 0):
+            found.append(
+                f"{ends:,} lines end with <eos> or </s>, which reading adds: the second one costs nothing to predict "
+                "and flatters every perplexity; --drop ' ?<(eos|/s)>$' removes it"
+            )
+        marks = [f"{mark} ({count:,})" for mark, count in self.marks.items() if count]
+        if marks:
+            found.append(
+                f"the text has marks of another tool: {', '.join(marks)}; is --tokenizer none right?"
+            )
+        if level == "word" and self.blanks < FEW_BLANKS * self.characters:
+            found.append(
+                "there are next to no blanks in the text: --level char or --level subword fits it better"
+            )
+        if (unknown := splits["test"]["unknown_percent"]) > MUCH_UNKNOWN:
+            found.append(
+                f"{unknown:.1f} % of the test tokens are unknown: raise --vocab-size, lower --min-count, or take "
+                "--level subword"
+            )
+        if sum(self.held_out.values()) > MUCH_REPEATED * max(len(self.held_out), 20):
+            share = sum(self.held_out.values()) / len(self.held_out)
+            found.append(
+                f"{share:.0%} of the long held-out lines are in the training text, too: the splits overlap"
+            )
+        return found

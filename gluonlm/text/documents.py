@@ -1,0 +1,209 @@
+"""Raw texts as they are found: files, folders, archives and standard input, one document after another.
+
+    >>> for title, lines in Sources(["novel.txt.gz", "articles/"]).documents(): ...
+
+A line comes without its line end; a piece of a line that is too long to be read at once ends with ``JOIN`` instead.
+Project Gutenberg's licence, byte-order marks and zero-width blanks are left out.
+"""
+
+import bz2
+import csv
+import dataclasses
+import gzip
+import hashlib
+import io
+import json
+import lzma
+import re
+import sys
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import BinaryIO
+
+from gluonlm.system.errors import UserError
+from gluonlm.text.reader import decoded, open_file
+from gluonlm.text.recognize import HEAD, compression, other_kind
+
+JOIN = "\x1f"  # at the end of a piece: the line goes on
+LONG = 10_000  # characters of a line that are read at once
+UNPACK = {"gzip": gzip.open, "xz": lzma.open, "bzip2": bz2.open}
+LICENCE_FROM = 800  # lines in which Project Gutenberg's header ends, if there is one
+GUTENBERG = r"\*\*\* ?{} (?:OF )?(?:THE|THIS) PROJECT GUTENBERG"
+HEADER_END = re.compile(GUTENBERG.format("START"), re.IGNORECASE)
+FOOTER = re.compile(GUTENBERG.format("END") + r"|^End of (?:the )?Project Gutenberg", re.IGNORECASE)
+CREDITS = re.compile(r"(?:Produced|Transcribed|Prepared|E-?text prepared) by", re.IGNORECASE)
+
+
+class Hashed(io.RawIOBase):
+    """A binary file that counts and hashes what is read from it."""
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.digest, self.size = file, hashlib.sha256(), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        data = self.file.read(len(buffer))
+        buffer[: len(data)] = data
+        self.digest.update(data)
+        self.size += len(data)
+        return len(data)
+
+
+@dataclass
+class Sources:
+    """Files, folders or "-" for standard input, and what is found out about them on the way.
+
+    :param field: the name of the field that holds the text, in JSON lines and CSV.
+    """
+
+    paths: list[str]
+    encoding: str = "utf-8"
+    field: str | None = None
+    notes: list[str] = dataclasses.field(default_factory=list)  # what was left out, for the report
+    files: list[dict] = dataclasses.field(
+        default_factory=list
+    )  # name, bytes and sha256 of what was read
+
+    def documents(self) -> Iterator[tuple[str, Iterator[str]]]:
+        """Title and lines of each document; take all lines of one before the next."""
+        for path in self.paths:
+            if path == "-":
+                yield from self.read("stdin", sys.stdin.buffer)
+            elif Path(path).is_dir():
+                yield from self.folder(Path(path))
+            else:
+                with open_file(Path(path)) as file:
+                    yield from self.read(Path(path).name, file)
+
+    def folder(self, folder: Path) -> Iterator[tuple[str, Iterator[str]]]:
+        """The texts in a folder and the folders in it, by name; hidden files and those that are no text are not."""
+        skipped = 0
+        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+            name = path.relative_to(folder)
+            if any(part.startswith(".") for part in name.parts):
+                continue
+            with open_file(path) as file:
+                if other_kind(file.read(HEAD)):
+                    skipped += 1
+                    continue
+                file.seek(0)
+                yield from self.read(str(name), file)
+        if skipped:
+            self.notes.append(f"{skipped} files in {folder} are no text and were left out")
+
+    def read(self, name: str, file: BinaryIO) -> Iterator[tuple[str, Iterator[str]]]:
+        """The documents of one file: one, or those of an archive, or one for each record."""
+        kind = compression(file.peek(16)[:16])
+        if kind == "zip":
+            with zipfile.ZipFile(file if file.seekable() else io.BytesIO(file.read())) as archive:
+                for member in archive.infolist():
+                    if not member.is_dir():
+                        with archive.open(member) as inner:
+                            yield from self.read(member.filename, inner)
+            return
+        hashed = Hashed(UNPACK[kind](file) if kind else file)
+        buffered = io.BufferedReader(hashed, HEAD)
+        head = buffered.peek(HEAD)
+        text = decoded(iter(lambda: buffered.read(HEAD), b""), name, self.encoding)
+        try:
+            yield from self.records(name, head, text)
+        except (EOFError, OSError, zipfile.BadZipFile, lzma.LZMAError) as error:
+            raise UserError(f"{name} is damaged ({error}): fetch it again") from None
+        self.files.append({"name": name, "bytes": hashed.size, "sha256": hashed.digest.hexdigest()})
+
+    def records(
+        self, name: str, head: bytes, text: Iterator[str]
+    ) -> Iterator[tuple[str, Iterator[str]]]:
+        """One document of plain text, or one for each record of JSON lines or CSV."""
+        kind = record_kind(name, head)
+        if kind is None:
+            yield name, self.without_licence(name, physical_lines(text))
+            return
+        lines = (line + "\n" for line in physical_lines(text, None) if line)
+        rows = map(json.loads, lines) if kind == "JSON lines" else csv_rows(name, lines)
+        try:
+            for number, row in enumerate(rows, 1):
+                if self.field is None or not isinstance(row, dict) or self.field not in row:
+                    raise self.wrong_field(name, kind, row)
+                if row[self.field]:
+                    content = str(row[self.field])
+                    yield f"{name}:{number}", iter(content.splitlines())
+        except (json.JSONDecodeError, csv.Error) as error:
+            raise UserError(f"{name} is not {kind} as it seemed ({error}): correct it") from None
+
+    def wrong_field(self, name: str, kind: str, row: object) -> UserError:
+        """The sentence that asks for --field, or for another one."""
+        if not isinstance(row, dict):
+            return UserError(f"{name}: a line of {kind} is no object: give one object a line")
+        fields = ", ".join(map(str, row))
+        found = f"has no field {self.field}" if self.field else f"is {kind}, not plain text"
+        return UserError(f"{name} {found}: say which of {fields} holds the text with --field NAME")
+
+    def without_licence(self, name: str, lines: Iterator[str]) -> Iterator[str]:
+        """The lines between Project Gutenberg's header and licence; all lines of another text."""
+        head = list(islice(lines, LICENCE_FROM))
+        start = next((i for i, line in enumerate(head) if HEADER_END.search(line)), None)
+        if start is None:
+            yield from chain(head, lines)
+            return
+        self.notes.append(f"{name}: Project Gutenberg's header and licence were left out")
+        body = chain(head[start + 1 :], lines)
+        for line in islice(body, 60):  # who produced the text, if that is said
+            if CREDITS.match(line.strip()):
+                for line in body:  # noqa: B007
+                    if not line.strip():
+                        break
+            else:
+                yield line
+                if line.strip():
+                    break
+        for line in body:
+            if FOOTER.search(line):
+                return
+            yield line
+
+
+def physical_lines(text: Iterator[str], longest: int | None = LONG) -> Iterator[str]:
+    """The lines of a text; one longer than ``longest`` in pieces, cut at blanks if there are any."""
+    carry = ""
+    for block in text:
+        *lines, carry = (carry + block).split("\n")
+        for line in lines:
+            *pieces, rest = cut(line, longest)
+            yield from pieces
+            yield rest
+        *pieces, carry = cut(carry, longest)
+        yield from pieces
+    if carry:
+        yield carry
+
+
+def cut(line: str, longest: int | None) -> Iterator[str]:
+    """Pieces of a long line, all but the last with ``JOIN`` at the end."""
+    while longest and len(line) > longest:
+        end = line.rfind(" ", longest // 2, longest) + 1 or longest
+        yield line[:end] + JOIN
+        line = line[end:]
+    yield line
+
+
+def csv_rows(name: str, lines: Iterator[str]) -> Iterator[dict]:
+    """The rows of a table whose first line has the names of its columns."""
+    csv.field_size_limit(1 << 30)
+    return csv.DictReader(lines, delimiter="\t" if ".tsv" in name else ",")
+
+
+def record_kind(name: str, head: bytes) -> str | None:
+    """ "JSON lines" or "CSV", by the file's name or its first line; None for plain text."""
+    suffixes = Path(name.lower()).suffixes
+    if {".csv", ".tsv"} & set(suffixes):
+        return "CSV"
+    first = head.split(b"\n", 1)[0].strip()
+    if {".jsonl", ".ndjson"} & set(suffixes) or re.match(rb'\{\s*"', first):
+        return "JSON lines"
+    return None

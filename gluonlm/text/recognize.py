@@ -1,0 +1,98 @@
+"""What a file is that does not read as UTF-8 text, by its bytes, and what to do about it.
+
+>>> complaint(Path("novel.txt"), b"caf\\xe9 noir", 3)
+UserError('novel.txt is not UTF-8 but probably Windows-1252 ...')
+"""
+
+import re
+from pathlib import Path
+
+from gluonlm.system.errors import UserError
+
+HEAD = 1 << 16  # bytes that are looked at
+COMPRESSED = {b"\x1f\x8b": "gzip", b"\xfd7zXZ\0": "xz", b"BZh": "bzip2", b"PK\x03\x04": "zip"}
+OTHERS = {
+    b"%PDF": "a PDF document",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd",
+    b"7z\xbc\xaf": "a 7z archive",
+    b"\x89PNG": "a picture",
+    b"\xff\xd8\xff": "a picture",
+    b"\xd0\xcf\x11\xe0": "an old Word document",
+    b"{\\rtf": "a rich-text document",
+}
+COMMON_CHINESE = re.compile("[的一是不了在人有我他这中大来上国]")
+
+
+def compression(head: bytes) -> str | None:
+    """The kind of compressed file that begins so; None if it is none."""
+    return next((kind for magic, kind in COMPRESSED.items() if head.startswith(magic)), None)
+
+
+def other_kind(head: bytes, start: int = 0) -> str | None:
+    """What a file is that is no text in UTF-8, with what to do; None if it may be one.
+
+    :param head: bytes from the offset ``start`` on.
+    """
+    if start == 0 and (kind := beginning(head)):
+        return kind
+    if (zero := head.find(b"\0")) >= 0:
+        offset = f"there is a zero byte at offset {start + zero}"
+        return f"not a text file: {offset}; give plain text in UTF-8"
+    return None
+
+
+def beginning(head: bytes) -> str | None:
+    """What a file is whose first bytes are those of a known kind that is no text in UTF-8."""
+    if kind := compression(head):
+        return f"compressed with {kind}: unpack it, or {prepared()}"
+    if kind := next((kind for magic, kind in OTHERS.items() if head.startswith(magic)), None):
+        return f"{kind}: give its text as a plain file"
+    if encoding := utf_16(head):
+        return f"text in {encoding.upper()}: convert it, or {prepared(encoding)}"
+    return None
+
+
+def utf_16(head: bytes) -> str | None:
+    """The kind of UTF-16 that begins so: by its mark, or by the zero bytes that most letters then have."""
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "utf-16"
+    for first, encoding in ((0, "utf-16-be"), (1, "utf-16-le")):
+        zeros, others = head[first::2].count(0), head[1 - first :: 2].count(0)
+        if len(head) >= 8 and zeros > 0.4 * len(head) / 2 and not others:
+            return encoding
+    return None
+
+
+def prepared(encoding: str | None = None) -> str:
+    """The command that reads such a file."""
+    option = f" --encoding {encoding}" if encoding else ""
+    return f"make a data set of it with `python -m gluonlm.prepare FILE{option} --out FOLDER`"
+
+
+def guess(data: bytes) -> str | None:
+    """The likely encoding of bytes that are not UTF-8; None if they fit no usual one."""
+    try:
+        text = data.decode("gb18030", errors="ignore")
+        if data.decode("gbk", errors="replace").count("\ufffd") < len(text) / 100:
+            chinese = sum("\u4e00" <= char <= "\u9fff" for char in text)
+            if chinese > 0.5 * sum(byte > 127 for byte in data) / 2 and COMMON_CHINESE.search(text):
+                return "gbk"
+        data.decode("cp1252")
+        return "cp1252"
+    except UnicodeDecodeError:
+        return None
+
+
+def complaint(path: Path | str, data: bytes, offset: int, line: int) -> UserError:
+    """The sentence for a file that is not in UTF-8.
+
+    :param data: its bytes around the first that is no part of a character. :param offset: where that is in the file.
+    """
+    found = (
+        f"{path} is not UTF-8: the byte at offset {offset} (line {line}) is no part of a character"
+    )
+    if encoding := guess(data):
+        name = {"gbk": "GBK (Chinese)", "cp1252": "Windows-1252 (Latin letters)"}[encoding]
+        convert = f"convert it with `iconv -f {encoding} -t utf-8`, or {prepared(encoding)}"
+        return UserError(f"{found}; it is probably {name}: {convert}")
+    return UserError(f"{found}: find out its encoding and {prepared('NAME')}")

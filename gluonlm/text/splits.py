@@ -1,0 +1,152 @@
+"""The three texts of a data set while it is prepared: filled document by document, then given their vocabulary."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from gluonlm.system.errors import UserError
+from gluonlm.text.checks import Checks
+from gluonlm.text.subwords import Subwords
+from gluonlm.text.vocabulary import EOS, RARE, UNK, Dictionary
+
+SPLITS = ("train", "valid", "test")
+WHOLE = 100  # units: a shorter document is not cut
+LISTED = 100  # documents: no more are listed with their counts
+FIELDS = "\x1e"  # between the fields of a unit that waits
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A line to be: its text, the characters and words it stands for; not ``whole`` if the next belongs to its line."""
+
+    text: str
+    characters: int
+    words: int
+    whole: bool = True
+
+    def __str__(self) -> str:
+        fields = (self.characters, self.words, int(self.whole), self.text)
+        return FIELDS.join(map(str, fields)) + "\n"
+
+    @classmethod
+    def read(cls, line: str) -> "Unit":
+        """The unit that was written as such a line."""
+        characters, words, whole, text = line[:-1].split(FIELDS, 3)
+        return cls(text, int(characters), int(words), whole == "1")
+
+
+class Splits:
+    """Three texts that grow in files of a temporary folder; ``close`` is called by :meth:`finish`."""
+
+    def __init__(self, folder: Path, shares: tuple[float, float, float], level: str):
+        self.folder, self.shares, self.level = folder, shares, level
+        self.counts = {split: Counter() for split in SPLITS}  # units, characters, words
+        self.documents: dict[str, dict] = {}  # title -> words in each split
+        self.number = 0  # of documents
+        self.open = ExitStack()
+        self.files = {split: self.open.enter_context(self.waiting(split, "w")) for split in SPLITS}
+
+    def waiting(self, name: str, mode: str = "r"):
+        """A file of units that wait."""
+        return open(self.folder / f"{name}.units", mode, encoding="utf-8", newline="\n")
+
+    def add(self, title: str, document: Iterable[Unit]) -> None:
+        """Cut a document by its number of units, which is only known at its end."""
+        total, words = 0, Counter()
+        with self.waiting("document", "w") as file:
+            for unit in document:
+                file.write(str(unit))
+                total += 1
+        with self.waiting("document") as file:
+            for split, line in zip(self.places(total), file):
+                unit = Unit.read(line)
+                self.files[split].write(line)
+                counts = self.counts[split]
+                counts["units"] += 1
+                counts["characters"] += unit.characters
+                counts["words"] += unit.words
+                words[split] += unit.words
+        self.number += total > 0
+        if total and len(self.documents) < LISTED:
+            self.documents[title] = dict(words)
+
+    def places(self, total: int) -> Iterator[str]:
+        """The split of each of a document's units."""
+        shares = dict(zip(SPLITS, self.shares))
+        if total < WHOLE and self.number:
+            lacking = {s: self.counts[s]["units"] / share for s, share in shares.items() if share}
+            yield from [min(lacking, key=lacking.get)] * total
+            return
+        done, share_done = 0, 0.0
+        for split, share in shares.items():
+            share_done += share
+            stop = round(total * share_done / sum(self.shares))
+            yield from [split] * (stop - done)
+            done = stop
+
+    def units(self, split: str) -> Iterator[Unit]:
+        """The units of a text in their order."""
+        with self.waiting(split) as file:
+            yield from map(Unit.read, file)
+
+    def finish(self, size: int | None, least: int, checks: Checks) -> dict:
+        """Write the texts with ``<unk>`` for rare tokens; returns the figures for dataset.json.
+
+        :param size: entries of the vocabulary, with ``<unk>`` and ``<eos>``. :param least: times a token must be seen.
+        """
+        self.open.close()
+        for split, share in zip(SPLITS, self.shares):
+            if not self.counts[split]["units"]:
+                raise UserError(
+                    f"nothing is left for the {split} text (share {share:g}): give more text or another --split"
+                )
+        subwords = None
+        if self.level == "subword":
+            subwords = Subwords.learn((unit.text for unit in self.units("train")), size)
+        tokens_of = {"word": str.split, "char": list}.get(self.level) or subwords.encode
+        seen = Counter()
+        for unit in self.units("train"):
+            seen.update(tokens_of(unit.text))
+        if self.level == "char":
+            seen["\n"] = self.counts["train"]["units"]
+        known = Dictionary.from_counts(seen, size and size - 2, least)
+        figures = {s: self.write(s, tokens_of, known, checks) for s in ("valid", "test", "train")}
+        extra = {"subwords": subwords.text} if subwords else {}
+        special = {UNK} if self.level == "char" else {UNK, EOS}
+        return {
+            "vocabulary": len(special.union(known.idx2word)),
+            "types": len(seen),
+            "splits": {split: figures[split] for split in SPLITS},
+            "documents": self.documents if self.number <= LISTED else self.number,
+            **extra,
+        }
+
+    def write(
+        self, split: str, tokens_of: Callable[[str], list[str]], known: Dictionary, checks: Checks
+    ) -> dict:
+        """One text with ``<unk>`` for each token that is not known; returns its figures."""
+        figures, digest = Counter(), hashlib.sha256()
+        unknown, between = (RARE, "") if self.level == "char" else (UNK, " ")
+        with open(self.folder / f"{split}.final", "wb") as file:
+            for unit in self.units(split):
+                tokens = [t if t in known else unknown for t in tokens_of(unit.text)]
+                end = "\n" if unit.whole else between
+                figures["lines"] += unit.whole
+                figures["tokens"] += len(tokens) + unit.whole
+                figures["unknown"] += tokens.count(unknown)
+                line = between.join(tokens) + end
+                checks.line(split, line)
+                content = line.encode()
+                digest.update(content)
+                file.write(content)
+        counts = self.counts[split]
+        return {
+            **figures,
+            "unknown_percent": round(100 * figures["unknown"] / figures["tokens"], 2),
+            "words": counts["words"],
+            "characters": counts["characters"],
+            "sha256": digest.hexdigest(),
+        }
