@@ -1,13 +1,14 @@
 """AWD-LSTM at a size that two cores manage, and the same without each of its regularizers in turn.
 
-    python benchmarks/ablation.py --epochs 8 --only none                     # Penn Treebank, from nothing
-    python benchmarks/ablation.py --finetune runs/ptb-awd-400-9 --epochs 3   # all variants, from a trained model
-    python benchmarks/ablation.py --finetune runs/ptb-awd-400-9 --epochs 3 --table  # those that are recorded
+    python benchmarks/ablation.py --epochs 8 --only none            # Penn Treebank, from nothing
+    python benchmarks/ablation.py --finetune runs/ptb-awd-400-9 --epochs 3   # all, from a model
+    python benchmarks/ablation.py --finetune runs/ptb-awd-400-9 --epochs 3 --table  # the recorded
 
-In its first epochs a model gains by having no regularizers at all, they pay when it begins to learn by heart. That is
-hundreds of epochs for nine models from nothing, or a few for nine that go on from one that was trained with all of
-them. Runs that are recorded are not repeated, runs that were stopped go on. All have the same seed, sizes and learning
-rate, which falls to 0 by the end, so none is averaged.
+In its first epochs a model gains by having no regularizers at all, they pay when it begins to learn
+by heart. That is hundreds of epochs for nine models from nothing, or a few for nine that go on from
+one that was trained with all of them. Runs that are recorded are not repeated, runs that were
+stopped go on. All have the same seed, sizes and learning rate, which falls to 0 by the end, so none
+is averaged.
 """
 
 import argparse
@@ -22,7 +23,8 @@ from gluonlm.system.errors import UserError
 from gluonlm.system.machine import RESULTS
 from gluonlm.training.run import read_log
 
-# the toolkit's for Penn Treebank, smaller: layers of 400, 400 and 200 units instead of 1,150, 1,150 and 400
+# the toolkit's for Penn Treebank, smaller: layers of 400, 400 and 200 units instead of 1,150, 1,150
+# and 400
 BASE = (
     "--preset awd --no-adaptive --softmax-samples 1000 --emsize 200 --nhid 400 --batch-size 20 "
     "--dropout 0.3 --dropouti 0.3 --dropouth 0.2 --dropoute 0.05 --wdrop 0.3"
@@ -43,7 +45,8 @@ VARIANTS = {
 
 
 def record_name(variant: str, options: argparse.Namespace) -> str:
-    """Its folder, where it trains and where it is recorded: what it began with, its epochs, what it lacks."""
+    """Its folder, where it trains and where it is recorded: what it began with, its epochs, what it
+    lacks."""
     begun = options.finetune.name if options.finetune else f"{Path(options.data).stem}-awd-400"
     return f"{begun}-{options.epochs}-{variant}".replace(
         ".", "-"
@@ -76,10 +79,11 @@ def train_variant(variant: str, options: argparse.Namespace) -> None:
 
 
 def table(options: argparse.Namespace) -> str:
-    """Validation perplexity of the recorded variants as Markdown, and what each costs against all regularizers.
+    """Validation perplexity of the recorded variants as Markdown, and what each costs against all
+    regularizers.
 
-    It is that of the last epoch, when the learning rate is 0: a run that goes on from a trained model and gets worse
-    than that counts with what it came to.
+    It is that of the last epoch, when the learning rate is 0: a run that goes on from a trained
+    model and gets worse than that counts with what it came to.
 
     :raises UserError: when none is recorded.
     """
@@ -90,7 +94,8 @@ def table(options: argparse.Namespace) -> str:
             found[variant] = math.exp(read_log(log, "epoch")[-1]["valid_loss"])
     if not found:
         raise UserError(
-            f"no run with --epochs {options.epochs} is recorded in {options.out}: leave out --table first"
+            f"no run with --epochs {options.epochs} is recorded in {options.out}: leave out "
+            f"--table first"
         )
     lines = ["| regularizers | validation | against all |", "|---|---|---|"]
     for variant, perplexity in found.items():
@@ -103,7 +108,7 @@ def table(options: argparse.Namespace) -> str:
 
 def main(argv: list[str]) -> None:
     """Train what is missing, then print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0], allow_abbrev=False)
     begin = parser.add_mutually_exclusive_group()
     begin.add_argument(
         "--data", default="ptb", help="of models that begin with nothing (default: ptb)"
@@ -128,7 +133,8 @@ def main(argv: list[str]) -> None:
     )  # what is unknown here is for every training
     if options.more and options.out == FOLDER:
         raise UserError(
-            f"{options.more[0]} makes it another ablation: give --out FOLDER to record it in, and --runs"
+            f"{options.more[0]} makes it another ablation: give --out FOLDER to record it in, and "
+            f"--runs"
         )
     if not options.table:
         for variant in options.only:

@@ -1,10 +1,11 @@
-"""Time and memory of a training step with the adaptive softmax against the full one, by vocabulary size.
+"""Time and memory of a training step with the adaptive softmax against the full one, by vocabulary
+size.
 
     python benchmarks/adaptive.py
 
-The words of WikiText-2 (33,278) and WikiText-103 (267,735) by Zipf's frequencies; 400 features, 20 columns of
-35 steps, tied. Timed are decoder, loss and their gradients, without recurrent layers. Each case is measured in a
-process of its own. Records results/adaptive.json.
+The words of WikiText-2 (33,278) and WikiText-103 (267,735) by Zipf's frequencies; 400 features, 20
+columns of 35 steps, tied. Timed are decoder, loss and their gradients, without recurrent layers.
+Each case is measured in a process of its own. Records results/adaptive.json.
 """
 
 import argparse
@@ -56,7 +57,7 @@ def measure(vocabulary: int, splits: tuple[int, ...], steps: int) -> dict:
 
 def main(argv: list[str]) -> dict:
     """Measure, print and record."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("--steps", type=int, default=8, help="the fastest counts")
     parser.add_argument(
         "--out", type=Path, default=RESULTS / "adaptive.json", help="file to record the figures in"

@@ -1,10 +1,11 @@
 """How much slower a training step becomes when another program keeps one core busy.
 
-    python benchmarks/busy.py --torch-python torch-env/bin/python    # in about four minutes
-    python benchmarks/busy.py --quick                                # tiny sizes, to see that it works
+    python benchmarks/busy.py --torch-python torch-env/bin/python  # in about four minutes
+    python benchmarks/busy.py --quick                              # tiny sizes: does it work?
 
-The other program is an endless loop in Python, paused in between. With two cores and work that is divided evenly, a
-factor of 2 is what fair sharing of the busy core alone costs. Recorded in results/busy.json.
+The other program is an endless loop in Python, paused in between. With two cores and work that is
+divided evenly, a factor of 2 is what fair sharing of the busy core alone costs. Recorded in
+results/busy.json.
 """
 
 import argparse
@@ -54,7 +55,7 @@ def slowdowns(competitors: list[Competitor], rounds: int, seconds: float) -> dic
 
 def main(argv: list[str]) -> dict:
     """Measure, print and record."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument(
         "--torch-python", default=os.environ.get("GLUONLM_TORCH_PYTHON"), metavar="PYTHON"
     )

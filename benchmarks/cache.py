@@ -1,12 +1,14 @@
-"""Speed of the continuous cache against two loops over tokens, on the same features, and that all agree.
+"""Speed of the continuous cache against two loops over tokens, on the same features, and that all
+agree.
 
     python benchmarks/cache.py
     python benchmarks/cache.py --tokens 5000 --windows 2000
 
-The features and words are random; only the cache is timed, not the model under it. ``one_hot`` is the loop of the
-AWD-LSTM toolkit and of gluon-nlp's CacheCell: the words of the window as a (W, V) matrix of one-hot rows, summed under
-the attention for each token. ``lean`` is the same loop with one matrix-vector product and one scatter a token. Each
-runs on the last tokens of the text only, with a full window. Records results/cache.json.
+The features and words are random; only the cache is timed, not the model under it. ``one_hot`` is
+the loop of the AWD-LSTM toolkit and of gluon-nlp's CacheCell: the words of the window as a (W, V)
+matrix of one-hot rows, summed under the attention for each token. ``lean`` is the same loop with
+one matrix-vector product and one scatter a token. Each runs on the last tokens of the text only,
+with a full window. Records results/cache.json.
 """
 
 import argparse
@@ -89,7 +91,7 @@ def measure(window: int, tokens: int, size: int, repeats: int) -> dict:
 
 def main(argv: list[str]) -> dict:
     """Measure, print and record."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("--tokens", type=int, default=20_000)
     parser.add_argument("--size", type=int, default=400, help="features per token")
     parser.add_argument("--windows", type=int, nargs="+", default=[500, 3785])

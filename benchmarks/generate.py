@@ -2,10 +2,11 @@
 
     python benchmarks/generate.py --torch-python /path/to/a/python/that/has/torch
 
-Two-layer LSTM of 200 units, V = 10,000, one word at a time, both sides on the same number of threads. The two take
-turns, round by round, each in a process of its own; the ratio is the median over rounds. On a machine that does other
-things too, several threads that wait for each other suffer far more than one: set OMP_NUM_THREADS=1 there, which both
-sides obey, and look at the processor time. Records results/generate.json.
+Two-layer LSTM of 200 units, V = 10,000, one word at a time, both sides on the same number of
+threads. The two take turns, round by round, each in a process of its own; the ratio is the median
+over rounds. On a machine that does other things too, several threads that wait for each other
+suffer far more than one: set OMP_NUM_THREADS=1 there, which both sides obey, and look at the
+processor time. Records results/generate.json.
 """
 
 import argparse
@@ -47,7 +48,8 @@ class Torch:
             )
         except OSError as error:
             raise UserError(
-                f"cannot run {python} ({error.strerror}): give a python with torch as --torch-python"
+                f"cannot run {python} ({error.strerror}): give a python with torch as "
+                f"--torch-python"
             ) from None
         hello = self.process.stdout.readline().split()
         if len(hello) != 2:

@@ -1,8 +1,10 @@
-"""What benchmarks/generate.py measures against: the word-level example of PyTorch writing words. Needs only torch.
+"""What benchmarks/generate.py measures against: the word-level example of PyTorch writing words.
+Needs only torch.
 
-For each line on stdin, a number of words, it writes that many and answers with the seconds it took by the
-clock and of processor time, as the example's
-generate.py does it: ``model(input, hidden)``, ``output.squeeze().div(temperature).exp().cpu()``, ``multinomial``.
+For each line on stdin, a number of words, it writes that many and answers with the seconds it took
+by the clock and of processor time, as the example's
+generate.py does it: ``model(input, hidden)``, ``output.squeeze().div(temperature).exp().cpu()``,
+``multinomial``.
 """
 
 import io

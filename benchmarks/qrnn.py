@@ -1,11 +1,13 @@
-"""Speed of the QRNN: ways to compute its pooling, its layer against our LSTM layer, and whole training steps.
+"""Speed of the QRNN: ways to compute its pooling, its layer against our LSTM layer, and whole
+training steps.
 
     python benchmarks/qrnn.py                # about three minutes
-    python benchmarks/qrnn.py --quick        # tiny sizes, to see that it works; records with --out only
+    python benchmarks/qrnn.py --quick        # tiny sizes, to see that it works
 
-All in one process, the competitors by turns, forward and backward; a figure is the median over rounds of the ratio of
-two neighbours in time, with quartiles. Beside each ratio stands what the number of multiplications alone would give:
-per unit and step an LSTM layer needs 4 (I + H) and a QRNN layer 3 I, or 6 I with window 2. Records results/qrnn.json.
+All in one process, the competitors by turns, forward and backward; a figure is the median over
+rounds of the ratio of two neighbours in time, with quartiles. Beside each ratio stands what the
+number of multiplications alone would give: per unit and step an LSTM layer needs 4 (I + H) and a
+QRNN layer 3 I, or 6 I with window 2. Records results/qrnn.json.
 """
 
 import argparse
@@ -128,7 +130,8 @@ def layers(steps: int, units: int, rounds: int) -> dict:
 
 
 def multiplications(config) -> int:
-    """Of a training step's recurrent layers, per token: their weights, once in each direction and for the gradient."""
+    """Of a training step's recurrent layers, per token: their weights, once in each direction and
+    for the gradient."""
     model = build_model(config, 10)
     return 3 * sum(
         int(np.prod(p.shape)) for name, p in model.trainables().items() if ".layers." in name
@@ -136,7 +139,8 @@ def multiplications(config) -> int:
 
 
 def training_steps(vocab_size: int, shrink: int, rounds: int) -> dict:
-    """The published sizes, AWD-LSTM 3 x 1150 against AWD-QRNN 4 x 1550, with all their regularizers."""
+    """The published sizes, AWD-LSTM 3 x 1150 against AWD-QRNN 4 x 1550, with all their
+    regularizers."""
     ways, counts = {}, {}
     for preset in ("awd", "qrnn"):
         sizes = {name: getattr(resolve(preset, {}), name) // shrink for name in ("emsize", "nhid")}
@@ -174,7 +178,7 @@ def one_step(config, vocab_size: int) -> Callable[[], None]:
 
 def main(argv: list[str]) -> dict:
     """Measure, print and record."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--quick", action="store_true", help="tiny sizes")
     parser.add_argument(

@@ -1,9 +1,10 @@
-"""Ways to compute the pooling of a QRNN in MXNet: gates (T, N, 3H) and c0 (1, N, H) -> h and c, both (T, N, H).
+"""Ways to compute the pooling of a QRNN in MXNet: gates (T, N, 3H) and c0 (1, N, H) -> h and c,
+both (T, N, H).
 
     c[t] = f[t] c[t-1] + (1 - f[t]) z[t],  h[t] = o[t] c[t]
 
-The package keeps ``operator``; benchmarks/qrnn.py measures it against the others. Each is a function of NDArrays, with
-gradients through autograd.
+The package keeps ``operator``; benchmarks/qrnn.py measures it against the others. Each is a
+function of NDArrays, with gradients through autograd.
 """
 
 from collections.abc import Callable
@@ -65,7 +66,8 @@ class Foreach(Block):
 
 
 class Scan(Block):
-    """In log2(T) steps of all T at once: two neighbouring steps are one step of the same form (Blelloch 1990)."""
+    """In log2(T) steps of all T at once: two neighbouring steps are one step of the same form
+    (Blelloch 1990)."""
 
     def pool(self, F, f, update, c):
         first = F.slice_axis(f, axis=0, begin=0, end=1) * c + F.slice_axis(
@@ -97,7 +99,8 @@ class Scan(Block):
 
 
 class NumpyRecurrence(autograd.Function):
-    """c of f and update by a loop in NumPy, with its gradient; every call waits for what it needs."""
+    """c of f and update by a loop in NumPy, with its gradient; every call waits for what it
+    needs."""
 
     def forward(self, f, update, c):
         f, cells = f.asnumpy(), update.asnumpy().copy()
@@ -122,7 +125,8 @@ class NumpyRecurrence(autograd.Function):
 
 
 class Numpy:
-    """A loop over T in NumPy between operators of MXNet; outside of any graph, since it is Python."""
+    """A loop over T in NumPy between operators of MXNet; outside of any graph, since it is
+    Python."""
 
     def __init__(self, steps: int):
         self.steps = steps
@@ -139,7 +143,8 @@ class Numpy:
 
 
 def operator(steps: int) -> Pooling:
-    """The package's: nonlinearities, loop and their gradients in one pass of compiled code (gluonlm/model/fo_pool.c)."""
+    """The package's: nonlinearities, loop and their gradients in one pass of compiled code
+    (gluonlm/model/fo_pool.c)."""
     native.load_operators("fo_pool")
     return nd.gluonlm_fo_pool
 

@@ -5,11 +5,12 @@
     python benchmarks/quality.py --data wikitext-2 --epochs 6 --torch-epochs 0.2 --published 130.3
     python benchmarks/quality.py --table    # the recorded races
 
-Both are whole programs, from reading the text to the test perplexity. They run by turns of half a minute, one halted
-while the other works, and only working time counts: a load on the machine meets both. PyTorch's time for six epochs is
-taken from --torch-epochs of them where that is less; its perplexity is then not measured, but that of --published.
-(Less than one epoch has no evaluation, but its start is counted with it: an estimate.)
-Recorded in results/quality-DATA.json, with how many epochs each was trained.
+Both are whole programs, from reading the text to the test perplexity. They run by turns of half a
+minute, one halted while the other works, and only working time counts: a load on the machine meets
+both. PyTorch's time for six epochs is taken from --torch-epochs of them where that is less; its
+perplexity is then not measured, but that of --published. (Less than one epoch has no evaluation,
+but its start is counted with it: an estimate.) Recorded in results/quality-DATA.json, with how many
+epochs each was trained.
 """
 
 import argparse
@@ -87,7 +88,8 @@ def race(racers: list[Racer], seconds: float) -> None:
 
 
 def write_texts(corpus: Corpus, folder: Path) -> list[Path]:
-    """The three texts as files of the very tokens that gluonlm reads, a line for each that ends in ``<eos>``."""
+    """The three texts as files of the very tokens that gluonlm reads, a line for each that ends in
+    ``<eos>``."""
     paths = []
     for split in ("train", "valid", "test"):
         paths.append(folder / f"{split}.txt")
@@ -98,7 +100,7 @@ def write_texts(corpus: Corpus, folder: Path) -> list[Path]:
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """The command line's settings."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("--data", default="ptb", help="a word-level data set, as for gluonlm.train")
     parser.add_argument("--preset", default="fast-cpu")
     parser.add_argument("--epochs", type=int, default=5, help="of ours")
@@ -125,7 +127,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if options.torch_epochs <= 0 or options.torch_epochs > 1 and options.torch_epochs % 1:
         raise UserError(
-            f"--torch-epochs {options.torch_epochs:g}: must be a whole number, or a part of one epoch"
+            f"--torch-epochs {options.torch_epochs:g}: must be a whole number, or a part of one "
+            f"epoch"
         )
     if options.torch_epochs > EPOCHS:
         raise UserError(
@@ -142,15 +145,18 @@ def table() -> str:
     """The recorded races as Markdown, the shortest of a data set first."""
     races = [json.loads(path.read_text()) for path in RESULTS.glob("quality-*.json")]
     lines = [
-        "| data | our epochs | our test | seconds | PyTorch's test, 6 epochs | seconds | ours / PyTorch's seconds |",
+        "| data | our epochs | our test | seconds | PyTorch's test, 6 epochs | seconds | ours / "
+        "PyTorch's seconds |",
         "|---|---|---|---|---|---|---|",
     ]
     for race in sorted(races, key=lambda race: (race["data"], race["epochs"]["ours"])):
         seconds, reached, theirs = race["seconds"], race["test_perplexity"], race["epochs"]["torch"]
         source = "" if theirs == EPOCHS else f" (from {theirs:g} epochs)"
         lines.append(
-            f"| {race['data']} | {race['epochs']['ours']} | {reached['ours']:.2f} | {seconds['ours']:,.0f} "
-            f"| {reached['torch']:.2f} ({race['torch_perplexity_is']}) | {seconds['torch']:,.0f}{source} "
+            f"| {race['data']} | {race['epochs']['ours']} | {reached['ours']:.2f} | "
+            f"{seconds['ours']:,.0f} "
+            f"| {reached['torch']:.2f} ({race['torch_perplexity_is']}) | "
+            f"{seconds['torch']:,.0f}{source} "
             f"| **{race['ours_over_torch_time']:.2f}** |"
         )
     return "\n".join(lines)
@@ -205,7 +211,8 @@ def main(argv: list[str]) -> dict | None:
     }
     source = "measured" if whole else "published"
     print(
-        f"{options.data}: ours reached test perplexity {shown['ours']} in {seconds['ours']:.0f} s, PyTorch "
+        f"{options.data}: ours reached test perplexity {shown['ours']} in {seconds['ours']:.0f} "
+        f"s, PyTorch "
         f"{shown['torch']} ({source}) in {seconds['torch']:.0f} s of working time"
     )
     return record(

@@ -1,10 +1,11 @@
-"""Competitor of benchmarks/quality.py: PyTorch's word-level example with its own settings, tied, trained on a text.
+"""Competitor of benchmarks/quality.py: PyTorch's word-level example with its own settings, tied,
+trained on a text.
 
     torch-env/bin/python benchmarks/quality_torch.py TRAIN VALID TEST --epochs 6
 
-Prints a line per epoch and, as its last line, a JSON object with the test perplexity of the best epoch. Less than one
-epoch is trained and not evaluated, to measure time alone. PyTorch and the standard library only; the model is that of
-benchmarks/step_torch.py.
+Prints a line per epoch and, as its last line, a JSON object with the test perplexity of the best
+epoch. Less than one epoch is trained and not evaluated, to measure time alone. PyTorch and the
+standard library only; the model is that of benchmarks/step_torch.py.
 """
 
 import argparse
@@ -77,7 +78,7 @@ def evaluate(model: Model, source: torch.Tensor, work: Work) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("texts", nargs=3, metavar="TEXT", help="training, validation and test text")
     parser.add_argument("--epochs", type=float, default=6, help="a whole number, or less than 1")
     parser.add_argument("--units", type=int, default=200)

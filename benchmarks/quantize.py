@@ -1,16 +1,18 @@
-"""INT8 against float32: words per second of evaluating and of writing one word at a time, paired; and MXNet's kernels.
+"""INT8 against float32: words per second of evaluating and of writing one word at a time, paired;
+and MXNet's kernels.
 
-    python benchmarks/quantize.py                                  # untrained models of 200 and of 650 units
-    python benchmarks/quantize.py --run runs/ptb --sizes 650       # a trained one, and 650 units
+    python benchmarks/quantize.py                               # untrained models
+    python benchmarks/quantize.py --run runs/ptb --sizes 650    # a trained one, and 650 units
 
-``float32`` is what evaluate and generate do with a model as training wrote it (MXNet, and NumPy for single rows of the
-decoder); ``float32 onnx`` is the same model in ONNX Runtime. In each round all variants take turns on the same random
-words, in one process; a ratio is one of the same round, and the median over rounds is what counts. The weights of an
-untrained model are random, which changes no time.
+``float32`` is what evaluate and generate do with a model as training wrote it (MXNet, and NumPy for
+single rows of the decoder); ``float32 onnx`` is the same model in ONNX Runtime. In each round all
+variants take turns on the same random words, in one process; a ratio is one of the same round, and
+the median over rounds is what counts. The weights of an untrained model are random, which changes
+no time.
 
-The second part asks MXNet 1.9.1 for its own 8-bit kernels: its quantized LSTM, on this processor as it is and with
-oneDNN held back from VNNI, each in a process of its own; and its fully connected product beside ONNX Runtime's.
-Records results/quantize.json.
+The second part asks MXNet 1.9.1 for its own 8-bit kernels: its quantized LSTM, on this processor as
+it is and with oneDNN held back from VNNI, each in a process of its own; and its fully connected
+product beside ONNX Runtime's. Records results/quantize.json.
 """
 
 import argparse
@@ -71,7 +73,8 @@ def random_model(units: int) -> Trained:
 
 
 def times_faster(trained: Trained, rounds: int, tokens: int, words: int) -> dict:
-    """Words per second of each variant, how many times float32's they are, and the bytes of its file."""
+    """Words per second of each variant, how many times float32's they are, and the bytes of its
+    file."""
     random = np.random.default_rng(1)
     ids = random.integers(len(trained.dictionary), size=tokens).astype(np.int32)
     statistics = Statistics(
@@ -132,7 +135,7 @@ def mxnet_kernels() -> dict:
 
 def main(argv: list[str]) -> dict:
     """Measure, print and record."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("--run", help="a trained model to measure too")
     parser.add_argument(
         "--sizes", type=int, nargs="*", default=[200, 650], help="units of untrained models"

@@ -1,4 +1,5 @@
-"""What MXNet 1.9.1's own 8-bit kernels do on this processor; prints JSON. A part of benchmarks/quantize.py.
+"""What MXNet 1.9.1's own 8-bit kernels do on this processor; prints JSON. A part of
+benchmarks/quantize.py.
 
 python benchmarks/quantize_mxnet.py            # all
 python benchmarks/quantize_mxnet.py lstm       # the quantized LSTM in this process
@@ -36,7 +37,8 @@ ROWS, C, V, ROUNDS = 160, 200, 10_000, 15
 
 
 def lstm() -> dict:
-    """MXNet's LSTM in float32 and quantized, on the same weights: the largest difference of their outputs, or why not.
+    """MXNet's LSTM in float32 and quantized, on the same weights: the largest difference of their
+    outputs, or why not.
 
     For scale, what weights and inputs lose by the same rounding when all else is exact.
     """
@@ -94,9 +96,11 @@ def lstms() -> dict:
 
 
 def fully_connected() -> dict:
-    """Milliseconds of a decoder's product (rows, C) x (C, V), median: MXNet's float32 and INT8, ONNX Runtime's INT8.
+    """Milliseconds of a decoder's product (rows, C) x (C, V), median: MXNet's float32 and INT8,
+    ONNX Runtime's INT8.
 
-    MXNet's ends with 32-bit integers, which another operator would have to scale; ONNX Runtime's with float32.
+    MXNet's ends with 32-bit integers, which another operator would have to scale; ONNX Runtime's
+    with float32.
     """
     random = np.random.default_rng(1)
     weight, times = random.uniform(-0.1, 0.1, (V, C)).astype(np.float32), {}

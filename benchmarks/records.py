@@ -1,7 +1,8 @@
 """Recorded runs: how a run becomes one, and the table of all.
 
-python benchmarks/records.py add runs/NAME results/NAME    # keep a finished run's settings, log and result
-python benchmarks/records.py table                         # all recorded runs as a Markdown table
+python benchmarks/records.py add runs/NAME results/NAME    # keep a finished run's settings, log and
+result python benchmarks/records.py table                         # all recorded runs as a Markdown
+table
 """
 
 import argparse
@@ -20,7 +21,8 @@ NAMING = ("--save", "--save-path", "--save_path", "--resume")  # options that na
 
 
 def add(folder: Path, record: Path) -> None:
-    """Copy what a recorded result keeps of a finished run, in its command the run's folder as ``runs/NAME``.
+    """Copy what a recorded result keeps of a finished run, in its command the run's folder as
+    ``runs/NAME``.
 
     :raises UserError: when the run is not finished.
     """
@@ -40,7 +42,8 @@ def add(folder: Path, record: Path) -> None:
 
 
 def in_folder(commands: str, folder: str) -> str:
-    """Commands, parted by semicolons, with another folder for the run that they make or go on with."""
+    """Commands, parted by semicolons, with another folder for the run that they make or go on
+    with."""
     lexer = shlex.shlex(commands, posix=True, punctuation_chars=";")
     lexer.whitespace_split, lexer.commenters = True, ""
     words = list(lexer)
@@ -54,7 +57,8 @@ def in_folder(commands: str, folder: str) -> str:
 
 
 def table() -> str:
-    """The recorded runs as a Markdown table, with the figure that others published where there is one."""
+    """The recorded runs as a Markdown table, with the figure that others published where there is
+    one."""
     published = json.loads((RESULTS / "published.json").read_text())
     lines = [
         "| run | data | epochs | parameters | validation | test | published test | minutes |",
@@ -63,7 +67,8 @@ def table() -> str:
     for name, (config, result) in recorded().items():
         theirs = published.get(name, {}).get("test")
         lines.append(
-            f"| [{name}](results/{name}) | {config['data']} | {result['epochs']} | {result['parameters'] / 1e6:.2f} M "
+            f"| [{name}](results/{name}) | {config['data']} | {result['epochs']} | "
+            f"{result['parameters'] / 1e6:.2f} M "
             f"| {result['valid_perplexity']:.2f} | **{result['test_perplexity']:.2f}** "
             f"| {f'{theirs:.2f}' if theirs else ''} | {result['seconds'] / 60:.0f} |"
         )

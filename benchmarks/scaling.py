@@ -1,13 +1,15 @@
-"""Speed of data-parallel training on this machine: from one worker to two, and what the cost model says.
+"""Speed of data-parallel training on this machine: from one worker to two, and what the cost model
+says.
 
     python benchmarks/scaling.py                      # about four minutes
     python benchmarks/scaling.py --quick --rounds 1   # tiny sizes, to see that it works
 
-Always the same model and global batch on random words, in runs of gluonlm.train that take turns: ``one`` worker of
-one thread; ``one_of_two_threads``; ``half`` of the batch by one worker; ``served``, one worker whose gradients go
-through a server; ``two`` workers of one thread each, with half of the columns each. The constants of
-:class:`gluonlm.parallel.cost.Cost` come from the first, third and fourth; its prediction for the fifth is recorded beside the
-measurement. Recorded in results/scaling.json.
+Always the same model and global batch on random words, in runs of gluonlm.train that take turns:
+``one`` worker of one thread; ``one_of_two_threads``; ``half`` of the batch by one worker;
+``served``, one worker whose gradients go through a server; ``two`` workers of one thread each, with
+half of the columns each. The constants of
+:class:`gluonlm.parallel.cost.Cost` come from the first, third and fourth; its prediction for the
+fifth is recorded beside the measurement. Recorded in results/scaling.json.
 """
 
 import argparse
@@ -52,7 +54,8 @@ def write_text(folder: Path, words: int, tokens: int) -> None:
 
 
 def measure(name: str, folder: Path, turn: int, units: int, interval: int) -> tuple[float, int]:
-    """Run one setting; seconds per step without the first interval, and the number of parameters."""
+    """Run one setting; seconds per step without the first interval, and the number of
+    parameters."""
     program, threads, columns = SETTINGS[name]
     save = folder / f"{name}{turn}"
     sizes = ["--emsize", str(units), "--nhid", str(units), "--tied", "--batch-size", str(columns)]
@@ -78,7 +81,7 @@ def ratios(over: list[float], under: list[float]) -> dict[str, float]:
 
 def main(argv: list[str]) -> dict:
     """Measure, compare with the model, record."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("--quick", action="store_true", help="tiny sizes")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(

@@ -1,4 +1,5 @@
-"""How large the package is: lines of each room, the median and the longest function, the longest parameter list.
+"""How large the package is: lines of each room, the median and the longest function, the longest
+parameter list.
 
     make size
 

@@ -1,15 +1,18 @@
-"""Does it pay to multiply by a pruned matrix in sparse form? CSR against dense products, on random weights.
+"""Does it pay to multiply by a pruned matrix in sparse form? CSR against dense products, on random
+weights.
 
     python benchmarks/sparse.py
     python benchmarks/sparse.py --sparsities 0.95 --rows 1 20
 
-The products are those of a model of 400 units: the decoder (10,000 x 400) and the recurrent one of an LSTM layer
-(1,600 x 400), with so many vectors at once: 1 to 20 in writing text, 700 in evaluation. ``csr`` is MXNet's product of
-a CSR matrix and a dense one; ``dense`` is the fastest of MXNet's FullyConnected, NumPy's matrix product and a NumPy
-product for each vector. All ways take turns; a time is the median of its turns.
+The products are those of a model of 400 units: the decoder (10,000 x 400) and the recurrent one of
+an LSTM layer (1,600 x 400), with so many vectors at once: 1 to 20 in writing text, 700 in
+evaluation. ``csr`` is MXNet's product of a CSR matrix and a dense one; ``dense`` is the fastest of
+MXNet's FullyConnected, NumPy's matrix product and a NumPy product for each vector. All ways take
+turns; a time is the median of its turns.
 
-``predict`` is a whole step of a pruned model, a word for each of so many texts, by :class:`gluonlm.inference.predictor.Predictor`
-with a dense decoder and with one in CSR form. Records results/sparse.json.
+``predict`` is a whole step of a pruned model, a word for each of so many texts, by
+:class:`gluonlm.inference.predictor.Predictor` with a dense decoder and with one in CSR form.
+Records results/sparse.json.
 """
 
 import argparse
@@ -148,7 +151,7 @@ def measure_predict(sparsity: float, texts: int, seconds: float) -> dict:
 
 def main(argv: list[str]) -> dict:
     """Measure, print and record."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("--sparsities", type=float, nargs="+", default=[0.8, 0.9, 0.95])
     parser.add_argument(
         "--rows", type=int, nargs="+", default=[1, 2, 5, 10, 20, 100, 700], help="vectors at once"

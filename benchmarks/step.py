@@ -1,14 +1,16 @@
-"""Speed and peak memory of training and evaluation: gluonlm, MXNet as it comes, and PyTorch's word-level example.
+"""Speed and peak memory of training and evaluation: gluonlm, MXNet as it comes, and PyTorch's
+word-level example.
 
-    python benchmarks/step.py --torch-python torch-env/bin/python     # or make bench, in about twenty minutes
-    python benchmarks/step.py --quick                                 # tiny sizes, to see that it works
-    python benchmarks/step.py --table                                 # the recorded figures
+    python benchmarks/step.py --torch-python torch-env/bin/python  # or make bench: 20 minutes
+    python benchmarks/step.py --quick                              # tiny sizes: does it work?
+    python benchmarks/step.py --table                              # the recorded figures
 
-All do the same work: two LSTM layers, tied, batch 20 x 35, on random words. In the mode "sampled" ours trains with
-1,000 sampled words per segment, as the preset fast-cpu does, and the others as before, since they have nothing of the
-kind. Each competitor is a process that stays and sleeps while others run; they take turns, so that whatever else the
-machine does meets all of them. The figure is the median over rounds of the ratio of two neighbours in time. The limit
-is what the products of matrices alone would allow at the fastest rate of one large product measured in the same
+All do the same work: two LSTM layers, tied, batch 20 x 35, on random words. In the mode "sampled"
+ours trains with 1,000 sampled words per segment, as the preset fast-cpu does, and the others as
+before, since they have nothing of the kind. Each competitor is a process that stays and sleeps
+while others run; they take turns, so that whatever else the machine does meets all of them. The
+figure is the median over rounds of the ratio of two neighbours in time. The limit is what the
+products of matrices alone would allow at the fastest rate of one large product measured in the same
 rounds. Recorded in results/step.json, where settings that are not measured again stay as they are.
 """
 
@@ -33,7 +35,8 @@ MODES = ("train", "sampled", "evaluate")
 HERE = Path(__file__).resolve().parent
 CLEARED = ("OMP_", "KMP_", "GOMP_", "MXNET_", "OPENBLAS_", "MKL_", "MALLOC_", "LD_PRELOAD")
 NO_TORCH = (
-    "PyTorch is missing, so its column is too. Give it an environment of its own (any Python, any folder):\n"
+    "PyTorch is missing, so its column is too. Give it an environment of its own (any Python, any "
+    "folder):\n"
     "    uv venv torch-env && uv pip install --python torch-env torch\n"
     "and name it: --torch-python torch-env/bin/python, or GLUONLM_TORCH_PYTHON=torch-env/bin/python"
 )
@@ -81,7 +84,8 @@ class Competitor:
         line = self.process.stdout.readline()
         if not line:
             raise UserError(
-                f"the competitor {self.name} ended with code {self.process.wait()}: see its message above"
+                f"the competitor {self.name} ended with code {self.process.wait()}: see its "
+                f"message above"
             )
         return json.loads(line)
 
@@ -128,7 +132,8 @@ def compare(work: Work, pythons: dict[str, str], rounds: int, seconds: float) ->
 
 
 def operations_per_token(work: Work) -> int:
-    """Multiplications and additions in products of matrices: of the LSTM's four gates, and of the full decoder.
+    """Multiplications and additions in products of matrices: of the LSTM's four gates, and of the
+    full decoder.
 
     Training takes each product three times: forward, and the gradients of either factor.
     """
@@ -175,7 +180,8 @@ def place(one: dict) -> tuple:
 
 
 def with_recorded(settings: list[dict], path: Path) -> list[dict]:
-    """What was measured now, and what ``path`` holds of other settings with the same competitors; in order."""
+    """What was measured now, and what ``path`` holds of other settings with the same competitors;
+    in order."""
     rows = {place(one): one for one in settings}
     if path.is_file():
         for one in json.loads(path.read_text(encoding="utf-8"))["settings"]:
@@ -204,7 +210,7 @@ def find_torch(given: str | None) -> str | None:
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """The command line's settings."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument(
         "--torch-python", default=os.environ.get("GLUONLM_TORCH_PYTHON"), metavar="PYTHON"
     )
@@ -244,7 +250,8 @@ def main(argv: list[str]) -> dict:
         options.units, options.vocab, options.rounds, options.seconds = [16], [50], 2, 0.05
     batch, bptt = (4, 5) if options.quick else (20, 35)
     torch = find_torch(options.torch_python)
-    # in this order and its reverse by turns, ours always runs right before or after each of the others
+    # in this order and its reverse by turns, ours always runs right before or after each of the
+    # others
     pythons = {"stock": sys.executable, "ours": sys.executable} | (
         {"torch": torch} if torch else {}
     )

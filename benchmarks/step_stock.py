@@ -1,4 +1,5 @@
-"""Competitor of benchmarks/step.py: MXNet as it comes, in the plain Gluon formulation; nothing of gluonlm."""
+"""Competitor of benchmarks/step.py: MXNet as it comes, in the plain Gluon formulation; nothing of
+gluonlm."""
 
 import os
 

@@ -1,4 +1,5 @@
-"""Competitor of benchmarks/step.py: the model and step of PyTorch's word-level example, with nn.LSTM."""
+"""Competitor of benchmarks/step.py: the model and step of PyTorch's word-level example, with
+nn.LSTM."""
 
 import torch
 from step_worker import Work, serve

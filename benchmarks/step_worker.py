@@ -1,4 +1,5 @@
-"""The loop of a competitor of benchmarks/step.py: set up, then measure for each line on stdin, idle in between.
+"""The loop of a competitor of benchmarks/step.py: set up, then measure for each line on stdin, idle
+in between.
 
 Standard library only: competitors run in environments of their own.
 """
@@ -32,10 +33,11 @@ def serve(
     set_up: Callable[[Work], tuple[Callable[[], tuple[int, float]], dict]],
     rate: Callable[[], float] | None = None,
 ) -> None:
-    """Run a competitor: ``set_up(work)`` gives a function and facts such as versions, which are reported.
+    """Run a competitor: ``set_up(work)`` gives a function and facts such as versions, which are
+    reported.
 
-    The function does one portion of work, and returns its number of tokens and mean loss, computed to the end.
-    ``rate`` measures what the machine can do at that moment, in operations per second.
+    The function does one portion of work, and returns its number of tokens and mean loss, computed
+    to the end. ``rate`` measures what the machine can do at that moment, in operations per second.
     """
     portion, facts = set_up(Work(**json.loads(sys.argv[1])))
     for _ in range(3):

@@ -1,12 +1,13 @@
 """Speed and peak memory of turning a WikiText-103-sized text into ids, against the naive way.
 
-    python benchmarks/tokenization.py                     # 103 M words, the naive way on a tenth of them
+    python benchmarks/tokenization.py                     # the naive way on a tenth of the words
     python benchmarks/tokenization.py --naive-share 1     # needs 8 GB of memory
     python benchmarks/tokenization.py --words 1000000
 
-Writes a text of random words with Zipf's frequencies to a temporary folder, tokenizes it in child processes, each of
-which reports its own peak memory, and records the figures in results/tokenize.json. The naive way is that of many
-examples: a list of all words as strings, a counted vocabulary, a list of ids, an array.
+Writes a text of random words with Zipf's frequencies to a temporary folder, tokenizes it in child
+processes, each of which reports its own peak memory, and records the figures in
+results/tokenize.json. The naive way is that of many examples: a list of all words as strings, a
+counted vocabulary, a list of ids, an array.
 """
 
 import argparse
@@ -35,7 +36,8 @@ PIECE = 1 << 20  # words written at once
 
 
 def make_words(random: np.random.Generator) -> list[bytes]:
-    """Different words by falling frequency, the frequent ones short; about 5.2 bytes with the blank behind them."""
+    """Different words by falling frequency, the frequent ones short; about 5.2 bytes with the blank
+    behind them."""
     letters = "etaoinsrhldcumfpgwybvkxjqz"
     words, seen = [UNK.encode()], set()
     for rank in range(1, TYPES):
@@ -49,7 +51,8 @@ def make_words(random: np.random.Generator) -> list[bytes]:
 
 
 def synthesize(paths: dict[Path, int], seed: int) -> None:
-    """Write the same text to files of so many words each: the shorter ones are the beginning of the longest."""
+    """Write the same text to files of so many words each: the shorter ones are the beginning of the
+    longest."""
     random = np.random.default_rng(seed)
     words = np.array(make_words(random), dtype=object)
     cumulated = np.cumsum(1 / np.arange(1, TYPES + 1))
@@ -110,7 +113,7 @@ def measure_in_child(way: str, path: Path) -> dict:
 
 def main(argv: list[str]) -> dict:
     """Measure, print and record."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument(
         "--words", type=int, default=WORDS, help="words of the text (default: as WikiText-103)"
     )
@@ -130,7 +133,8 @@ def main(argv: list[str]) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         whole, share = Path(folder, "whole.txt"), Path(folder, "share.txt")
         sizes = {share: round(options.words * options.naive_share), whole: options.words}
-        # in a process of its own: a child's peak memory starts at that of the process it was forked from
+        # in a process of its own: a child's peak memory starts at that of the process it was forked
+        # from
         writer = multiprocessing.get_context("spawn").Process(
             target=synthesize, args=(sizes, options.seed)
         )

@@ -1,11 +1,13 @@
-"""What weight drop adds to a training step of an LSTM layer: ours and that of gluonnlp, and whether each works.
+"""What weight drop adds to a training step of an LSTM layer: ours and that of gluonnlp, and whether
+each works.
 
     python benchmarks/weight_drop.py                              # in about three minutes
     python benchmarks/weight_drop.py --sizes 16 --rounds 2        # tiny, to see that it works
 
-Forward and backward of one layer, 20 columns of 70 steps, hybridized. Each way takes turns with the same layer without
-weight drop; the figure is the median over rounds of the ratio of two neighbours in time. gluonnlp's works on Gluon's
-``rnn.LSTM`` by another ``data`` method of its parameters. Recorded in results/weight_drop.json.
+Forward and backward of one layer, 20 columns of 70 steps, hybridized. Each way takes turns with the
+same layer without weight drop; the figure is the median over rounds of the ratio of two neighbours
+in time. gluonnlp's works on Gluon's ``rnn.LSTM`` by another ``data`` method of its parameters.
+Recorded in results/weight_drop.json.
 """
 
 import argparse
@@ -85,7 +87,8 @@ def step(forward: Forward, inputs: nd.NDArray) -> np.ndarray:
 
 
 def checks(make: Callable, inputs: nd.NDArray) -> dict[str, bool]:
-    """What weight drop must do: a mask for each segment, none in evaluation, and the gradient of its mask."""
+    """What weight drop must do: a mask for each segment, none in evaluation, and the gradient of
+    its mask."""
     forward, weights, gradient = make(inputs.shape[-1], RATE)
     first, second = step(forward, inputs), step(forward, inputs)
     dropped = float((gradient() == 0).mean())
@@ -126,7 +129,7 @@ def measure(size: int, rounds: int) -> dict:
 
 def main(argv: list[str]) -> dict:
     """Measure, print and record."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument(
         "--sizes", type=int, nargs="+", default=[400, 1150], help="units, and features of the input"
     )

@@ -1,6 +1,8 @@
-"""The site: `make docs` builds it with Sphinx from README, the executed notebooks and the package's docstrings.
+"""The site: `make docs` builds it with Sphinx from README, the executed notebooks and the package's
+docstrings.
 
-Nothing here lists notebooks, modules or results: what exists is on the site. Nothing is executed or fetched.
+Nothing here lists notebooks, modules or results: what exists is on the site. Nothing is executed or
+fetched.
 """
 
 import sys

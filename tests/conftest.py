@@ -18,7 +18,8 @@ import gluonlm  # noqa: E402, F401
 
 
 def pytest_collection_modifyitems(items):
-    """Let one worker run all tests of a file, for what they share; those of each notebook can go to another."""
+    """Let one worker run all tests of a file, for what they share; those of each notebook can go to
+    another."""
     for item in items:
         path = item.callspec.params.get("path") if hasattr(item, "callspec") else None
         group = path.stem if getattr(path, "suffix", "") == ".ipynb" else item.path.stem

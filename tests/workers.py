@@ -1,4 +1,5 @@
-"""Small trainings by several processes: for the tests of workers here, over ssh and with Horovod."""
+"""Small trainings by several processes: for the tests of workers here, over ssh and with
+Horovod."""
 
 import json
 import os
@@ -78,7 +79,8 @@ def kill_worker(launcher, worker):
 
 
 def disturbed(line, mark, disturb=kill_worker):
-    """Run a training that would go on for long, and disturb it; all must end soon, and leave nothing behind.
+    """Run a training that would go on for long, and disturb it; all must end soon, and leave
+    nothing behind.
 
     :param disturb: gets the numbers of the launcher's process and of that of worker 1.
     :return: the exit code, what is said on stdout and stderr, and how many processes there were.

@@ -1,6 +1,8 @@
-"""The picture of the course's path: a line of lessons from top to bottom, arcs from each to those it builds on.
+"""The picture of the course's path: a line of lessons from top to bottom, arcs from each to those
+it builds on.
 
-It is part of the page and takes its colours from there, light or dark (_static/site.css); each lesson is a link.
+It is part of the page and takes its colours from there, light or dark (_static/site.css); each
+lesson is a link.
 """
 
 import textwrap
@@ -17,7 +19,8 @@ def draw_path(lessons: list[Lesson]) -> str:
     height = TOP * 2 + ROW * (len(lessons) - 1)
     named = "; ".join(f"{lesson.number} {lesson.title}" for lesson in lessons)
     parts = [
-        f'<svg class="course-path" viewBox="0 0 {WIDTH} {height}" role="group" xmlns="http://www.w3.org/2000/svg"'
+        f'<svg class="course-path" viewBox="0 0 {WIDTH} {height}" role="group" '
+        f'xmlns="http://www.w3.org/2000/svg"'
         f' aria-label="The path of the course, from top to bottom: {escape(named)}">',
         f'<line class="line" x1="{LINE_X}" x2="{LINE_X}" y1="{TOP}" y2="{height - TOP}"/>',
     ]
@@ -33,10 +36,14 @@ def draw_path(lessons: list[Lesson]) -> str:
 
 
 def arc(top: float, bottom: float, share: float) -> str:
-    """A curve at the left of the line between two lessons, wider for a larger share of the whole path."""
+    """A curve at the left of the line between two lessons, wider for a larger share of the whole
+    path."""
     x = LINE_X - RADIUS
     reach = x - (20 + (x - 24) * share) * 4 / 3
-    return f'<path class="arc" d="M {x} {top} C {reach:.0f} {top}, {reach:.0f} {bottom}, {x} {bottom}"/>'
+    return (
+        f'<path class="arc" d="M {x} {top} C {reach:.0f} {top}, {reach:.0f} {bottom}, {x} '
+        f'{bottom}"/>'
+    )
 
 
 def stop(lesson: Lesson, y: float) -> str:
@@ -50,6 +57,8 @@ def stop(lesson: Lesson, y: float) -> str:
             f'<text class="subtitle" x="{x}" y="{start + 1 + 16 * line}">{escape(text)}</text>'
         )
     return (
-        f'<a href="{lesson.docname}.html"><circle class="stop" cx="{LINE_X}" cy="{y}" r="{RADIUS}"/>'
-        f'<text class="number" x="{LINE_X}" y="{y + 4.5}">{lesson.number:02}</text>{"".join(lines)}</a>'
+        f'<a href="{lesson.docname}.html"><circle class="stop" cx="{LINE_X}" cy="{y}" '
+        f'r="{RADIUS}"/>'
+        f'<text class="number" x="{LINE_X}" '
+        f'y="{y + 4.5}">{lesson.number:02}</text>{"".join(lines)}</a>'
     )

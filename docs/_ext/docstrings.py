@@ -1,4 +1,5 @@
-"""Docstrings as Sphinx reads them: examples and formulas become blocks of code, shapes stand out."""
+"""Docstrings as Sphinx reads them: examples and formulas become blocks of code, shapes stand
+out."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
 FIELD = re.compile(r"([;.]) (?=:(?:param|returns?|raises)\b)")
-# A tuple of letters, numbers, their sums and products: (T, N), (T*N, V), (B,), (..., V + K), (layers, N, H)
+# A tuple of letters, numbers, their sums and products: (T, N), (T*N, V), (B,), (..., V + K),
+# (layers, N, H)
 SIZE = r"(?:[A-Z]|\d+|len\(\w+\)|layers|tokens|steps|thetas|lambdas|windows)"
 TERM = rf"{SIZE}(?: ?[*+] ?{SIZE})*"
 SHAPE = rf"(?<!\w)\((?:{TERM},|(?:\.\.\.|{TERM})(?:, {TERM})+|\.\.\.)\)"
@@ -31,7 +33,8 @@ def language(code: str) -> str:
 
 
 def rewritten(paragraph: list[str]) -> list[str]:
-    """A paragraph of a docstring: code if it is indented or a command, else text in which each field has its line."""
+    """A paragraph of a docstring: code if it is indented or a command, else text in which each
+    field has its line."""
     if paragraph[0].startswith("python -m"):
         paragraph = [f"    {line}" for line in paragraph]
     if all(line.startswith("    ") for line in paragraph):

@@ -1,4 +1,5 @@
-"""The course as its notebooks describe it: number, title, what one does there and which lessons come before."""
+"""The course as its notebooks describe it: number, title, what one does there and which lessons
+come before."""
 
 import re
 from dataclasses import dataclass

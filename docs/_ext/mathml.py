@@ -1,4 +1,5 @@
-"""Formulas as MathML, which browsers draw by themselves: MathJax would have to be fetched by each reader."""
+"""Formulas as MathML, which browsers draw by themselves: MathJax would have to be fetched by each
+reader."""
 
 import re
 

@@ -1,6 +1,8 @@
-"""The pages that are made from what the repository holds: the course, the results, one page per module.
+"""The pages that are made from what the repository holds: the course, the results, one page per
+module.
 
-They are written before Sphinx looks for its sources, and only where they changed, so that a second build is quick.
+They are written before Sphinx looks for its sources, and only where they changed, so that a second
+build is quick.
 """
 
 import ast
@@ -40,7 +42,8 @@ def course() -> str:
     """The picture of the path and a table of the lessons."""
     lessons = read_lessons(DOCS / "notebooks")
     rows = [
-        f"| [{one.number:02} {one.title}]({one.docname}.ipynb) | {one.does.replace('|', '&#124;')} |"
+        f"| [{one.number:02} {one.title}]({one.docname}.ipynb) | "
+        f"{one.does.replace('|', '&#124;')} |"
         for one in lessons
     ]
     return "\n".join(
@@ -93,7 +96,10 @@ def api() -> None:
         (DOCS / "api" / old).unlink()
     head = ["| module | |", "|---|---|"]
     tree = ["```{toctree}", ":hidden:", ":glob:", "", "gluonlm.*", "```"]
-    intro = "Shapes: T steps, N batch columns, C features (E of an embedding, H of a hidden layer), V words."
+    intro = (
+        "Shapes: T steps, N batch columns, C features (E of an embedding, H of a hidden "
+        "layer), V words."
+    )
     lines = ["# API", "", intro, "", "## Commands", "", *head, *rows[True], ""]
     write(
         DOCS / "api" / "index.md",

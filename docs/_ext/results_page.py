@@ -1,4 +1,5 @@
-"""The page of results: the table of recorded runs, each run with its curve, and what the benchmarks measured."""
+"""The page of results: the table of recorded runs, each run with its curve, and what the benchmarks
+measured."""
 
 import json
 from pathlib import Path
@@ -65,12 +66,16 @@ def curve(name: str, pictures: Path) -> list[str]:
         figure = Figure(figsize=(7, 3.6), layout="constrained")
         draw_curve(figure.subplots(), read_log(log, "interval"), read_log(log, "epoch"))
         figure.savefig(picture, dpi=110)
-    alt = f"Perplexity of {name} on the training and validation text by training steps, on a logarithmic scale"
+    alt = (
+        f"Perplexity of {name} on the training and validation text by training steps, on a "
+        f"logarithmic scale"
+    )
     return [f"![{alt}]({pictures.name}/{picture.name})"]
 
 
 def tables(record: dict) -> list[str]:
-    """A benchmark's record: its plain values, then a table for each list of records or record of values."""
+    """A benchmark's record: its plain values, then a table for each list of records or record of
+    values."""
     plain = {key: value for key, value in record.items() if not isinstance(value, dict | list)}
     lines = []
     for key, value in record.items():

@@ -1,4 +1,5 @@
-"""Each mistake gets one clear sentence that says what to do, exit code 2 and no traceback; nothing trained is lost."""
+"""Each mistake gets one clear sentence that says what to do, exit code 2 and no traceback; nothing
+trained is lost."""
 
 import errno
 import json
@@ -238,7 +239,8 @@ def test_a_mistake_of_ours_keeps_its_traceback():
 
 
 def test_a_full_disk_is_said_and_the_run_can_go_on(text, tmp_path, monkeypatch):
-    """The disk fills while the second checkpoint is written: the first stays whole, and the run resumes from it."""
+    """The disk fills while the second checkpoint is written: the first stays whole, and the run
+    resumes from it."""
     calls = 0
 
     def full(descriptor):
@@ -288,7 +290,8 @@ def test_a_single_file_has_no_splits(trained, tmp_path, monkeypatch):
 
 
 def test_evaluate_any_text(trained, tmp_path, capsys):
-    """Unknown words count as <unk>; a text shorter than the number of columns is read all the same."""
+    """Unknown words count as <unk>; a text shorter than the number of columns is read all the
+    same."""
     (tmp_path / "note.txt").write_text("the zebra sat\n")
     score = evaluate.main([str(trained), "--data", str(tmp_path / "note.txt")])
     assert (score.tokens, score.unknown) == (4, 1)

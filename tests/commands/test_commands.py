@@ -73,7 +73,8 @@ QRNN = {
     "epochs": 550,
 }
 WT103_LINE = (
-    "--epochs 14 --nlayers 4 --emsize 400 --nhid 2500 --alpha 0 --beta 0 --dropoute 0 --dropouth 0.1 --dropouti 0.1 "
+    "--epochs 14 --nlayers 4 --emsize 400 --nhid 2500 --alpha 0 --beta 0 --dropoute 0 --dropouth "
+    "0.1 --dropouti 0.1 "
     "--dropout 0.1 --wdrop 0.5 --wdecay 0 --bptt 140 --batch_size 60 --optimizer adam --lr 1e-3 "
     "--data data/wikitext-103 --save WT103.12hr.QRNN.pt --when 12"
 )
@@ -106,7 +107,8 @@ SAME = {
     "--cuda --emsize 650 --nhid 650 --dropout 0.5 --epochs 40 --tied": {**MEDIUM, "tied": True},
     "--cuda --emsize 1500 --nhid 1500 --dropout 0.65 --epochs 40": LARGE,
     "--cuda --emsize 1500 --nhid 1500 --dropout 0.65 --epochs 40 --tied": {**LARGE, "tied": True},
-    "--data data/penn --model RNN_TANH --emsize 200 --nhid 200 --nlayers 2 --lr 20 --clip 0.25 --epochs 40 "
+    "--data data/penn --model RNN_TANH --emsize 200 --nhid 200 --nlayers 2 --lr 20 --clip 0.25 "
+    "--epochs 40 "
     "--batch_size 20 --bptt 35 --dropout 0.2 --seed 1111 --log-interval 200 --save model.pt": {
         "data": "data/penn",
         "model": "RNN_TANH",
@@ -127,8 +129,10 @@ SAME = {
         "lr_patience": 2,
         "lr_threshold": 1e-4,
     },
-    "--data_dir data/penn --batch_size 20 --embed_size 650 --hidden_size 650 --num_layers 2 --dropout 0.5 --lr 0.001 "
-    "--epochs 40 --clip 5.0 --seq_length 30 --save_path best.pt --weight_decay 1e-5 --lr_factor 0.5 --lr_patience 2 "
+    "--data_dir data/penn --batch_size 20 --embed_size 650 --hidden_size 650 --num_layers 2 "
+    "--dropout 0.5 --lr 0.001 "
+    "--epochs 40 --clip 5.0 --seq_length 30 --save_path best.pt --weight_decay 1e-5 --lr_factor "
+    "0.5 --lr_patience 2 "
     "--tied --optimizer adam": {
         **ADAM,
         "data": "data/penn",
@@ -149,7 +153,8 @@ SAME = {
         "epochs": 1,
     },
     # the AWD-LSTM toolkit
-    "--preset awd --batch_size 20 --data data/penn --dropouti 0.4 --dropouth 0.25 --seed 141 --epoch 500 "
+    "--preset awd --batch_size 20 --data data/penn --dropouti 0.4 --dropouth 0.25 --seed 141 "
+    "--epoch 500 "
     "--save PTB.pt": {
         **AWD,
         "batch_size": 20,
@@ -166,8 +171,10 @@ SAME = {
         "dropouth": 0.2,
         "seed": 1882,
     },
-    "--preset awd --epochs 50 --nlayers 3 --emsize 400 --nhid 1840 --alpha 0 --beta 0 --dropoute 0 --dropouth 0.1 "
-    "--dropouti 0.1 --dropout 0.4 --wdrop 0.2 --wdecay 1.2e-6 --bptt 200 --batch_size 128 --optimizer adam --lr 1e-3 "
+    "--preset awd --epochs 50 --nlayers 3 --emsize 400 --nhid 1840 --alpha 0 --beta 0 --dropoute "
+    "0 --dropouth 0.1 "
+    "--dropouti 0.1 --dropout 0.4 --wdrop 0.2 --wdecay 1.2e-6 --bptt 200 --batch_size 128 "
+    "--optimizer adam --lr 1e-3 "
     "--data data/enwik8 --save ENWIK8.pt --when 25 35": {
         **AWD,
         "epochs": 50,
@@ -185,8 +192,10 @@ SAME = {
         "when": (25, 35),
         "data": "data/enwik8",
     },
-    "--preset awd --epochs 500 --nlayers 3 --emsize 200 --nhid 1000 --alpha 0 --beta 0 --dropoute 0 --dropouth 0.25 "
-    "--dropouti 0.1 --dropout 0.1 --wdrop 0.5 --wdecay 1.2e-6 --bptt 150 --batch_size 128 --optimizer adam --lr 2e-3 "
+    "--preset awd --epochs 500 --nlayers 3 --emsize 200 --nhid 1000 --alpha 0 --beta 0 --dropoute "
+    "0 --dropouth 0.25 "
+    "--dropouti 0.1 --dropout 0.1 --wdrop 0.5 --wdecay 1.2e-6 --bptt 150 --batch_size 128 "
+    "--optimizer adam --lr 2e-3 "
     "--data data/pennchar --save PTBC.pt --when 300 400": {
         **AWD,
         "epochs": 500,
@@ -205,11 +214,14 @@ SAME = {
         "when": (300, 400),
         "data": "data/pennchar",
     },
-    # its QRNNs: --preset awd stands for all of its defaults, --preset qrnn for what was published for Penn Treebank
-    "--preset awd --model QRNN --batch_size 20 --clip 0.2 --wdrop 0.1 --nhid 1550 --nlayers 4 --emsize 400 "
+    # its QRNNs: --preset awd stands for all of its defaults, --preset qrnn for what was published
+    # for Penn Treebank
+    "--preset awd --model QRNN --batch_size 20 --clip 0.2 --wdrop 0.1 --nhid 1550 --nlayers 4 "
+    "--emsize 400 "
     "--dropouth 0.3 --seed 9001 --dropouti 0.4 --epochs 550 --save PTB.pt": {**QRNN, "seed": 9001},
     "--preset qrnn --seed 9001": {**QRNN, "seed": 9001},
-    "--preset qrnn --epochs 500 --data data/wikitext-2 --clip 0.25 --dropouti 0.4 --dropouth 0.2 --nhid 1550 "
+    "--preset qrnn --epochs 500 --data data/wikitext-2 --clip 0.25 --dropouti 0.4 --dropouth 0.2 "
+    "--nhid 1550 "
     "--nlayers 4 --seed 4002 --model QRNN --wdrop 0.1 --batch_size 40 --save WT2.pt": {
         **QRNN,
         "epochs": 500,
@@ -280,7 +292,8 @@ def test_settings_of_another_version_are_refused():
 
 
 def readme_lines(module):
-    """What README's code blocks write after ``python -m gluonlm.MODULE``, lines that go on as one, without comments."""
+    """What README's code blocks write after ``python -m gluonlm.MODULE``: joined, without
+    comments."""
     text = (Path(__file__).parents[2] / "README.md").read_text().replace("\\\n", " ")
     return re.findall(rf"^python -m gluonlm\.{module} (.*)$", text, flags=re.MULTILINE)
 

@@ -1,4 +1,5 @@
-"""Schedule files: our format and Distiller's mean what they say, and everything else is refused with a sentence."""
+"""Schedule files: our format and Distiller's mean what they say, and everything else is refused
+with a sentence."""
 
 import pytest
 

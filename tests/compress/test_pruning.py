@@ -381,7 +381,8 @@ def test_finetuning_keeps_the_masks_and_can_prune_on(text, tmp_path):
 def test_a_dense_model_is_pruned_from_the_start_of_finetuning(text, tmp_path):
     run(text, tmp_path / "dense", "--epochs", "1")
     train.main(
-        f"--finetune {tmp_path / 'dense'} --save {tmp_path / 'sparse'} --epochs 2 --prune 0.5".split()
+        f"--finetune {tmp_path / 'dense'} --save {tmp_path / 'sparse'} --epochs 2 --prune "
+        f"0.5".split()
     )
     assert records(tmp_path / "sparse", "pruning")[0]["step"] == 0
     model = load_model(tmp_path / "sparse").model

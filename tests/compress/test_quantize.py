@@ -1,4 +1,5 @@
-"""Quantized models: what a file holds, that integers are multiplied exactly, and that every command takes them."""
+"""Quantized models: what a file holds, that integers are multiplied exactly, and that every command
+takes them."""
 
 import json
 import math
@@ -276,7 +277,8 @@ def test_what_was_pruned_stays_pruned_and_its_file_is_smaller(tmp_path, mode, pe
 
 
 def integers_of(inputs: np.ndarray, grid) -> tuple[np.ndarray, np.float32]:
-    """Inputs as integers less their zero point, and the scale; measured here if ``grid`` is None."""
+    """Inputs as integers less their zero point, and the scale; measured here if ``grid`` is
+    None."""
     scale, zero = grid or scale_and_zero(inputs.min(), inputs.max(), False, ACTIVATIONS)
     return to_integers(inputs, scale, zero).astype(np.int64) - int(zero), scale
 
@@ -327,13 +329,15 @@ def reference(stored: Quantized, ids: np.ndarray, layers: int) -> np.ndarray:
 def test_integers_are_multiplied_exactly(tmp_path, scheme, tied):
     quantized = written(untrained(tmp_path / "x", tied=tied), scheme, tmp_path / "q.safetensors")
     model = integers(quantized)
-    # ONNX Runtime divides columns over threads, and finds a dynamic range for the columns of each thread
+    # ONNX Runtime divides columns over threads, and finds a dynamic range for the columns of each
+    # thread
     columns = 1 if scheme.activations == "dynamic" else 3
     ids = np.random.default_rng(1).integers(V, size=(6, columns))
     logits, state = model.predict(ids, model.begin_state(columns))
     expected = reference(quantized.quantized, ids, 2)
     difference = np.abs(logits - expected)
-    # a gate that differs in its last bit may be rounded to the next integer, which then is one step off
+    # a gate that differs in its last bit may be rounded to the next integer, which then is one step
+    # off
     assert np.quantile(difference, 0.9) < 1e-5
     assert difference.max() < 0.02
     assert [array.shape for array in state] == [(1, columns, 12)] * 4

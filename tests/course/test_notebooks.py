@@ -1,4 +1,5 @@
-"""The notebooks run, their solutions hold, their stored outputs are what the code prints, and they follow the rules."""
+"""The notebooks run, their solutions hold, their stored outputs are what the code prints, and they
+follow the rules."""
 
 import ast
 import builtins
@@ -46,7 +47,8 @@ def stored(path: Path):
 
 @functools.cache
 def executed(path: Path):
-    """The notebook after a run at the tiny workload, with its solutions as further cells: once for all tests."""
+    """The notebook after a run at the tiny workload, with its solutions as further cells: once for
+    all tests."""
     notebook = copy.deepcopy(stored(path))
     notebook.cells += [
         new_code_cell(code, metadata={"tags": ["solution"]}) for code in solutions(notebook)
@@ -97,7 +99,8 @@ def has_assert(source: str) -> bool:
 
 
 def alternative_text(output) -> str:
-    """What a picture shows, in words, as :func:`gluonlm.teaching.show_figure` stores it; empty where it says little."""
+    """What a picture shows, in words, as :func:`gluonlm.teaching.show_figure` stores it; empty
+    where it says little."""
     text = output.metadata.get("image/png", {}).get("alt", "")
     return text if len(text.split()) >= 5 else ""
 
@@ -130,7 +133,8 @@ def complaints(notebook, public: set[str]) -> list[str]:
                 str(output.get("text", "")) + str(output.get("data", {}).get("text/plain", ""))
             ):
                 found.append(f"cell {i}: an absolute path in the output")
-            # pictures are shown with teaching.show_figure(figure, "what there is to see") instead of plt.show()
+            # pictures are shown with teaching.show_figure(figure, "what there is to see") instead
+            # of plt.show()
             if "image/png" in output.get("data", {}) and not alternative_text(output):
                 found.append(f"cell {i}: a picture without a description")
     found += ["a solution asserts nothing" for code in solutions(notebook) if not has_assert(code)]
@@ -203,8 +207,10 @@ def test_the_rules_can_be_broken():
     ]
 
 
-OUTPUT = """epoch   1 | batch   100/203 | lr 17.56 | loss {0}.831 | ppl  {0}40.86 |  1{0}248 tokens/s |    {0} s left
-epoch   1 |      {0} s | lr 15 | train ppl   {0}53.27 | valid loss {0}.0155 | valid ppl   {0}50.74 | best model saved
+OUTPUT = """epoch   1 | batch   100/203 | lr 17.56 | loss {0}.831 | ppl  {0}40.86 \
+|  1{0}248 tokens/s |    {0} s left
+epoch   1 |      {0} s | lr 15 | train ppl   {0}53.27 | valid loss {0}.0155 \
+| valid ppl   {0}50.74 | best model saved
 forward (35, 20): ≈{0}.28 ms, hybridized ≈{0}1.3e-05 ms
 » emma was {0}
 » and so on

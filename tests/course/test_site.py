@@ -1,11 +1,13 @@
-"""The site: built without a warning, whole, and looked at in a browser by a reader at a desk and one with a phone.
+"""The site: built without a warning, whole, and looked at in a browser by a reader at a desk and
+one with a phone.
 
     make docs && .venv/bin/python -m pytest tests/course/test_site.py
-    SCREENSHOTS=docs/_build/screenshots .venv/bin/python -m pytest tests/course/test_site.py -k looks_right
+    SCREENSHOTS=docs/_build/pictures make test ARGS="-k looks_right"
 
 The second writes pictures of all pages into that folder, for somebody to look at.
 
-Without the site's environment (`make docs` builds it) or without Chromium the tests concerned are skipped and say so.
+Without the site's environment (`make docs` builds it) or without Chromium the tests concerned are
+skipped and say so.
 """
 
 import importlib
@@ -125,7 +127,10 @@ def test_a_lesson_says_what_comes_before_it(extension, tmp_path):
         9,
         12,
     ]
-    text = "# 4 · Tying, or: one matrix\n\n**What you will do.** Tie\nit.\n\n**What you need.** Notebooks 01 and 03."
+    text = (
+        "# 4 · Tying, or: one matrix\n\n**What you will do.** Tie\nit.\n\n**What you need.** "
+        "Notebooks 01 and 03."
+    )
     nbformat.write(new_notebook(cells=[new_markdown_cell(text)]), tmp_path / "04_tying.ipynb")
     (lesson,) = lessons.read_lessons(tmp_path)
     assert lesson == lessons.Lesson(
@@ -236,12 +241,13 @@ def test_a_broken_link_is_found(tmp_path):
     assert broken(both) == ["a.html: b.html#y", "a.html: c.html", "b.html: #z", "b.html: no.png"]
 
 
-# What is wrong with a page as it is laid out: pictures without pixels, and what sticks out of the window at the right
-# without a frame of its own to be scrolled in.
+# What is wrong with a page as it is laid out: pictures without pixels, and what sticks out of the
+# window at the right without a frame of its own to be scrolled in.
 FAULTS = """(() => {
   const faults = [];
   for (const image of document.images)
-    if (!image.complete || image.naturalWidth === 0) faults.push("no picture: " + image.src.slice(-60));
+    if (!image.complete || image.naturalWidth === 0)
+      faults.push("no picture: " + image.src.slice(-60));
   const wide = document.documentElement.scrollWidth;
   if (wide > innerWidth) faults.push("the page is " + wide + " wide");
   const scrolls = node => node && node !== document.body &&

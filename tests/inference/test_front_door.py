@@ -38,7 +38,8 @@ def test_importing_is_quick_and_names_come_when_they_are_asked_for():
     program = (
         "import sys, gluonlm; assert 'mxnet' not in sys.modules and 'numpy' not in sys.modules\n"
         "assert set(gluonlm.__all__) <= set(dir(gluonlm))\n"
-        "from gluonlm import Config, Corpus, Dictionary, LanguageModel, RNNModel, batchify, get_batch, load\n"
+        "from gluonlm import Config, Corpus, Dictionary, LanguageModel, RNNModel, batchify, "
+        "get_batch, load\n"
         "assert gluonlm.RNNModel is RNNModel\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

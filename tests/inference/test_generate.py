@@ -161,7 +161,10 @@ def test_ctrl_c_keeps_what_is_written(words, tmp_path, monkeypatch):
 
 
 def test_the_word_level_example_s_options_mean_the_same():
-    line = "--data data/penn --checkpoint model.pt --outf generated.txt --words 1000 --seed 1111 --temperature 1.0 "
+    line = (
+        "--data data/penn --checkpoint model.pt --outf generated.txt --words 1000 --seed 1111 "
+        "--temperature 1.0 "
+    )
     given = parser().parse_args(dashes((line + "--log-interval 100 --cuda").split()))
     assert (given.checkpoint, str(given.outf), given.words, given.seed) == (
         "model.pt",

@@ -1,4 +1,5 @@
-"""Choosing words: exactly the distribution that was asked for, the best text that there is, one stream per sample."""
+"""Choosing words: exactly the distribution that was asked for, the best text that there is, one
+stream per sample."""
 
 import itertools
 import math
@@ -65,7 +66,8 @@ def all_texts(length, sentences=None):
         yield ids[: ends[sentences - 1]] if sentences and len(ends) >= sentences else ids
 
 
-# ------------------------------------------------------------------------------------------------ beam search
+# ------------------------------------------------------------------------------------------------
+# beam search
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -139,7 +141,8 @@ def test_beam_search_agrees_with_gluonnlp(seed):
         assert hypothesis.log_probability == pytest.approx(scores[0, index].asscalar(), rel=1e-4)
 
 
-# -------------------------------------------------------------------------------------------------- sampling
+# --------------------------------------------------------------------------------------------------
+# sampling
 
 LOGITS = np.array([0.1, 3.0, 1.0, 2.0, -5.0, 0.0, 2.2, 1.7], np.float32)
 
@@ -190,7 +193,8 @@ def test_drawn_as_often_as_they_should_be(settings):
     possible = p > 0
     chi_square = ((counts - draws * p)[possible] ** 2 / (draws * p[possible])).sum()
     freedom = possible.sum() - 1
-    # a chi-square has mean k and variance 2 k; beyond 5 standard deviations and a bit lies less than one in 10^4
+    # a chi-square has mean k and variance 2 k; beyond 5 standard deviations and a bit lies less
+    # than one in 10^4
     assert chi_square < freedom + 5 * math.sqrt(2 * freedom) + 3
 
 
@@ -212,7 +216,8 @@ def test_top_p_looks_beyond_its_first_guess():
 
 
 def test_gluonnlp_top_k_is_not_top_k():
-    """Why we do not use its SequenceSampler: it keeps words by the places of the best, not by their ranks."""
+    """Why we do not use its SequenceSampler: it keeps words by the places of the best, not by their
+    ranks."""
 
     def decoder(tokens, state):
         return nd.array(np.tile(LOGITS[:6], (len(tokens), 1))), state
@@ -223,7 +228,8 @@ def test_gluonnlp_top_k_is_not_top_k():
     assert set(samples[0, :, 1].asnumpy().tolist()) != {1, 3}  # the two best
 
 
-# ------------------------------------------------------------------------------------------- on a real model
+# ------------------------------------------------------------------------------------------- on a
+# real model
 
 
 def make(mode="LSTM", vocab_size=30, **settings):
@@ -340,7 +346,8 @@ def test_words_come_one_by_one():
     assert calls == [1, 1]
 
 
-# -------------------------------------------------------------------------------------------------- surprise
+# --------------------------------------------------------------------------------------------------
+# surprise
 
 
 @pytest.mark.parametrize("length", [1, 31, 32, 33, 100])
@@ -356,7 +363,8 @@ def test_the_surprise_of_nothing_is_nothing():
     assert surprise(Toy(), [], 0).shape == (0,)
 
 
-# ---------------------------------------------------------------------------------------------- bad settings
+# ---------------------------------------------------------------------------------------------- bad
+# settings
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
-"""The adaptive softmax: a distribution, the same in training and evaluation, tied or not, with exact gradients."""
+"""The adaptive softmax: a distribution, the same in training and evaluation, tied or not, with
+exact gradients."""
 
 import mxnet as mx
 import numpy as np
@@ -162,7 +163,10 @@ def test_training_evaluation_and_generation(tmp_path):
             " ".join(f"w{(start + 7 * step) % 30}" for step in range(8)) for start in starts
         )
         (tmp_path / f"{split}.txt").write_text(text + "\n")
-    line = f"--data {tmp_path} --save {tmp_path / 'run'} --emsize 24 --nhid 24 --tied --dropout 0 --batch-size 4 --bptt 8"
+    line = (
+        f"--data {tmp_path} --save {tmp_path / 'run'} --emsize 24 --nhid 24 --tied --dropout 0 "
+        f"--batch-size 4 --bptt 8"
+    )
     result = train.main(
         [
             *line.split(),

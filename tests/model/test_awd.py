@@ -1,4 +1,5 @@
-"""What AWD-LSTM does to training: segments of random length, averaged weights (NT-ASGD), finetuning."""
+"""What AWD-LSTM does to training: segments of random length, averaged weights (NT-ASGD),
+finetuning."""
 
 import json
 import math
@@ -162,7 +163,8 @@ def test_average_is_that_of_an_independent_asgd():
 
 
 class Recorder:
-    """Every iterate of a run, by a train_step that notes the weights it leaves; can interrupt at given steps."""
+    """Every iterate of a run, by a train_step that notes the weights it leaves; can interrupt at
+    given steps."""
 
     def __init__(self, monkeypatch, interrupt_at=()):
         self.iterates, self.interrupt_at = [], interrupt_at
@@ -220,7 +222,9 @@ def test_the_average_of_a_run_is_validated_and_saved_and_training_goes_on_with_t
 )
 def test_resumed_while_averaging_the_weights_are_the_same(begin, text, tmp_path, monkeypatch):
     run(text, tmp_path / "first", "--epochs 1")
-    begin = f"{begin.format(text=text, first=tmp_path / 'first')} --epochs 3 --log-interval 5 --save".split()
+    begin = (
+        f"{begin.format(text=text, first=tmp_path / 'first')} --epochs 3 --log-interval 5 --save"
+    ).split()
     if "--preset" in begin:
         stall_after(monkeypatch, 1)
     recorder = Recorder(monkeypatch)
@@ -243,7 +247,8 @@ def test_resumed_while_averaging_the_weights_are_the_same(begin, text, tmp_path,
 
 
 def test_the_trigger_itself_begins_the_averaging(text, tmp_path, capsys):
-    """With the least patience, and a rate at which validation gets worse now and then: nothing is replaced here."""
+    """With the least patience, and a rate at which validation gets worse now and then: nothing is
+    replaced here."""
     run(text, tmp_path / "run", "--epochs 9 --nonmono 0 --lr 20")
     losses = [record["valid_loss"] for record in read_log(tmp_path / "run" / "log.jsonl", "epoch")]
     fired = next(epoch for epoch in range(1, 9) if losses[epoch] > min(losses[:epoch]))
@@ -339,7 +344,8 @@ def test_finetuning_reads_other_text_as_the_model_does(text, tmp_path):
 def test_finetuning_draws_other_random_numbers_than_the_run_before(
     more, seed, text, tmp_path, monkeypatch
 ):
-    """With the same ones each segment would meet its old dropout masks, which the model has been fitted to."""
+    """With the same ones each segment would meet its old dropout masks, which the model has been
+    fitted to."""
     drawn = []
 
     def noted(seed, step):

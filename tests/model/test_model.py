@@ -1,4 +1,5 @@
-"""The model's shapes, state, dropout and weights; its values are checked against PyTorch in test_parity.py."""
+"""The model's shapes, state, dropout and weights; its values are checked against PyTorch in
+test_parity.py."""
 
 import mxnet as mx
 import numpy as np
@@ -110,7 +111,8 @@ class Probe:
 
 @pytest.mark.parametrize("mode", MODELS)
 def test_dropout_acts_at_each_place(mode):
-    """After the embedding, between the layers (where the fused operator's own does nothing on CPU), and at the end."""
+    """After the embedding, between the layers (where the fused operator's own does nothing on CPU),
+    and at the end."""
     model = make(mode, hybrid=False, dropout=0.3, nlayers=3, nhid=64, emsize=64)
     probes = [Probe(block) for block in (*model.body.layers, model.decoder)]
     with autograd.train_mode():
@@ -137,7 +139,8 @@ def test_dropout_changes_training_only_and_scales_what_it_keeps(hybrid):
 
 @pytest.mark.parametrize("mode", ["lstm", "gru"])
 def test_the_trap_of_the_fused_operators_own_dropout(mode):
-    """Why the layers are stacked by hand: on CPU a two-layer fused RNN with dropout 0.9 trains as without."""
+    """Why the layers are stacked by hand: on CPU a two-layer fused RNN with dropout 0.9 trains as
+    without."""
     rnn = {"lstm": mx.gluon.rnn.LSTM, "gru": mx.gluon.rnn.GRU}[mode](
         8, num_layers=2, dropout=0.9, input_size=8
     )

@@ -1,4 +1,5 @@
-"""The same as PyTorch for the same weights: logits, loss, state and all gradients; SGD and averaged SGD.
+"""The same as PyTorch for the same weights: logits, loss, state and all gradients; SGD and averaged
+SGD.
 
 The reference values were made by tests/fixtures/make_parity.py and make_asgd.py.
 """
@@ -89,7 +90,8 @@ def test_agrees_with_pytorch(mode, tie):
 
 
 def test_the_trajectory_of_averaged_sgd_is_that_of_pytorch():
-    """50 steps of a tied LSTM, averaged from step 10 on; ``ASGD(t0=0)`` leaves its first iterate out of the mean."""
+    """50 steps of a tied LSTM, averaged from step 10 on; ``ASGD(t0=0)`` leaves its first iterate
+    out of the mean."""
     vocab_size, emsize = TRAJECTORY["start/encoder.weight"].shape
     model = RNNModel(vocab_size, "LSTM", emsize, nhid=5, nlayers=LAYERS, tied=True)
     model.initialize()

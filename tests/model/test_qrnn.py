@@ -1,4 +1,5 @@
-"""The pooling against a plain loop, the layer against NumPy, its regularizers; test_parity has PyTorch's values."""
+"""The pooling against a plain loop, the layer against NumPy, its regularizers; test_parity has
+PyTorch's values."""
 
 import os
 import subprocess
@@ -45,7 +46,8 @@ def values_and_gradients(pool, arrays, heads):
 @pytest.mark.parametrize("zoneout", [False, True])
 @pytest.mark.parametrize("steps", [1, 2, 3, 64, 500])
 def test_the_pooling_is_the_plain_loop(steps, zoneout):
-    """From a carried state, values and all gradients; 40 columns of 140 units are blocks for several threads."""
+    """From a carried state, values and all gradients; 40 columns of 140 units are blocks for
+    several threads."""
     columns, units = (40, 140) if steps == 3 else (2, 5)
     random = np.random.default_rng(steps)
     arrays = [
@@ -82,7 +84,8 @@ def fake_cuda(tmp_path_factory):
 @pytest.mark.skipif(sys.platform != "linux", reason="the stand-in is for Linux")
 @pytest.mark.parametrize("zoneout", [False, True])
 def test_the_kernels_for_gpus_compute_the_same(fake_cuda, tmp_path, zoneout):
-    """Their source, compiled and run thread by thread on the processor; no GPU has been here to run them."""
+    """Their source, compiled and run thread by thread on the processor; no GPU has been here to run
+    them."""
     steps, columns, units = 6, 3, 50  # 150 columns are not a multiple of a block of threads
     random = np.random.default_rng(2)
     shapes = {"gates": (steps, columns, 3 * units), "c0": (1, columns, units)}
@@ -169,7 +172,8 @@ def test_the_layer_is_its_equations(window, hybrid):
 @pytest.mark.parametrize("window", [1, 2])
 @pytest.mark.parametrize("cuts", [[1], [4], [8], list(range(1, T))])
 def test_a_carried_state_is_one_long_segment(window, cuts):
-    """In any pieces, down to steps one by one, and with gradients that go back through the carried state."""
+    """In any pieces, down to steps one by one, and with gradients that go back through the carried
+    state."""
 
     def run(cuts):
         block, state, parts = layer(window), None, []
@@ -282,7 +286,8 @@ def test_in_a_model_the_first_layer_sees_two_steps_and_the_others_one():
 
 
 def test_it_learns_a_text_that_needs_its_state():
-    """a x x x a | b x x x b: the last letter is the first one's, four steps back, over a segment's border."""
+    """a x x x a | b x x x b: the last letter is the first one's, four steps back, over a segment's
+    border."""
     mx.random.seed(1)
     model = RNNModel(3, "QRNN", emsize=16, nhid=16, nlayers=2)
     model.initialize()
@@ -314,7 +319,8 @@ def test_the_symbol_of_a_gluon_export_brings_the_operator_along(tmp_path):
 import gluonlm, mxnet as mx
 from gluonlm.export import load_gluon
 block = load_gluon({str(tmp_path / "model")!r})
-logits, *_ = block(mx.nd.zeros((3, 2)), *(mx.nd.zeros(shape) for shape in {[array.shape for array in state]}))
+shapes = {[array.shape for array in state]}
+logits, *_ = block(mx.nd.zeros((3, 2)), *(mx.nd.zeros(shape) for shape in shapes))
 print(float(abs(logits).sum().asscalar()))
 """
     fresh = subprocess.run(

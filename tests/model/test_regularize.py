@@ -1,4 +1,5 @@
-"""The regularizers of AWD-LSTM: the shape of each mask, its scale, its gradient, and that evaluation knows none."""
+"""The regularizers of AWD-LSTM: the shape of each mask, its scale, its gradient, and that
+evaluation knows none."""
 
 import mxnet as mx
 import numpy as np
@@ -116,7 +117,8 @@ def loss_and_gradients(block, inputs, head, seed=5):
 @pytest.mark.parametrize("hybrid", [False, True])
 @pytest.mark.parametrize("mode", GATES)
 def test_weight_drop_is_a_layer_with_masked_recurrent_weights(mode, hybrid):
-    """One mask for the segment, on hidden-to-hidden weights only; the raw weights get its gradient."""
+    """One mask for the segment, on hidden-to-hidden weights only; the raw weights get its
+    gradient."""
     raw = layer(mode, RATE, hybrid=hybrid)
     gates, flat = GATES[mode], raw.weights.data()
     mx.random.seed(5)
@@ -163,7 +165,8 @@ def test_weight_drop_has_the_gradient_of_finite_differences(mode):
 
 @pytest.mark.parametrize("mode", GATES)
 def test_without_training_weight_drop_is_not_there_and_new_weights_are_seen(mode):
-    """The second matters: the fused operator keeps weights it has prepared from one inference to the next."""
+    """The second matters: the fused operator keeps weights it has prepared from one inference to
+    the next."""
     dropping, plain = layer(mode, RATE), layer(mode, 0.0)
     for seed in range(3):
         inputs = nd.random.normal(shape=(T, N, INPUTS))
@@ -343,7 +346,8 @@ def test_penalties_enter_the_gradient_but_not_the_reported_loss():
 @pytest.mark.parametrize("splits", [(), (8, 20)])
 @pytest.mark.parametrize("mode", MODELS)
 def test_hybridized_a_whole_model_has_the_same_gradients(mode, splits):
-    """With all regularizers, both penalties and one matrix for embedding and decoder, under the same masks."""
+    """With all regularizers, both penalties and one matrix for embedding and decoder, under the
+    same masks."""
 
     def step(hybrid):
         zoneout = {"zoneout": 0.1} if mode == "QRNN" else {}

@@ -76,7 +76,8 @@ def test_two_uses_in_one_recording_add_their_gradients(arrays):
 
 
 def test_a_sample_of_all_words_is_the_full_softmax():
-    """With so many draws that every word is a candidate nothing is estimated: losses and gradients are exact."""
+    """With so many draws that every word is a candidate nothing is estimated: losses and gradients
+    are exact."""
     losses = {}
     for loss_of in (decoder_loss, SampledSoftmax(np.ones(V), samples=100_000)):
         model = RNNModel(V, emsize=C, nhid=C, tied=True)
@@ -97,7 +98,8 @@ def test_a_sample_of_all_words_is_the_full_softmax():
 
 
 def test_the_estimated_normalizer_is_unbiased():
-    """Averaged over many draws, the sum of exp(logit + correction) over the candidates is that over all words."""
+    """Averaged over many draws, the sum of exp(logit + correction) over the candidates is that over
+    all words."""
     generator = np.random.default_rng(2)
     words, logits = 50, generator.normal(size=50)
     sampled = SampledSoftmax(generator.integers(1, 1000, size=words), samples=10)

@@ -1,4 +1,5 @@
-"""The layout of a model's weights: what the settings say is what the model has, and what MXNet's own helper finds."""
+"""The layout of a model's weights: what the settings say is what the model has, and what MXNet's
+own helper finds."""
 
 import itertools
 

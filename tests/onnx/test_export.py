@@ -1,4 +1,5 @@
-"""Exported models compute what MXNet computes, need no MXNet, and every mistake around them gets one sentence."""
+"""Exported models compute what MXNet computes, need no MXNet, and every mistake around them gets
+one sentence."""
 
 import ast
 import errno
@@ -176,7 +177,8 @@ def test_evaluation_from_onnx_reads_any_text_without_mxnet(trained, tmp_path):
     printed = run_blocked(
         ["mxnet", "onnx"],
         f"from gluonlm.evaluate import main\n"
-        f"print(main(['--onnx', {str(trained / 'at-once.onnx')!r}, '--data', {str(tmp_path / 'note.txt')!r}]))",
+        f"print(main(['--onnx', {str(trained / 'at-once.onnx')!r}, '--data', "
+        f"{str(tmp_path / 'note.txt')!r}]))",
     )
     assert "4 tokens, 25.00% unknown" in printed
     assert evaluate.main(
@@ -191,7 +193,8 @@ def test_generation_and_scores_need_numpy_and_onnxruntime_only(trained):
         "import gluonlm\n"
         "from gluonlm.inference.sampling import generate\n"
         f"model = gluonlm.load({str(trained / 'at-once.onnx')!r})\n"
-        "texts = generate(model, model.dictionary, model.dictionary.encode(['the', 'cat']), 30, seed=4, samples=3)\n"
+        "texts = generate(model, model.dictionary, model.dictionary.encode(['the', 'cat']), 30, "
+        "seed=4, samples=3)\n"
         "print(json.dumps([text.tolist() for text in texts]))\n"
         "print(model.next_words('the cat', 3))\n",
     )

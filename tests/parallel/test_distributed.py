@@ -1,6 +1,7 @@
 """Training by several processes: the weights of one.
 
-The tests with real workers are few, because each process imports mxnet; see test_launch.py for the rest.
+The tests with real workers are few, because each process imports mxnet; see test_launch.py for the
+rest.
 """
 
 import json
@@ -56,7 +57,8 @@ def test_a_killed_worker_ends_all_and_the_run_resumes(text, alone, tmp_path):
     code, _, said, processes = disturbed(line, str(tmp_path))
     assert code == 2
     assert said.splitlines()[-1].startswith(
-        "error: worker 1 on 127.0.0.1 was killed by SIGKILL: all others were stopped; go on from the last checkpoint"
+        "error: worker 1 on 127.0.0.1 was killed by SIGKILL: all others were stopped; go on from "
+        "the last checkpoint"
     )
     assert processes == 1 + 1 + 3 * 2  # launcher, scheduler, three nodes with a process each
     arrays, progress = last(tmp_path / "two")
@@ -156,7 +158,8 @@ def two_machines():
 
 
 def test_two_machines_with_addresses_of_their_own(text, alone, tmp_path, two_machines):
-    """Launched on the first; in the place of ssh is a command that enters the namespace of an address."""
+    """Launched on the first; in the place of ssh is a command that enters the namespace of an
+    address."""
     remote = tmp_path / "remote"
     cases = "\n".join(
         f'{address}) exec ip netns exec {name} sh -c "$2";;'
@@ -204,7 +207,8 @@ def test_a_full_disk_on_the_writer(text, tmp_path, monkeypatch):
     )
     assert ended.returncode == 2
     assert re.fullmatch(
-        r"error: cannot write .* \(No space left on device\): free some space, then .*resume the run",
+        r"error: cannot write .* \(No space left on device\): free some space, then .*resume the "
+        r"run",
         ended.stderr.splitlines()[-1],
     )
     assert_gone(str(tmp_path))
@@ -213,7 +217,8 @@ def test_a_full_disk_on_the_writer(text, tmp_path, monkeypatch):
 @pytest.mark.usefixtures("mounts")
 @pytest.mark.parametrize("what", ["gluonlm's code", "vocabulary"])
 def test_two_machines_with_other_code_or_another_text(text, tmp_path, monkeypatch, what):
-    """In the place of ssh is a command that shows the second machine another folder in the place of its own."""
+    """In the place of ssh is a command that shows the second machine another folder in the place of
+    its own."""
     monkeypatch.setenv("GLUONLM_TEST", str(tmp_path))
     own = Path(gluonlm.__file__).parent if what == "gluonlm's code" else text
     shutil.copytree(own, tmp_path / "other", ignore=shutil.ignore_patterns("__pycache__"))
@@ -240,20 +245,25 @@ def test_two_machines_with_other_code_or_another_text(text, tmp_path, monkeypatc
         str(remote),
     )
     assert ended.returncode == 2
-    said = rf"workers 0 on .* and 1 on .* differ in {what} \(\w{{12}} and \w{{12}}\): it must be the same on all"
+    said = (
+        rf"workers 0 on .* and 1 on .* differ in {what} \(\w{{12}} and \w{{12}}\): it must be "
+        rf"the same on all"
+    )
     assert re.search(said, ended.stderr.splitlines()[-1])
     assert not (tmp_path / "run").exists()
     assert_gone(str(tmp_path))
 
 
 def test_the_launcher_of_mxnets_wheel(text, alone, tmp_path, monkeypatch):
-    """It tells processes by their environment what they are, as job schedulers do; alias is what Python 3.9 dropped."""
+    """It tells processes by their environment what they are, as job schedulers do; alias is what
+    Python 3.9 dropped."""
     monkeypatch.setenv("GLUONLM_TEST", str(tmp_path))
     program = (
         "import runpy, threading, dmlc_tracker.tracker as tracker\n"
         "threading.Thread.isAlive = threading.Thread.is_alive\n"
         "tracker.get_host_ip = lambda *_: '127.0.0.1'\n"
-        f"runpy.run_path({str(Path(mx.__file__).parent / 'tools' / 'launch.py')!r}, run_name='__main__')\n"
+        f"runpy.run_path({str(Path(mx.__file__).parent / 'tools' / 'launch.py')!r}, "
+        f"run_name='__main__')\n"
     )
     each = shlex.join(command(text, tmp_path / "run"))
     line = [sys.executable, "-c", program, "-n", "2", "-s", "1", "--launcher", "local", each]

@@ -1,4 +1,5 @@
-"""Nodes, root and launcher: a clear end whatever happens, with small processes in the place of those of MXNet."""
+"""Nodes, root and launcher: a clear end whatever happens, with small processes in the place of
+those of MXNet."""
 
 import asyncio
 import contextlib
@@ -252,7 +253,8 @@ def test_a_host_that_cannot_be_reached_or_lacks_the_folder(tmp_path, code, reaso
     """Every node fails in the same way: it is the worker's that is looked at."""
     ssh = tmp_path / "ssh"
     ssh.write_text(
-        f'#!/bin/sh\ncase $2 in *=server*) sleep 9;; esac\nprintf "{reason}\\r\\n" >&2\nexit {code}\n'
+        f'#!/bin/sh\ncase $2 in *=server*) sleep 9;; esac\nprintf "{reason}\\r\\n" >&2\nexit '
+        f"{code}\n"
     )
     ssh.chmod(0o755)
     said = refused("-n", "1", "-H", "b", "--ssh", str(ssh), "--root", "127.0.0.1", "--", "--tiny")

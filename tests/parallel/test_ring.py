@@ -1,4 +1,5 @@
-"""Workers of Horovod: the logic with a stand-in, whose workers are threads; and with Horovod itself, if it is here."""
+"""Workers of Horovod: the logic with a stand-in, whose workers are threads; and with Horovod
+itself, if it is here."""
 
 import importlib.util
 import os
@@ -175,7 +176,8 @@ def test_workers_that_are_gone(monkeypatch):
 
     def broken(tensor, average, name):
         raise mx.MXNetError(
-            "Traceback (most recent call last):\n  File x\nHorovod has been shut down. This was caused"
+            "Traceback (most recent call last):\n  File x\nHorovod has been shut down. This was "
+            "caused"
         )
 
     monkeypatch.setattr(horovod, "allreduce_", broken)
@@ -230,7 +232,8 @@ def refused(*arguments):
 def test_one_that_horovodrun_has_not_started(tmp_path, installed):
     said = refused("--tiny", "--save", str(tmp_path / "run"))
     assert said.startswith(
-        "--kvstore horovod: Horovod has found no other worker; start them all with `horovodrun -np 2"
+        "--kvstore horovod: Horovod has found no other worker; start them all with `horovodrun "
+        "-np 2"
     )
     assert not (tmp_path / "run").exists()
 
@@ -304,7 +307,10 @@ def test_a_worker_of_horovod_that_is_killed(text, tmp_path):
     line = horovodrun(2, text, tmp_path / "run", "--checkpoint-seconds", "0", "--epochs", "2000")
     code, _, said, _ = disturbed(line, str(tmp_path))
     assert code
-    ours = r"error: another worker is gone or cannot be reached \(MXNetError: Horovod has been shut down\): go on"
+    ours = (
+        r"error: another worker is gone or cannot be reached \(MXNetError: Horovod has been "
+        r"shut down\): go on"
+    )
     assert re.search(
         rf"{ours}|Process name: 1\s+Exit code: 137", said
     )  # whichever is the first to notice

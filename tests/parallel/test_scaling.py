@@ -1,4 +1,5 @@
-"""The cost model of data-parallel training against sums done by hand, and its benchmark at a tiny size."""
+"""The cost model of data-parallel training against sums done by hand, and its benchmark at a tiny
+size."""
 
 import json
 
@@ -31,7 +32,8 @@ def test_when_more_workers_stop_paying():
     assert best_workers(slow, 20) == 1  # 0.21 s of exchange for at most 0.19 s less of computing
     assert best_workers(slow, 20, compression=TWO_BITS) == 20
     assert best_workers(fast, 20) == 20
-    # with one server: 0.2 / W + 0.02 W is least at the root of 10, of the divisors of 20 at 4 (0.13; 0.14 at 2 and 5)
+    # with one server: 0.2 / W + 0.02 W is least at the root of 10, of the divisors of 20 at 4
+    # (0.13; 0.14 at 2 and 5)
     assert best_workers(fast, 20, servers=1) == 4
 
 

@@ -1,4 +1,5 @@
-"""Training on "several machines" by real ssh: a server of its own on two loopback addresses, with keys of its own."""
+"""Training on "several machines" by real ssh: a server of its own on two loopback addresses, with
+keys of its own."""
 
 import getpass
 import shutil
@@ -109,7 +110,10 @@ def test_a_worker_that_is_killed_on_another_machine(text, tmp_path, ssh, hosts):
     line = command(text, tmp_path / "run", "-n", "2", "-s", "1", "-H", hosts, *ssh, more=more)
     code, _, said, processes = disturbed(line, str(tmp_path))
     assert code == 2
-    sentence = "error: worker 1 on 127.0.0.1 was killed by SIGKILL: all others were stopped; go on from the last"
+    sentence = (
+        "error: worker 1 on 127.0.0.1 was killed by SIGKILL: all others were stopped; go "
+        "on from the last"
+    )
     assert said.splitlines()[-1].startswith(sentence)
     assert (
         processes == 1 + 1 + 3 * 3

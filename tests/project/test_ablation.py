@@ -1,4 +1,5 @@
-"""The ablation of AWD-LSTM trains each variant once, goes on with what was stopped, and tabulates what it recorded."""
+"""The ablation of AWD-LSTM trains each variant once, goes on with what was stopped, and tabulates
+what it recorded."""
 
 import argparse
 import json
@@ -25,7 +26,10 @@ REGULARIZERS = (
     "wdecay",
     "random_bptt",
 )
-SMALL = "--emsize 8 --nhid 8 --nlayers 2 --batch-size 4 --bptt 5 --softmax-samples 8 --lr 1 --max-batches 6"
+SMALL = (
+    "--emsize 8 --nhid 8 --nlayers 2 --batch-size 4 --bptt 5 --softmax-samples 8 --lr 1 "
+    "--max-batches 6"
+)
 
 
 @pytest.fixture

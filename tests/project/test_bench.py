@@ -101,14 +101,19 @@ def quality(*arguments):
 
 
 def stub_of_torch(path: Path) -> Path:
-    """A Python that imports torch and answers to quality_torch.py with the lengths of the texts it is given."""
+    """A Python that imports torch and answers to quality_torch.py with the lengths of the texts it
+    is given."""
     lines = (
         "import json, sys, time; time.sleep(0.3)"  # it must take some time, or there is no ratio
     )
     lines += "; counts = [len(open(p).read().splitlines()) for p in sys.argv[2:5]]"
-    answer = "print(json.dumps(dict(test_perplexity=42, valid_perplexity=43, lines=counts, given=sys.argv[5:])))"
+    answer = (
+        "print(json.dumps(dict(test_perplexity=42, valid_perplexity=43, lines=counts, "
+        "given=sys.argv[5:])))"
+    )
     path.write_text(
-        f'#!/bin/sh\ncase $1 in -c) exit 0;; esac\nexec {sys.executable} -c "{lines}; {answer}" "$@"\n'
+        f'#!/bin/sh\ncase $1 in -c) exit 0;; esac\nexec {sys.executable} -c "{lines}; {answer}" '
+        f'"$@"\n'
     )
     path.chmod(0o755)
     return path
@@ -246,7 +251,8 @@ def test_what_weight_drop_costs(tmp_path):
         "gradient_is_zero_where_dropped": True,
         "no_mask_in_evaluation": True,
     }
-    raw = "data_gives_the_raw_weights_in_training"  # gluonnlp's does not: its masks are in the parameter itself
+    # gluonnlp's does not: its masks are in the parameter itself
+    raw = "data_gives_the_raw_weights_in_training"
     checks = {"ours": {**works, raw: True}, "gluonnlp": {**works, raw: False}}
     for figures in (one, *recorded):
         for name, expected in checks.items():

@@ -1,4 +1,5 @@
-"""The layout: imports point one way and in no circle, no library imports a command, nothing is large.
+"""The layout: imports point one way and in no circle, no library imports a command, nothing is
+large.
 
 What stands in TOO_LARGE and UPWARD is older than the rule and may only shrink or go.
 """
@@ -73,7 +74,8 @@ def modules() -> dict[str, ast.Module]:
 
 
 def imported(tree: ast.Module, names: set[str]) -> set[str]:
-    """Which of the modules a module imports, anywhere: also in functions and for type checkers only.
+    """Which of the modules a module imports, anywhere: also in functions and for type checkers
+    only.
 
     What is used of ``gluonlm`` itself appears as ``gluonlm:NAME``.
     """

@@ -78,7 +78,10 @@ def test_only_a_finished_run_is_recorded(tmp_path):
 def test_a_finished_run_is_recorded(tmp_path):
     for name in records.KEPT:
         (tmp_path / name).write_text("{}")
-    typed = "python -m gluonlm.train --save /home/me/x --epochs 2; python -m gluonlm.train --resume x --epochs 9"
+    typed = (
+        "python -m gluonlm.train --save /home/me/x --epochs 2; python -m gluonlm.train "
+        "--resume x --epochs 9"
+    )
     (tmp_path / "config.json").write_text(json.dumps({"command": typed}))
     (tmp_path / "last.safetensors").write_text("large")
     records.main(["add", str(tmp_path), str(tmp_path / "record" / "one")])

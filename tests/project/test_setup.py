@@ -1,4 +1,5 @@
-"""One source of versions: pyproject.toml, uv.lock and environment.yml agree; the Makefile does what README promises."""
+"""One source of versions: pyproject.toml, uv.lock and environment.yml agree; the Makefile does what
+README promises."""
 
 import os
 import re
@@ -25,7 +26,8 @@ def read_toml(name: str) -> dict:
 
 
 def pins(requirements: list[str]) -> dict[str, str]:
-    """{name: version}; fails on a requirement that is not pinned exactly; our own extras are left out."""
+    """{name: version}; fails on a requirement that is not pinned exactly; our own extras are left
+    out."""
     matches = {r: PIN.fullmatch(r) for r in requirements if not r.startswith("gluonlm[")}
     assert all(matches.values()), f"not pinned: {[r for r, m in matches.items() if not m]}"
     return {m["name"]: m["version"] for m in matches.values()}
@@ -211,7 +213,8 @@ def test_targets_run_what_they_say(arguments, command, tmp_path):
 
 @pytest.fixture
 def bare_machine(tmp_path) -> Path:
-    """A copy of the set-up files and bin/, the only folder on PATH: a shell, a compiler, no Python yet."""
+    """A copy of the set-up files and bin/, the only folder on PATH: a shell, a compiler, no Python
+    yet."""
     for name in ("Makefile", "pyproject.toml", "uv.lock", ".python-version"):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "bin").mkdir()
@@ -235,7 +238,8 @@ esac"""
 # Debian's python3: no ensurepip, so that the import of it fails; pip puts the fake uv in place.
 FAKE_PYTHON = """case "$*" in
   *ensurepip*) exit 1;;
-  *"pip install"*) echo "$*" >> calls; mkdir -p .uv/bin; cat fake-uv > .uv/bin/uv; chmod +x .uv/bin/uv;;
+  *"pip install"*) echo "$*" >> calls
+    mkdir -p .uv/bin; cat fake-uv > .uv/bin/uv; chmod +x .uv/bin/uv;;
 esac"""
 
 

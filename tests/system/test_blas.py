@@ -15,7 +15,8 @@ PRODUCTS = """
 import gluonlm, mxnet as mx, numpy as np
 print(gluonlm.RUNTIME.blas)
 random = np.random.default_rng(0)
-for m, n, k in [(5, 700, 300), (700, 5, 300), (130, 131, 77), (1000, 999, 7), (1, 1, 1), (97, 1, 3000)]:
+sizes = [(5, 700, 300), (700, 5, 300), (130, 131, 77), (1000, 999, 7), (1, 1, 1), (97, 1, 3000)]
+for m, n, k in sizes:
     a, b = random.normal(size=(m, k)).astype("f"), random.normal(size=(k, n)).astype("f")
     for by_rows, other in ((a, b), (np.asfortranarray(a).T.copy(), b), (a, b.T.copy())):
         options = dict(transpose_a=by_rows.shape != a.shape, transpose_b=other.shape != b.shape)
@@ -80,7 +81,8 @@ def test_a_damaged_measurement_is_made_again(cache, content):
     [
         "os.environ['CC'] = 'no-such-compiler'",
         "import importlib.metadata; importlib.metadata.files = lambda name: None",
-        "from pathlib import Path; Path(os.environ['GLUONLM_DATA']).write_text('a file, no folder')",
+        "from pathlib import Path; Path(os.environ['GLUONLM_DATA']).write_text('a file, no "
+        "folder')",
     ],
     ids=["no compiler", "no wheel", "no cache"],
 )

@@ -1,4 +1,5 @@
-"""Which GPUs can be used, and where CUDA's libraries come from: with a stub of the driver, no kernel is run."""
+"""Which GPUs can be used, and where CUDA's libraries come from: with a stub of the driver, no
+kernel is run."""
 
 import shutil
 import subprocess
@@ -28,7 +29,9 @@ static int nth(int number, int *major, int *minor) {
 int cuInit(unsigned flags) { return getenv("FAIL") ? atoi(getenv("FAIL")) : 0; }
 int cuDeviceGetCount(int *count) { int minor; nth(-1, count, &minor); return 0; }
 int cuDeviceGet(int *device, int ordinal) { *device = 70 + ordinal; return 0; }
-int cuDeviceGetName(char *name, int length, int device) { return snprintf(name, length, "Stub %d", device) < 0; }
+int cuDeviceGetName(char *name, int length, int device) {
+    return snprintf(name, length, "Stub %d", device) < 0;
+}
 int cuDeviceGetAttribute(int *value, int attribute, int device) {
     int major, minor;
     if (nth(device - 70, &major, &minor) || attribute < 75 || attribute > 76) return 1;
@@ -128,12 +131,14 @@ from unittest import mock
 from gluonlm.system import gpu
 with mock.patch.object(importlib.metadata, "version", lambda package: "1.9.1"):
     print(gpu.load_libraries())
-print(ctypes.CDLL(None).uses_cudart())  # the symbols are there for the libraries that are loaded later
+# the symbols are there for the libraries that are loaded later
+print(ctypes.CDLL(None).uses_cudart())
 """
 
 
 def test_libraries_come_from_the_system_or_else_from_the_wheels(tmp_path):
-    """Stub libraries: the runtime in a wheel, nccl on the system and in a wheel, nothing of the others."""
+    """Stub libraries: the runtime in a wheel, nccl on the system and in a wheel, nothing of the
+    others."""
     system, wheels = tmp_path / "system", tmp_path / "site"
     system.mkdir()
     for wheel in gpu.LIBRARIES.values():

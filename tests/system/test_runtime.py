@@ -21,7 +21,8 @@ OURS = (
 
 
 def process(code, **variables):
-    """Run code in a fresh process where nothing of what the runtime sets is set; returns its stdout and stderr."""
+    """Run code in a fresh process where nothing of what the runtime sets is set; returns its stdout
+    and stderr."""
     environment = {name: value for name, value in os.environ.items() if name not in OURS}
     command = [sys.executable, "-c", code]
     ended = subprocess.run(
@@ -121,7 +122,8 @@ import importlib.metadata, pathlib, platform, sys, os
 read_text = pathlib.Path.read_text
 {}
 import gluonlm
-sys.platform, pathlib.Path.read_text = "linux", read_text  # for MXNet, which is the one for this platform
+# for MXNet, which is the one for this platform
+sys.platform, pathlib.Path.read_text = "linux", read_text
 print(gluonlm.RUNTIME.openmp, gluonlm.RUNTIME.pooled_memory, gluonlm.RUNTIME.threads)
 import mxnet
 print(mxnet.nd.ones((2, 2)).sum().asscalar())
@@ -134,14 +136,16 @@ print(mxnet.nd.ones((2, 2)).sum().asscalar())
         # the wheel is not installed
         ("sys.prefix = '/nowhere'; importlib.metadata.files = lambda name: None", "None", "True"),
         # a file that is not a library for this processor
-        ("import tempfile; sys.prefix = tempfile.mkdtemp(); importlib.metadata.files = lambda name: None\n"
+        ("import tempfile; sys.prefix = tempfile.mkdtemp(); importlib.metadata.files = lambda "
+         "name: None\n"
          "library = pathlib.Path(sys.prefix, 'lib', 'libiomp5.so')\n"
          "library.parent.mkdir(); library.write_text('no library')", "None", "True"),
         # another C library
         ("platform.libc_ver = lambda: ('', '')", None, "False"),
         # no Linux: no affinity mask, no /proc, no wheel
         ("del os.sched_getaffinity; platform.libc_ver = lambda: ('', ''); sys.platform = 'darwin'\n"
-         "pathlib.Path.read_text = lambda *_: (_ for _ in ()).throw(FileNotFoundError())", "None", "False"),
+         "pathlib.Path.read_text = lambda *_: (_ for _ in "
+         "()).throw(FileNotFoundError())", "None", "False"),
     ],
     ids=["no wheel", "damaged", "no glibc", "no Linux"],
 )  # fmt: skip
@@ -155,7 +159,10 @@ def test_nothing_breaks_where_something_is_missing(change, openmp, pooled):
 
 
 def test_one_warning_when_mxnet_came_first():
-    code = "import mxnet, gluonlm; from gluonlm.system.runtime import prepare; print(prepare() is gluonlm.RUNTIME)"
+    code = (
+        "import mxnet, gluonlm; from gluonlm.system.runtime import prepare; print(prepare() is "
+        "gluonlm.RUNTIME)"
+    )
     out, err = process(code)
     assert out == "True"
     assert err.count("import gluonlm first") == 1

@@ -1,4 +1,5 @@
-"""The bundled corpus: the committed files are what the command in data/README.md makes of the committed raw text."""
+"""The bundled corpus: the committed files are what the command in data/README.md makes of the
+committed raw text."""
 
 import json
 import re

@@ -1,4 +1,5 @@
-"""The baselines are distributions, equal a naive implementation with dictionaries, and stand odd texts."""
+"""The baselines are distributions, equal a naive implementation with dictionaries, and stand odd
+texts."""
 
 import itertools
 import math

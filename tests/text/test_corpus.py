@@ -1,4 +1,5 @@
-"""Text to ids: vocabulary, streaming, splits, batches, and a clear sentence for a file that cannot be read."""
+"""Text to ids: vocabulary, streaming, splits, batches, and a clear sentence for a file that cannot
+be read."""
 
 import gzip
 import json
@@ -242,7 +243,8 @@ import re, sys
 from pathlib import Path
 from gluonlm.text.corpus import index_words
 from gluonlm.text.reader import Span
-peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
+status = Path("/proc/self/status")
+peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+) kB", status.read_text())[1]) / 1024
 before = peak()
 dictionary, ids = index_words(Span(Path(sys.argv[1])))
 print(len(ids), peak() - before)
@@ -253,7 +255,8 @@ print(len(ids), peak() - before)
     not Path("/proc/self/status").exists(), reason="reads the peak memory from Linux's /proc"
 )
 def test_memory_is_that_of_the_ids(tmp_path):
-    """Four million words are 16 MB of ids and a block or two; as a list of strings they would be some 250 MB."""
+    """Four million words are 16 MB of ids and a block or two; as a list of strings they would be
+    some 250 MB."""
     path = tmp_path / "long.txt"
     random = np.random.default_rng(0)
     with path.open("w") as file:
@@ -412,7 +415,8 @@ def test_evaluation_predicts_every_token_once_from_the_one_before(tokens, batch_
 
 
 def test_evaluation_carries_each_column_on():
-    """Segments laid below each other are the columns, so that the state of one belongs before the next."""
+    """Segments laid below each other are the columns, so that the state of one belongs before the
+    next."""
     ids = np.arange(1, 8, dtype=np.int32)
     columns = np.concatenate([targets for _, targets, _ in evaluation_batches(ids, 0, 2, 3)])
     assert columns.tolist() == [[1, 5], [2, 6], [3, 7], [4, 0]]

@@ -1,4 +1,5 @@
-"""Data sets by name, by path and by the paths of other toolkits; what the command lists and fetches."""
+"""Data sets by name, by path and by the paths of other toolkits; what the command lists and
+fetches."""
 
 import hashlib
 import math

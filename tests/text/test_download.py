@@ -27,7 +27,8 @@ def sha256(content: bytes) -> str:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Serves ``server.files`` as ``server.ways`` says: for each path one way per request, the last for good."""
+    """Serves ``server.files`` as ``server.ways`` says: for each path one way per request, the last
+    for good."""
 
     def do_GET(self):
         server = self.server
@@ -104,7 +105,8 @@ def server(monkeypatch):
 
 @pytest.fixture
 def get(server, tmp_path):
-    """Fetch train.txt from the mirrors a and b, or those given; returns the folder's visible files with contents."""
+    """Fetch train.txt from the mirrors a and b, or those given; returns the folder's visible files
+    with contents."""
 
     def run(*mirrors: Mirror, content: bytes = TEXT) -> dict[str, bytes]:
         default = (Mirror(f"{server.url}/a/{{}}.txt"), Mirror(f"{server.url}/b/{{}}.txt"))
@@ -260,7 +262,8 @@ def test_an_archive_put_there_by_hand_is_used(server, get, tmp_path):
     "name", ["../../wiki.train.tokens", "/tmp/wiki.train.tokens", "..\\wiki.train.tokens"]
 )
 def test_an_archive_cannot_write_elsewhere(server, get, tmp_path, name):
-    """Where a member goes is ours to say; one that is not found by its own name is not unpacked at all."""
+    """Where a member goes is ours to say; one that is not found by its own name is not unpacked at
+    all."""
     before = set(tmp_path.parent.iterdir())
     server.files["/all.zip"] = archive(**{name: TEXT, "../evil.txt": b"evil", "/evil.txt": b"evil"})
     files = get(

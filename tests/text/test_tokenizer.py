@@ -23,7 +23,10 @@ from gluonlm.text.tokenizer import direct_quotes, sentences, tokenize
         ),
         ("My good-natured girl, at four o'clock--", ["my good-natured girl , at four o 'clock --"]),
         ("He had £20,000 on the 28th, and 3 more.", ["he had £ N on the N , and N more ."]),
-        ("\"'Tis you.\" Then No. 6. No. Never.", ["“ ' tis you . ”", "then no. N .", "no .", "never ."]),
+        (
+            "\"'Tis you.\" Then No. 6. No. Never.",
+            ["“ ' tis you . ”", "then no. N .", "no .", "never ."],
+        ),
         ("我来了。“你好吗？”他说。", ["我 来 了 。", "“ 你 好 吗 ？ ”", "他 说 。"]),
         ("", []),
     ],

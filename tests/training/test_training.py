@@ -1,4 +1,5 @@
-"""Training: it learns, stops, resumes exactly, survives kill -9, and equals itself over several devices."""
+"""Training: it learns, stops, resumes exactly, survives kill -9, and equals itself over several
+devices."""
 
 import json
 import math
@@ -94,7 +95,8 @@ def test_a_small_corpus_is_learned_by_heart(text, tmp_path):
     ]
     result = run(text, tmp_path / "run", "--epochs", "12", *more)
     assert result.finished
-    # of nine tokens the first is one of 30, the rest follow from it: exp(ln 30 / 9) = 1.46 is the best there is
+    # of nine tokens the first is one of 30, the rest follow from it: exp(ln 30 / 9) = 1.46 is the
+    # best there is
     assert 1.46 <= result.test_perplexity < 2.5
 
 
@@ -368,7 +370,8 @@ def test_the_folder_of_a_run(text, tmp_path):
 
 
 def test_lr_falls_and_the_best_weights_come_back(text, tmp_path):
-    """With restore_best, an epoch that makes things worse leaves no trace but the smaller learning rate."""
+    """With restore_best, an epoch that makes things worse leaves no trace but the smaller learning
+    rate."""
     result = run(
         text, tmp_path / "run", "--epochs", "4", "--restore-best", "--lr-threshold", "0.99"
     )
