@@ -61,6 +61,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="keep what occurs N times (2 at word level without --vocab-size)",
     )
+    add_text_options(options)
+    return options
+
+
+def add_text_options(options: argparse.ArgumentParser) -> None:
+    """What of the sources is text, and into which of the three texts it goes."""
     text = options.add_argument_group("what is text").add_argument
     text(
         "--wrapped",
@@ -81,7 +87,6 @@ def parser() -> argparse.ArgumentParser:
         metavar=("TRAIN", "VALID", "TEST"),
         help="shares of each document's lines, of a short one as a whole (80 10 10)",
     )
-    return options
 
 
 def rules_of(options: argparse.Namespace) -> Rules:
