@@ -20,7 +20,7 @@ import numpy as np
 
 import gluonlm  # noqa: F401  prepares threads
 from gluonlm.cli import run
-from gluonlm.inference.neural_cache import Column, target_share
+from gluonlm.inference.neural_cache import History, target_share
 from gluonlm.system.machine import RESULTS, record
 
 VOCABULARY, STEPS = 10_000, 256
@@ -53,11 +53,11 @@ def one_hot(features, words, of_model, theta, share, window, first) -> np.ndarra
 
 def vectorized(features, words, of_model, theta, share, window, first) -> np.ndarray:
     """The same by gluonlm.inference.neural_cache."""
-    column, shares = Column(window, features.shape[1]), np.empty(len(words), np.float32)
+    column, shares = History(window, features.shape[1]), np.empty(len(words), np.float32)
     column.keys, column.words = features[first - window : first], words[first - window : first]
     for begin in range(first, len(words), STEPS):
         part = slice(begin, begin + STEPS)
-        for steps, scores, past in column.read(features[part], words[part]):
+        for steps, scores, past in column.attend(features[part], words[part]):
             shares[part][steps] = target_share(
                 scores, past == words[part][steps][:, None], theta, window
             )

@@ -28,11 +28,11 @@ import gluonlm
 from gluonlm.cli import run
 from gluonlm.compress.calibrate import Statistics, fingerprint, measure
 from gluonlm.compress.compare import COLUMNS, Variant, clock
-from gluonlm.compress.scheme import Scheme, parts_of
+from gluonlm.compress.scheme import Scheme, parts_of, quantize_model
 from gluonlm.config import Config
 from gluonlm.inference.language_model import LanguageModel
 from gluonlm.model.checkpoint import Trained, build_model, load_model
-from gluonlm.onnx.graph import build
+from gluonlm.onnx.layers import build
 from gluonlm.onnx.session import OnnxModel, describe
 from gluonlm.system.machine import RESULTS, record
 from gluonlm.text.corpus import EOS, Dictionary
@@ -49,7 +49,9 @@ class Onnx:
     """A float32 model in ONNX Runtime, with the two things that a :class:`Variant` does."""
 
     def __init__(self, trained: Trained):
-        graph = build(trained.model, describe(trained), losses=True)
+        graph = build(
+            trained.config, quantize_model(trained.model, {}), describe(trained), losses=True
+        )
         session = OnnxModel(graph.SerializeToString())
         self.model = LanguageModel(session, *session.description(), trained.path)
 

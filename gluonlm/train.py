@@ -24,11 +24,11 @@ import numpy as np
 from gluonlm.cli import contexts, dashes, run
 from gluonlm.compress.schedule import read_schedule
 from gluonlm.config import PRESETS, Config, add_options, on_top, resolve
-from gluonlm.export import check_exportable, export_onnx
 from gluonlm.inference.predictor import Predictor
 from gluonlm.inference.sampling import Strategy, generate
 from gluonlm.model.checkpoint import build_model, load_model
 from gluonlm.model.rnn import RNNModel
+from gluonlm.onnx.export import check_exportable, export_onnx
 from gluonlm.onnx.session import require
 from gluonlm.parallel.agreement import check_equal
 from gluonlm.parallel.group import KVSTORES, Alone, join
@@ -213,7 +213,7 @@ def main(argv: list[str]) -> Result | None:
         config = replace(begun, epochs=given.get("epochs", begun.epochs))
         training = prepare(run, config, devices, given, group)
         if given.get("onnx_export"):
-            check_exportable(training.model)  # told before hours of training, not after
+            check_exportable(config)  # told before hours of training, not after
         if "resume" not in given or config != begun:
             run.begin(config, shlex.join(["python", "-m", "gluonlm.train", *argv]))
         announce(training)

@@ -19,18 +19,14 @@ no VNNI, ONNX Runtime's sums of such pairs overflow unless the session has ``ses
 The operators are Microsoft's extensions: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
 """
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from onnx import GraphProto, TensorProto, helper
 
 from gluonlm.compress.affine import Integers
-from gluonlm.compress.scheme import Quantized
+from gluonlm.onnx.graph import MICROSOFT, Graph
 
-if TYPE_CHECKING:
-    from gluonlm.onnx.graph import Graph
-
-DOMAIN = "com.microsoft"
 Grid = tuple[np.ndarray, np.ndarray]  # scale and zero point
 
 
@@ -46,123 +42,110 @@ class Product(NamedTuple):
     input_zero: str = ""
 
 
-def product(graph: "Graph", name: str, weight: Integers, bias: str, grid: Grid | None) -> Product:
+class Lstm(NamedTuple):
+    """The weights of an LSTM layer, with the gates in ONNX's order: input, output, forget, cell."""
+
+    i2h: Integers  # (4*H, C)
+    h2h: Integers  # (4*H, H)
+    bias: np.ndarray  # (8*H,), of input-to-hidden, then of hidden-to-hidden
+
+
+def product(graph: Graph, name: str, weight: Integers, bias: str, grid: Grid | None) -> Product:
     """Store a weight (R, C) and the scale and zero point of its inputs; ``bias`` may be empty."""
-    stored = store(graph, name, weight)
-    transposed = graph.node(
-        "Transpose", [stored[0]]
-    )  # ONNX Runtime does this once, when it loads the model
+    values, scale, zero = store(graph, name, weight)
+    transposed = graph.node("Transpose", [values])  # ONNX Runtime does this once, as it loads
     own = ("", "")
     if grid:
         own = (
             graph.weight(f"{name}.input_scale", grid[0]),
             graph.weight(f"{name}.input_zero", grid[1]),
         )
-    return Product(transposed, *stored[1:], bias, *own)
+    return Product(transposed, scale, zero, bias, *own)
 
 
-def store(graph: "Graph", name: str, weight: Integers) -> tuple[str, str, str]:
+def store(graph: Graph, name: str, weight: Integers) -> tuple[str, str, str]:
     """Store the three arrays of a matrix."""
     parts = {"": weight.values, ".scale": weight.scale, ".zero": weight.zero}
     return tuple(graph.weight(name + suffix, array) for suffix, array in parts.items())
 
 
-def multiply(graph: "Graph", inputs: str, by: Product) -> str:
+def multiply(graph: Graph, inputs: str, by: Product) -> str:
     """Add the product of float32 inputs (..., C) with integers; returns the name of a float32 (..., R)."""
     if not by.input_scale:
         return graph.node(
-            "DynamicQuantizeMatMul", [inputs, by.weight, by.scale, by.zero, by.bias], domain=DOMAIN
+            "DynamicQuantizeMatMul",
+            [inputs, by.weight, by.scale, by.zero, by.bias],
+            domain=MICROSOFT,
         )
     integers = graph.node("QuantizeLinear", [inputs, by.input_scale, by.input_zero])
     operands = [integers, by.weight, by.input_scale, by.scale, by.input_zero, by.zero, by.bias]
-    return graph.node("MatMulIntegerToFloat", operands, domain=DOMAIN)
+    return graph.node("MatMulIntegerToFloat", operands, domain=MICROSOFT)
 
 
-def add_lookup(graph: "Graph", name: str, weight: Integers, ids: str) -> str:
-    """Add an embedding of ids (T, N); returns the name of float32 vectors (T, N, E)."""
+def add_lookup(graph: Graph, name: str, weight: Integers, ids: str, output: str) -> str:
+    """Add an embedding of ids (T, N); returns the name of float32 vectors (T, N, E), which is ``output``."""
     values, scale, zero = store(graph, name, weight)
-    if weight.scale.ndim:
+    if weight.scale.ndim:  # a scale and a zero point for each word: (T, N, 1)
         last = graph.weight("last_axis", np.array([1]))
         scale, zero = (
             graph.node("Gather", [graph.node("Unsqueeze", [part, last]), ids])
             for part in (scale, zero)
-        )  # (T, N, 1)
+        )
     integers, zero = (
         graph.node("Cast", [part], to=TensorProto.FLOAT)
         for part in (graph.node("Gather", [values, ids]), zero)
     )
-    return graph.node("Mul", [graph.node("Sub", [integers, zero]), scale])
+    return graph.node("Mul", [graph.node("Sub", [integers, zero]), scale], output)
 
 
 def add_lstm(
-    graph: "Graph",
-    index: int,
-    inputs: str,
-    i2h: Integers,
-    h2h: Integers,
-    bias: np.ndarray,
-    stored: Quantized,
-    signal: str,
+    graph: Graph, index: int, inputs: str, weights: Lstm, grids: tuple[Grid | None, Grid | None]
 ) -> str:
     """Add an LSTM layer; returns the name of its outputs (T, N, H).
 
-    :param i2h: weights (4*H, C) with the gates in ONNX's order: input, output, forget, cell.
-    :param h2h: weights (4*H, H), likewise.
-    :param bias: (8*H,), of input-to-hidden, then of hidden-to-hidden. :param signal: what the inputs are.
+    :param grids: scale and zero point of the inputs and of the layer's own state; None if they are found at each call.
     """
-    name = f"layer{index}"
-    grids = (
-        stored.input_of(name, signal),
-        stored.input_of(name, name),
-    )  # of the inputs and of the layer's own state
+    i2h, h2h, bias = weights
     asymmetric_rows = i2h.scale.ndim and (i2h.zero.any() or h2h.zero.any())
     if grids[0] is None and not asymmetric_rows:
-        return add_dynamic_lstm(graph, index, inputs, i2h, h2h, bias)
+        return add_dynamic_lstm(graph, index, inputs, weights)
+    name = f"layers.{index}"
     both = graph.weight(f"{name}.bias", bias.reshape(2, -1).sum(axis=0))
-    gates = multiply(graph, inputs, product(graph, f"{name}.W", i2h, both, grids[0]))  # (T, N, 4*H)
-    return add_scan(graph, index, gates, h2h, grids[1], len(bias) // 8)
+    by = product(graph, f"{name}.i2h_weight", i2h, both, grids[0])
+    return add_scan(graph, index, multiply(graph, inputs, by), h2h, grids[1])  # of (T, N, 4*H)
 
 
-def add_dynamic_lstm(
-    graph: "Graph", index: int, inputs: str, i2h: Integers, h2h: Integers, bias: np.ndarray
-) -> str:
+def add_dynamic_lstm(graph: Graph, index: int, inputs: str, weights: Lstm) -> str:
     """Add an LSTM layer that measures the range of its inputs at each call and of its state at each step.
 
     ONNX Runtime divides the columns over threads and measures for each: results depend a little on their number.
     """
-    operands = {"W": i2h, "R": h2h}
-    weights = [
-        graph.weight(f"layer{index}.{k}", part.values.T[None]) for k, part in operands.items()
+    name, part = f"layers.{index}", f"layer{index}"
+    operands = {f"{name}.i2h_weight": weights.i2h, f"{name}.h2h_weight": weights.h2h}
+    matrices = [
+        graph.weight(matrix, own.values.T[None]) for matrix, own in operands.items()
     ]  # (1, C, 4*H)
     grids = [
-        graph.weight(f"layer{index}.{k}.{what}", getattr(part, what)[None])
-        for k, part in operands.items()
+        graph.weight(f"{matrix}.{what}", getattr(own, what)[None])
+        for matrix, own in operands.items()
         for what in ("scale", "zero")
     ]
-    outputs = graph.node(
+    bias = graph.weight(f"{name}.bias", weights.bias[None])
+    graph.node(
         "DynamicQuantizeLSTM",
-        [
-            inputs,
-            *weights,
-            graph.weight(f"layer{index}.B", bias[None]),
-            "",
-            f"h{index}",
-            f"c{index}",
-            "",
-            *grids,
-        ],
-        f"layer{index}",
+        [inputs, *matrices, bias, "", f"h{index}", f"c{index}", "", *grids],
+        f"{part}.outputs",
         f"h{index}_out",
         f"c{index}_out",
-        hidden_size=len(bias) // 8,
-        domain=DOMAIN,
+        hidden_size=len(weights.bias) // 8,
+        domain=MICROSOFT,
     )  # (T, 1, N, H)
-    return graph.node("Squeeze", [outputs, graph.weight("direction", np.array([1]))])
+    return graph.node(
+        "Squeeze", [f"{part}.outputs", graph.weight("direction", np.array([1]))], part
+    )
 
 
-def add_scan(
-    graph: "Graph", index: int, gates: str, h2h: Integers, grid: Grid | None, size: int
-) -> str:
+def add_scan(graph: Graph, index: int, gates: str, h2h: Integers, grid: Grid | None) -> str:
     """Add the steps of an LSTM layer from its inputs' share of the gates (T, N, 4*H); returns its outputs (T, N, H).
 
     The body has its weights within: ONNX Runtime makes unsigned integers of those only (``session.x64quantprecision``).
@@ -170,15 +153,16 @@ def add_scan(
     layer, first = f"layer{index}", graph.weight("first", np.array([0]))
     states = [graph.node("Squeeze", [f"{letter}{index}", first]) for letter in "hc"]  # (N, H)
     ends = [f"{layer}.{letter}" for letter in "hc"]
-    body = type(graph)(graph, prefix=f"{layer}.step.")
-    step = lstm_step(body, product(body, f"{layer}.R", h2h, "", grid), size)
+    body = Graph(graph, prefix=f"{layer}.step.")
+    by = product(body, f"layers.{index}.h2h_weight", h2h, "", grid)
+    step = lstm_step(body, by, h2h.values.shape[1])
     graph.node("Scan", [*states, gates], *ends, layer, body=step, num_scan_inputs=1)
     for letter, end in zip("hc", ends, strict=True):
         graph.node("Unsqueeze", [end, first], f"{letter}{index}_out")
     return layer
 
 
-def lstm_step(body: "Graph", h2h: Product, size: int) -> GraphProto:
+def lstm_step(body: Graph, h2h: Product, size: int) -> GraphProto:
     """The body of a Scan: h, c (N, H) and the inputs' share of the gates (N, 4*H) -> new h and c, and the output h."""
     h, c, share = (
         body.input(body.prefix + name, TensorProto.FLOAT, ["N", width])

@@ -81,18 +81,16 @@ def integers(trained: "Trained", ctx: "mx.Context | None" = None) -> OnnxModel |
     if ctx is not None and ctx.device_type == "gpu":
         return simulated("on a GPU")
     require("onnx", "onnxruntime")
-    from gluonlm.onnx.graph import build, refuse_unknown  # here, because only this needs onnx
+    from gluonlm.onnx.layers import OPERATORS, build  # here, because only this needs onnx
 
-    try:
-        refuse_unknown(trained.model)
-    except UserError:
-        return simulated("for a part of this model")
+    if trained.config.model not in (*OPERATORS, "QRNN"):
+        return simulated(f"for {trained.config.model} layers")
     if trained.config.model not in ("LSTM", "QRNN"):
         print(
             f"no integer arithmetic for {trained.config.model} layers: their weights are INT8, computed in float32",
             file=sys.stderr,
         )
-    graph = build(trained.model, describe(trained), trained.quantized, losses=True)
+    graph = build(trained.config, trained.quantized, describe(trained), losses=True)
     return OnnxModel(graph.SerializeToString())
 
 

@@ -391,16 +391,26 @@ def test_where_there_is_no_integer_arithmetic_it_is_said(tmp_path, capsys):
     gru = written(untrained(tmp_path / "x", model="GRU"), Scheme(), tmp_path / "gru.safetensors")
     assert integers(gru) is not None  # the decoder's
     assert "no integer arithmetic for GRU" in capsys.readouterr().err
-    adaptive = written(
-        untrained(tmp_path / "x", splits=(10, 20)), Scheme(), tmp_path / "adaptive.safetensors"
-    )
-    assert integers(adaptive) is None
-    assert "no integer arithmetic for a part" in capsys.readouterr().err
     assert integers(gru, mx.gpu(0)) is None
     assert "no integer arithmetic on a GPU" in capsys.readouterr().err
     half = written(untrained(tmp_path / "x"), Scheme("fp16"), tmp_path / "half.safetensors")
     assert integers(half) is None
     assert capsys.readouterr().err == ""
+
+
+def test_an_adaptive_softmax_multiplies_integers_too(tmp_path, capsys):
+    source = untrained(tmp_path / "x", splits=(10, 20), tied=True)
+    exact = gluonlm.onnx.load.language_model(source)
+    ids, targets = np.random.default_rng(1).integers(V, size=(2, 6, 1))
+    expected, _ = exact.losses(ids, targets, exact.begin_state(1))
+    for number, scheme in enumerate((Scheme(), Scheme(activations="kl"))):
+        quantized = written(source, scheme, tmp_path / f"{number}.safetensors")
+        model = integers(quantized)
+        assert capsys.readouterr().err == ""
+        logits, state = model.predict(ids, model.begin_state(1))
+        np.testing.assert_allclose(np.exp(logits).sum(-1), 1, rtol=1e-5)  # log-probabilities
+        losses, _ = model.losses(ids, targets, model.begin_state(1))
+        assert 1e-5 < np.abs(losses - expected).max() < 0.2
 
 
 def test_float16_arithmetic_is_for_gpus(tmp_path):
@@ -518,7 +528,7 @@ def test_what_computes_with_float32_says_so(run, tmp_path, capsys):
 
 def test_an_export_that_integers_have_spoilt_is_not_written(tmp_path, monkeypatch):
     written(untrained(tmp_path / "x"), Scheme(), tmp_path / "q.safetensors")
-    monkeypatch.setattr(export, "INTEGER_TOLERANCE", 1e-9)
+    monkeypatch.setattr("gluonlm.onnx.export.INTEGER_TOLERANCE", 1e-9)
     with pytest.raises(UserError, match="quantize with other settings"):
         export.main([str(tmp_path / "q.safetensors"), str(tmp_path / "model.onnx")])
     assert not (tmp_path / "model.onnx").exists()

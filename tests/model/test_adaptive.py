@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 from mxnet import autograd, nd
 
+import gluonlm
 from gluonlm import train
 from gluonlm.config import Config
-from gluonlm.export import export_onnx
 from gluonlm.inference.predictor import Predictor
 from gluonlm.inference.sampling import Strategy, generate
 from gluonlm.model.adaptive import check_splits, usual_splits
 from gluonlm.model.checkpoint import build_model, load_model
 from gluonlm.model.softmax import decoder_loss
+from gluonlm.onnx.export import export_onnx
 from gluonlm.system.errors import UserError
 from gluonlm.text.corpus import Dictionary
 from gluonlm.training.loop import evaluate
@@ -183,21 +184,12 @@ def test_training_evaluation_and_generation(tmp_path):
         Predictor(trained.model), trained.dictionary, prompt, 5, Strategy(greedy=True)
     )
     assert trained.dictionary.decode(written) == ["w10", "w17", "w24", "w1", "w8"]
-    with pytest.raises(UserError, match="adaptive softmax"):
-        export_onnx(trained, tmp_path / "model.onnx")
-    with pytest.raises(
-        UserError, match="adaptive softmax: leave out --splits"
-    ):  # before hours of training
-        train.main(
-            [
-                *line.replace("run", "none").split(),
-                "--splits",
-                "5",
-                "--onnx-export",
-                str(tmp_path / "x.onnx"),
-            ]
-        )
-    assert not (tmp_path / "none").exists()
+    exported = export_onnx(trained, tmp_path / "model.onnx")
+    assert exported.difference < 1e-4
+    model = gluonlm.load(exported.path)
+    assert model.evaluate(test, 1) == pytest.approx(
+        evaluate(trained.model, test, trained.dictionary, 1), rel=1e-5
+    )
     with pytest.raises(UserError, match="from 1 to 31"):
         train.main([*line.replace("run", "other").split(), "--splits", "99"])
 

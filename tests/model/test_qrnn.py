@@ -317,7 +317,7 @@ def test_the_symbol_of_a_gluon_export_brings_the_operator_along(tmp_path):
     model.export(str(tmp_path / "model"))
     program = f"""
 import gluonlm, mxnet as mx
-from gluonlm.export import load_gluon
+from gluonlm.model.exchange import load_gluon
 block = load_gluon({str(tmp_path / "model")!r})
 shapes = {[array.shape for array in state]}
 logits, *_ = block(mx.nd.zeros((3, 2)), *(mx.nd.zeros(shape) for shape in shapes))

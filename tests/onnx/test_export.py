@@ -18,13 +18,17 @@ import pytest
 
 import gluonlm
 from gluonlm import evaluate, export, train
+from gluonlm.compress.scheme import quantize_model
 from gluonlm.config import MODELS, Config
 from gluonlm.generate import joined
 from gluonlm.generate import main as generate_text
 from gluonlm.inference.predictor import Predictor
 from gluonlm.inference.sampling import generate
 from gluonlm.model.checkpoint import Trained, build_model, load_model
+from gluonlm.model.exchange import export_gluon, load_gluon
 from gluonlm.onnx import graph as onnx_graph
+from gluonlm.onnx import layers
+from gluonlm.onnx.export import export_onnx
 from gluonlm.onnx.session import OnnxModel, cross_entropy
 from gluonlm.system.errors import UserError
 from gluonlm.text.vocabulary import EOS, UNK, Dictionary
@@ -56,6 +60,11 @@ def untrained(path, **settings) -> Trained:
     for parameter in model.trainables().values():  # biases too
         parameter.set_data(mx.nd.random.uniform(-size, size, parameter.shape))
     return Trained(model, Dictionary(WORDS), config, "word", path)
+
+
+def built(source: Trained, metadata: dict) -> onnx.ModelProto:
+    """The graph of a model in float32."""
+    return layers.build(source.config, quantize_model(source.model, {}), metadata)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +103,7 @@ def test_every_cell_depth_and_decoder_with_free_steps_and_columns(
     tmp_path, model, nlayers, tied, nhid
 ):
     source = untrained(tmp_path, model=model, nlayers=nlayers, tied=tied, nhid=nhid)
-    export.export_onnx(source, tmp_path / "model.onnx")
+    export_onnx(source, tmp_path / "model.onnx")
     exported = OnnxModel(tmp_path / "model.onnx")
     random = np.random.default_rng(1)
     for steps, columns in ((1, 1), (7, 3), (2, 16)):
@@ -116,14 +125,14 @@ def test_every_cell_depth_and_decoder_with_free_steps_and_columns(
 def test_awd_lstm_with_its_narrow_last_layer_and_weights_at_rest(tmp_path):
     rates = {"dropout": 0.4, "dropouti": 0.4, "dropouth": 0.2, "dropoute": 0.1, "wdrop": 0.5}
     source = untrained(tmp_path, nlayers=3, nhid=11, tied=True, narrow=True, locked=True, **rates)
-    result = export.export_onnx(source, tmp_path / "model.onnx")
+    result = export_onnx(source, tmp_path / "model.onnx")
     assert result.difference < 1e-4
     assert list(OnnxModel(result.path).states.values()) == [11, 11, 11, 11, 8, 8]
 
 
 def test_the_file_names_its_inputs_and_outputs_and_says_what_it_is(tmp_path):
     source = untrained(tmp_path, nlayers=2, nhid=11)
-    export.export_onnx(source, tmp_path / "model.onnx")
+    export_onnx(source, tmp_path / "model.onnx")
     graph = onnx.load(tmp_path / "model.onnx").graph
     assert [value.name for value in graph.input] == ["ids", "h0", "c0", "h1", "c1"]
     assert [value.name for value in graph.output] == [
@@ -142,17 +151,15 @@ def test_the_file_names_its_inputs_and_outputs_and_says_what_it_is(tmp_path):
 def test_a_tied_matrix_is_stored_once(tmp_path):
     sizes = {}
     for tied in (False, True):
-        model = untrained(tmp_path, tied=tied).model
-        sizes[tied] = sum(
-            math.prod(tensor.dims) for tensor in onnx_graph.build(model, {}).graph.initializer
-        )
+        graph = built(untrained(tmp_path, tied=tied), {}).graph
+        sizes[tied] = sum(math.prod(tensor.dims) for tensor in graph.initializer)
     assert sizes[False] - sizes[True] == V * 8
 
 
 def test_the_comparison_notices_a_wrong_gate_order(tmp_path, monkeypatch):
-    monkeypatch.setitem(onnx_graph.OPERATORS, "LSTM", ("LSTM", [0, 1, 2, 3], {}))
+    monkeypatch.setitem(layers.OPERATORS, "LSTM", ("LSTM", [0, 1, 2, 3], {}))
     with pytest.raises(UserError, match="something else than MXNet"):
-        export.export_onnx(untrained(tmp_path), tmp_path / "model.onnx")
+        export_onnx(untrained(tmp_path), tmp_path / "model.onnx")
     assert not (tmp_path / "model.onnx").exists()
 
 
@@ -258,8 +265,8 @@ def test_cross_entropy_by_hand_and_with_huge_logits():
 @pytest.mark.parametrize(("nlayers", "tied"), [(1, True), (4, False)])
 def test_gluons_own_format_loads_as_a_symbol_block(tmp_path, model, nlayers, tied):
     source = untrained(tmp_path, model=model, nlayers=nlayers, tied=tied, nhid=11)
-    export.export_gluon(source, tmp_path / "served" / "lm.v2")
-    block = export.load_gluon(tmp_path / "served" / "lm.v2")
+    export_gluon(source, tmp_path / "served" / "lm.v2")
+    block = load_gluon(tmp_path / "served" / "lm.v2")
     ids = mx.nd.array(np.random.default_rng(1).integers(V, size=(7, 3)))
     state = [mx.nd.random.normal(shape=array.shape) for array in source.model.begin_state(3)]
     logits, *new_state = block(ids, *state)
@@ -273,7 +280,7 @@ def test_gluons_own_format_loads_as_a_symbol_block(tmp_path, model, nlayers, tie
 
 def test_gluon_files_that_are_not_there(tmp_path):
     with pytest.raises(UserError, match="there is no file .*lm-symbol.json"):
-        export.load_gluon(tmp_path / "lm")
+        load_gluon(tmp_path / "lm")
 
 
 def test_gluon_command(trained, tmp_path):
@@ -300,7 +307,7 @@ def test_a_cut_off_file(trained, tmp_path):
 
 
 def test_a_foreign_onnx_model(tmp_path):
-    foreign = onnx_graph.build(untrained(tmp_path).model, {"author": "somebody"})
+    foreign = built(untrained(tmp_path), {"author": "somebody"})
     (tmp_path / "x.onnx").write_bytes(foreign.SerializeToString())
     with pytest.raises(UserError, match="not one of this version of gluonlm"):
         evaluate.main(["--onnx", str(tmp_path / "x.onnx")])
@@ -342,20 +349,17 @@ def test_a_package_that_is_not_installed_is_told_before_training(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_layer_that_is_not_known(tmp_path):
-    class Attention(mx.gluon.HybridBlock):
-        pass
-
-    source = untrained(tmp_path)
-    source.model.body.layers.add(Attention())
-    with pytest.raises(UserError, match="has a Attention, which the ONNX export does not know"):
-        export.export_onnx(source, tmp_path / "model.onnx")
+def test_layers_that_are_not_known(tmp_path, monkeypatch):
+    source = untrained(tmp_path, model="GRU")
+    monkeypatch.delitem(layers.OPERATORS, "GRU")
+    with pytest.raises(UserError, match="the ONNX export does not know GRU layers"):
+        export_onnx(source, tmp_path / "model.onnx")
 
 
 def test_a_model_larger_than_the_format(tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_graph, "LARGEST", 2**20 + 1000)
     with pytest.raises(UserError, match="an ONNX file holds 2"):
-        export.export_onnx(untrained(tmp_path), tmp_path / "model.onnx")
+        export_onnx(untrained(tmp_path), tmp_path / "model.onnx")
 
 
 @pytest.mark.parametrize("kind", ["onnx", "gluon"])
@@ -391,5 +395,5 @@ def test_a_place_that_cannot_be_written(trained, tmp_path):
 
 
 def test_without_its_data_the_comparison_reads_the_models_own_text(tmp_path):
-    exported = export.export_onnx(untrained(tmp_path), tmp_path / "model.onnx")
+    exported = export_onnx(untrained(tmp_path), tmp_path / "model.onnx")
     assert "200 tokens of text by the model itself" in exported.report

@@ -1,0 +1,193 @@
+"""Models in the formats of other programs: Gluon's own, and PyTorch's word-level example's.
+
+    >>> export_gluon(trained, Path("serve/ptb"))       # ptb-symbol.json, ptb-0000.params, ptb-settings.json
+    >>> export_torch(trained, Path("ptb.safetensors"))
+    >>> trained = import_torch(Path("ptb.safetensors"), vocabulary, {"data": "ptb"})
+
+PyTorch's ``RNNModel`` (examples/word_language_model) has an ``nn.Embedding`` called ``encoder``, an ``nn.LSTM``,
+``nn.GRU`` or ``nn.RNN`` called ``rnn`` and an ``nn.Linear`` called ``decoder``. Its matrices have our shapes and its
+gates our order (LSTM input, forget, cell, output; GRU reset, update, new), so that only the names differ.
+"""
+
+import json
+import re
+import tempfile
+import warnings
+from pathlib import Path
+
+import mxnet as mx
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from gluonlm.config import Config
+from gluonlm.model.checkpoint import Trained, build_model, set_weights
+from gluonlm.model.weights import GATES, layer_sizes, named_arrays, projected, splits_of
+from gluonlm.system import native
+from gluonlm.system.errors import UserError
+from gluonlm.system.files import write_atomically, writing
+from gluonlm.text.vocabulary import Dictionary
+
+TORCH = {
+    "i2h_weight": "weight_ih",
+    "h2h_weight": "weight_hh",
+    "i2h_bias": "bias_ih",
+    "h2h_bias": "bias_hh",
+}
+
+
+def metadata(trained: Trained) -> dict[str, str]:
+    """What the user of an exported model must know besides its weights."""
+    return {
+        "config": trained.config.to_json(),
+        "dictionary": trained.dictionary.to_json(),
+        "level": trained.level,
+    }
+
+
+def export_gluon(trained: Trained, prefix: Path) -> None:
+    """Write PREFIX-symbol.json and PREFIX-0000.params as Gluon does, and PREFIX-settings.json.
+
+    :raises UserError: when a file cannot be written.
+    """
+    trained.model(
+        mx.nd.zeros((1, 1)), trained.model.begin_state(1)
+    )  # Gluon exports what has been traced
+    with writing(prefix):
+        prefix.parent.mkdir(parents=True, exist_ok=True)
+        temporary = tempfile.TemporaryDirectory(dir=prefix.parent)
+    with temporary as folder:
+        try:
+            trained.model.export(f"{folder}/model")
+        except mx.MXNetError as error:
+            reason = str(error).splitlines()[-1]
+            raise UserError(
+                f"MXNet cannot write {prefix} ({reason}): free some space or choose another place"
+            ) from None
+        for path in Path(folder).iterdir():
+            target = Path(f"{prefix}{path.name.removeprefix('model')}")
+            write_atomically(target, path.read_bytes())
+    write_atomically(Path(f"{prefix}-settings.json"), json.dumps(metadata(trained)).encode())
+
+
+def load_gluon(prefix: str | Path, ctx: mx.Context | None = None) -> mx.gluon.SymbolBlock:
+    """What :func:`export_gluon` wrote, as a block: ``logits, *state = block(inputs, *state)``.
+
+    :raises UserError: when there is no such file.
+    """
+    for name in (f"{prefix}-symbol.json", f"{prefix}-0000.params"):
+        if not Path(name).is_file():
+            raise UserError(f"there is no file {name}: give the prefix that was exported to")
+    if "gluonlm_fo_pool" in Path(f"{prefix}-symbol.json").read_text():
+        native.load_operators("fo_pool")
+    symbol = mx.sym.load(f"{prefix}-symbol.json")
+    inputs = sorted(
+        (name for name in symbol.list_inputs() if re.fullmatch(r"data\d+", name)),
+        key=lambda n: int(n[4:]),
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "Cannot decide type"
+        )  # of the inputs, which may be of any
+        return mx.gluon.SymbolBlock.imports(
+            f"{prefix}-symbol.json", inputs, f"{prefix}-0000.params", ctx
+        )
+
+
+def torch_name(name: str) -> str:
+    """PyTorch's name for one of our weights: ``rnn.weight_ih_l0`` for ``layers.0.i2h_weight``."""
+    block, _, rest = name.partition(".")
+    if block != "layers":
+        return name
+    index, _, part = rest.partition(".")
+    return f"rnn.{TORCH[part]}_l{index}"
+
+
+def export_torch(trained: Trained, path: Path) -> None:
+    """Write the weights for ``RNNModel.load_state_dict``, with vocabulary and settings in the file's metadata.
+
+    :raises UserError: when PyTorch's model has no such part, or the file cannot be written.
+    """
+    refuse_foreign(trained.config, len(trained.dictionary))
+    arrays = {torch_name(name): array for name, array in named_arrays(trained.model).items()}
+    arrays.setdefault("decoder.weight", arrays["encoder.weight"])  # tied: theirs has both names
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, save(arrays, {"format": "pt", **metadata(trained)}))
+
+
+def refuse_foreign(config: Config, vocab_size: int) -> None:
+    """Raise a UserError when the model has a part that PyTorch's ``RNNModel`` has not."""
+    part = None
+    if config.model not in GATES:
+        part = f"{config.model} layers"
+    elif splits_of(config, vocab_size):
+        part = "adaptive softmax"
+    elif projected(config):
+        part = "projection between layers and a tied decoder"
+    elif len({units for _, units in layer_sizes(config)}) > 1:
+        part = "narrow last layer"
+    if part:
+        raise UserError(
+            f"PyTorch's RNNModel has no {part}: export another model, or with --format onnx"
+        )
+
+
+def read_torch(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The arrays and the metadata of a safetensors file.
+
+    :raises UserError: when it is missing, damaged, or none of PyTorch's ``RNNModel``.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no file {path}: give what safetensors.torch.save_file wrote")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return arrays, file.metadata() or {}
+    except (SafetensorError, ValueError, TypeError, OSError) as error:
+        raise UserError(
+            f"{path} is damaged or not a safetensors file ({error}): save the model again"
+        ) from None
+
+
+def import_torch(
+    path: Path, dictionary: Dictionary | None, settings: dict, level: str | None = None
+) -> Trained:
+    """What PyTorch's ``RNNModel.state_dict()`` holds, or :func:`export_torch` wrote, as a model of this package.
+
+    :param dictionary: the vocabulary, None for the one in the file.
+    :param settings: of the :class:`Config`; the sizes are those of the arrays.
+    :raises UserError: when there is no vocabulary, or the arrays do not fit it or each other.
+    """
+    arrays, known = read_torch(path)
+    if dictionary is None and "dictionary" not in known:
+        raise UserError(f"{path} has no vocabulary: name one with --vocabulary")
+    dictionary = dictionary or Dictionary.from_json(known["dictionary"])
+    given = json.loads(known.get("config", "{}")) | settings
+    try:
+        config = Config(**given | torch_sizes(arrays, given.get("model")))
+    except KeyError as error:
+        raise UserError(
+            f"{path} has no array {error}: it is not the model of PyTorch's word-level example"
+        ) from None
+    model = build_model(config, len(dictionary), gradients=False)
+    ours = {name: arrays.get(torch_name(name), np.empty(0)) for name in model.layout}
+    ours = {name: array.astype(np.float32) for name, array in ours.items()}
+    set_weights(model, ours, path)
+    return Trained(model, dictionary, config, level or known.get("level", "word"), path)
+
+
+def torch_sizes(arrays: dict[str, np.ndarray], model: str | None) -> dict:
+    """The settings that follow from the arrays' shapes; a layer with one gate is RNN_TANH unless said otherwise."""
+    vocab_size, emsize = arrays["encoder.weight"].shape
+    rows, nhid = arrays["rnn.weight_hh_l0"].shape
+    kinds = [name for name, gates in GATES.items() if gates * nhid == rows]
+    decoder = arrays.get("decoder.weight", arrays["encoder.weight"])
+    return {
+        "model": model if model in kinds else kinds[0] if kinds else "LSTM",
+        "emsize": emsize,
+        "nhid": nhid,
+        "nlayers": sum(name.startswith("rnn.weight_hh_l") for name in arrays),
+        "tied": decoder.shape == (vocab_size, emsize)
+        and bool((decoder == arrays["encoder.weight"]).all()),
+    }

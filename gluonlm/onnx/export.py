@@ -1,0 +1,143 @@
+"""Writing a model as an ONNX file, once ONNX Runtime gives what MXNet gives on random tokens and on real text.
+
+>>> export_onnx(load_model("runs/ptb"), Path("model.onnx")).difference
+3.1e-07
+"""
+
+import contextlib
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import mxnet as mx
+import numpy as np
+
+from gluonlm.compress.scheme import quantize_model
+from gluonlm.config import Config
+from gluonlm.inference.predictor import Predictor
+from gluonlm.inference.sampling import generate
+from gluonlm.inference.scoring import surprise
+from gluonlm.model.checkpoint import Trained, check_replaceable
+from gluonlm.onnx.load import has_integers
+from gluonlm.onnx.session import OnnxModel, describe, require
+from gluonlm.system.errors import UserError
+from gluonlm.system.files import write_atomically, writing
+from gluonlm.text.corpus import batchify, encode_span
+from gluonlm.text.sources import is_here, resolve
+
+TOLERANCE = 1e-4  # of a logit, absolute, and relative where it is larger than 1
+INTEGER_TOLERANCE = 0.5  # of the loss in nats: far more than rounding should cost
+TEXT_TOKENS, OWN_TOKENS = 2000, 200  # to compare on: of the validation text, or by the model itself
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written, and how far it is from MXNet."""
+
+    path: Path
+    report: str  # for the user
+    difference: float | None = None  # largest of a logit or state; None where nothing is compared
+
+
+def export_onnx(trained: Trained, path: Path) -> Exported:
+    """Write a model as an ONNX file once ONNX Runtime agrees with MXNet on what it computes.
+
+    :raises UserError: when onnx or onnxruntime is not installed, the format cannot express the model, the two
+        disagree, or the file cannot be written.
+    """
+    check_exportable(trained.config)
+    check_replaceable(path)
+    from gluonlm.onnx.layers import build  # here, because everything else works without onnx
+
+    stored = trained.quantized or quantize_model(trained.model, {})
+    content = build(trained.config, stored, describe(trained)).SerializeToString()
+    exported, (text, source) = OnnxModel(content), real_text(trained)
+    if has_integers(trained):
+        difference, agreement = None, agreement_of_integers(trained, exported, text, path)
+        said = f"on {len(text)} tokens of {source} {agreement}"
+    else:
+        difference = compare(trained, exported, text)
+        said = f"on random tokens and {len(text)} tokens of {source} ONNX Runtime and MXNet agree to {difference:.1e}"
+        if not difference <= TOLERANCE:
+            raise UserError(
+                f"ONNX Runtime computes something else than MXNet (relative difference {difference:.1e}), so {path} "
+                "was not written: export with --format gluon, and report this"
+            )
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, content)
+    return Exported(path, f"{path}: {len(content) / 1e6:.3g} MB; {said}", difference)
+
+
+def check_exportable(config: Config) -> None:
+    """Raise a UserError when ONNX is not installed or does not know the layers; training asks beforehand."""
+    require("onnx", "onnxruntime")
+    from gluonlm.onnx.layers import refuse_unknown
+
+    refuse_unknown(config)
+
+
+def agreement_of_integers(
+    trained: Trained, exported: OnnxModel, text: np.ndarray, path: Path
+) -> str:
+    """What rounding costs a model that multiplies integers: MXNet has its weights, but does not round their inputs.
+
+    :raises UserError: when that changes so much of what the model says of the text that it must be a mistake.
+    """
+    start = trained.dictionary.start_id
+    ours, theirs = (
+        float(surprise(model, text, start).mean()) for model in (Predictor(trained.model), exported)
+    )
+    if not abs(theirs - ours) <= INTEGER_TOLERANCE:
+        raise UserError(
+            f"with integers the loss is {theirs:.2f} instead of {ours:.2f}, so {path} was not written: "
+            "quantize with other settings, for example --int8 dynamic"
+        )
+    return f"the loss is {theirs:.4f}, with the same weights in float32 arithmetic {ours:.4f}"
+
+
+def real_text(trained: Trained) -> tuple[np.ndarray, str]:
+    """Ids of some real text and what it is: the model's validation text, or its own where that is not here."""
+    data, dictionary = trained.config.data, trained.dictionary
+    with contextlib.suppress(UserError):  # the text may have changed or gone since the training
+        if is_here(data):
+            span = replace(resolve(data).valid, encoding=dictionary.encoding)
+            return encode_span(span, dictionary, trained.level)[:TEXT_TOKENS], "the validation text"
+    (text,) = generate(Predictor(trained.model), dictionary, length=OWN_TOKENS)
+    return text, "text by the model itself"
+
+
+def compare(trained: Trained, exported: OnnxModel, text: np.ndarray) -> float:
+    """The largest difference of a logit or state, relative to its size where that is more than 1.
+
+    Random tokens of several shapes begin with random states; the text is read in segments that pass on theirs.
+    """
+    random, size = np.random.default_rng(0), len(trained.dictionary)
+    differences = []
+    for shape in ((1, 1), (5, 3), (2, 8)):
+        state = [
+            random.normal(size=array.shape).astype(np.float32)
+            for array in exported.begin_state(shape[1])
+        ]
+        differences.append(
+            step_difference(trained, exported, random.integers(size, size=shape), state, state)[0]
+        )
+    columns = batchify(text, min(4, len(text)))  # (L, N)
+    ours = theirs = exported.begin_state(columns.shape[1])
+    for start in range(0, len(columns), 10):
+        difference, ours, theirs = step_difference(
+            trained, exported, columns[start : start + 10], ours, theirs
+        )
+        differences.append(difference)
+    return max(differences, key=lambda value: math.inf if math.isnan(value) else value)
+
+
+def step_difference(
+    trained: Trained, exported: OnnxModel, ids: np.ndarray, ours: list, theirs: list
+) -> tuple:
+    """One segment (T, N) by both from their states: the largest difference, MXNet's new state, ONNX's new state."""
+    logits, ours = trained.model(mx.nd.array(ids), [mx.nd.array(array) for array in ours])
+    ours = [array.asnumpy() for array in ours]
+    other, theirs = exported.predict(ids, theirs)
+    pairs = zip([logits.asnumpy(), *ours], [other, *theirs], strict=True)
+    return max(float((abs(a - b) / np.maximum(1, abs(a))).max()) for a, b in pairs), ours, theirs
