@@ -24,10 +24,10 @@ from qrnn_pooling import CANDIDATES
 from step import spread
 
 from gluonlm.cli import run
-from gluonlm.config import resolve
 from gluonlm.model.checkpoint import build_model
 from gluonlm.model.qrnn import QRNNLayer
 from gluonlm.model.rnn import RecurrentLayer
+from gluonlm.presets import resolve
 from gluonlm.system.machine import RESULTS, record
 from gluonlm.training.loop import train_step
 from gluonlm.training.optim import Updater

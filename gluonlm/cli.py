@@ -1,43 +1,88 @@
-"""What the command modules share: how a command ends, and where it computes."""
+"""What the command modules share: how options are read, how a command ends, and where it computes."""
 
+import argparse
+import errno
+import re
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from gluonlm.system.errors import UserError
 from gluonlm.system.gpu import list_gpus
+from gluonlm.system.streams import SafeStream, discard, open_streams, printable
+
+OUT_OF_MEMORY = re.compile("alloc|memory", re.IGNORECASE)
+
+
+class Parser(argparse.ArgumentParser):
+    """A command's options: a mistake is one sentence, and ``--batch_size`` is ``--batch-size``."""
+
+    def __init__(self, *, allow_abbrev: bool = False, **more):
+        super().__init__(allow_abbrev=allow_abbrev, **more)
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace=None):
+        """What argparse parses, each option spelled with ``-`` for ``_``."""
+        return super().parse_known_args(dashes(sys.argv[1:] if args is None else args), namespace)
+
+    def error(self, message: str) -> None:
+        """Raise a UserError instead of printing the usage and ending the process."""
+        raise UserError(f"{message}: see {self.prog} --help")
 
 
 def run(main: Callable[[list[str]], object]) -> None:
-    """Run a command's ``main(argv)`` and exit: 0 if it returns, 2 with one sentence for a ``UserError``."""
+    """Run a command's ``main(argv)`` and exit.
+
+    The exit code is 0 if it returns, 2 with one sentence when :func:`sentence_of` has one, 130 after Ctrl-C, and as
+    for ``cat`` 141 when the reader of the output has gone.
+    """
+    open_streams()
     try:
         main(sys.argv[1:])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.stdout.flush()
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:  # the reader of our output has gone (`| head`): nobody is left to tell
-        sys.stderr.close()
-        sys.exit(0)
-    except OSError as error:
-        if error.filename is None:  # not about a file: a mistake of ours
+        end("interrupted", 128 + signal.SIGINT)
+    except BrokenPipeError:  # `| head`: nobody is left to tell
+        end("", 128 + signal.SIGPIPE)
+    except Exception as error:
+        sentence = sentence_of(error)
+        if sentence is None:  # a mistake of ours
             raise
-        print(
-            f"error: cannot use {error.filename} ({error.strerror}): correct the path or its rights",
-            file=sys.stderr,
-        )
-        sys.exit(2)
+        end(f"error: {sentence}", 2)
 
 
-def dashes(argv: list[str]) -> list[str]:
-    """Spell long options with ``-`` for ``_``, so that ``--batch_size`` and ``--batch-size`` are the same."""
+def sentence_of(error: Exception) -> str | None:
+    """What a user is told about an error that is no mistake of ours; None for others."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, MemoryError) or (
+        type(error).__name__ == "MXNetError" and OUT_OF_MEMORY.search(str(error))
+    ):
+        return "the memory does not suffice: use a smaller model, batch size or bptt"
+    if not isinstance(error, OSError) or error.errno is None:
+        return None
+    if error.filename is not None:
+        return f"cannot use {error.filename} ({error.strerror}): correct the path or its rights"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF):
+        return f"cannot write the output ({error.strerror}): send it to another place"
+    return None
+
+
+def end(message: str, code: int) -> None:
+    """Exit with a message on stderr, whatever state the streams are in."""
+    discard(sys.stdout)
+    if message:
+        print(printable(message), file=SafeStream(sys.stderr), flush=True)
+    sys.exit(code)
+
+
+def dashes(argv: Sequence[str]) -> list[str]:
+    """The arguments with long options spelled with ``-`` for ``_``; their values stay as they are."""
     spelled = []
     for argument in argv:
         name, equals, value = argument.partition("=")
-        spelled.append(
-            name.replace("_", "-") + equals + value if name.startswith("--") else argument
-        )
+        if name.startswith("--"):
+            name = name.replace("_", "-")
+        spelled.append(name + equals + value)
     return spelled
 
 
@@ -55,10 +100,12 @@ def contexts(gpu: str | None) -> list:
         numbers = [int(number) for number in gpu.split(",")]
     except ValueError:
         raise UserError(f"--gpu {gpu or repr(gpu)}: give GPU numbers such as 0 or 0,1") from None
+    if len(set(numbers)) < len(numbers):  # each would add its gradient twice
+        raise UserError(f"--gpu {gpu}: a GPU is named twice, give each number once")
     if not mx.runtime.Features().is_enabled("CUDA"):
         raise UserError(
-            f"--gpu {gpu}: the installed mxnet is built for the CPU; install the GPU build with "
-            "`uv sync --no-group cpu --group cu112`, or leave the option out to use the CPU"
+            f"--gpu {gpu}: the installed mxnet is built for the CPU: install the GPU build with "
+            "`make env MXNET=cu112`, or leave the option out"
         )
     present = list_gpus()
     for number in numbers:

@@ -4,10 +4,9 @@ python -m gluonlm.datasets                # list them
 python -m gluonlm.datasets ptb enwik8     # download and verify
 """
 
-import argparse
 from pathlib import Path
 
-from gluonlm.cli import run
+from gluonlm.cli import Parser, run
 from gluonlm.system.errors import UserError
 from gluonlm.system.files import cache_folder
 from gluonlm.text.sources import ALIASES, DATASETS, ensure, presence
@@ -15,9 +14,7 @@ from gluonlm.text.sources import ALIASES, DATASETS, ensure, presence
 
 def main(argv: list[str] | None = None) -> dict[str, Path]:
     """List the data sets, or download and verify those named; returns the folders of the latter."""
-    parser = argparse.ArgumentParser(
-        prog="gluonlm.datasets", description="List, download and verify data sets."
-    )
+    parser = Parser(prog="gluonlm.datasets", description="List, download and verify data sets.")
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help=f"data sets to download: {', '.join(DATASETS)}"
     )

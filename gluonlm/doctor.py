@@ -6,7 +6,6 @@
 Exit code 0 when all is well, 2 when something needs mending.
 """
 
-import argparse
 import ctypes
 import os
 import platform
@@ -16,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import gluonlm
-from gluonlm.cli import run
+from gluonlm.cli import Parser, run
 from gluonlm.system import blas, gpu, machine, runtime
 from gluonlm.system.errors import UserError
 from gluonlm.text import sources
@@ -269,7 +268,7 @@ def training_speed(seconds: float) -> float:
 
 def main(argv: list[str]) -> Report:
     """Examine this machine, print the findings, and return them."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m gluonlm.doctor",
         description="What works on this machine, and what to do about what does not.",
     )

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gluonlm.cli import contexts, dashes, run
+from gluonlm.cli import Parser, contexts, run
 from gluonlm.inference.language_model import LanguageModel
 from gluonlm.inference.scoring import Score
 from gluonlm.onnx.load import load, load_onnx
@@ -36,10 +36,8 @@ Evaluate = Callable[[np.ndarray, int], float]  # ids (tokens,), batch size -> na
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """The command line's settings."""
-    parser = argparse.ArgumentParser(
-        prog="python -m gluonlm.evaluate",
-        description="Perplexity of a trained model on a text.",
-        allow_abbrev=False,
+    parser = Parser(
+        prog="python -m gluonlm.evaluate", description="Perplexity of a trained model on a text."
     )
     add = parser.add_argument
     add("checkpoint", nargs="?", help="folder of a run, model file, or exported .onnx file")
@@ -55,7 +53,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--record", type=Path, metavar="FILE", help="write the figures as JSON, too")
     add("--gpu", help="number of the GPU to use")
     add("--cuda", dest="gpu", action="store_const", const="0", help="the same as --gpu 0")
-    return parser.parse_args(dashes(argv))
+    return parser.parse_args(argv)
 
 
 def check(options: argparse.Namespace) -> None:

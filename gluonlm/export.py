@@ -15,7 +15,7 @@ import argparse
 import json
 from pathlib import Path
 
-from gluonlm.cli import dashes, run
+from gluonlm.cli import Parser, run
 from gluonlm.model.checkpoint import check_replaceable, load_model, save_model
 from gluonlm.model.exchange import export_gluon, export_torch, import_torch
 from gluonlm.onnx.export import Exported, export_onnx
@@ -30,10 +30,9 @@ SETTINGS = ("data", "model")
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """The command line's settings."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m gluonlm.export",
         description="Write a trained model for use elsewhere, or bring one in from PyTorch.",
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("checkpoint", help="folder of a run, or model file; of PyTorch with --format gluonlm")
@@ -46,7 +45,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     group.add_argument("--data", help="the data set that the model is for")
     group.add_argument("--model", help="RNN_RELU, which the arrays do not tell from RNN_TANH")
     group.add_argument("--level", choices=("word", "char"), help="what the tokens are")
-    return parser.parse_args(dashes(argv))
+    return parser.parse_args(argv)
 
 
 def main(argv: list[str]) -> Exported:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from gluonlm.cli import contexts, dashes, run
+from gluonlm.cli import Parser, contexts, run
 from gluonlm.inference.language_model import LanguageModel
 from gluonlm.inference.sampling import FINISHED, Strategy, beam_search, end_id, stream
 from gluonlm.onnx.load import load, load_onnx
@@ -27,12 +27,10 @@ DEFAULT_MODEL = Path("model.pt")  # where the word-level example has it
 SAMPLING = ("temperature", "top_k", "top_p", "greedy")
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m gluonlm.generate",
-        description="Write text with a trained model.",
-        allow_abbrev=False,
+    parser = Parser(
+        prog="python -m gluonlm.generate", description="Write text with a trained model."
     )
     add = parser.add_argument
     add(
@@ -201,7 +199,7 @@ def joined(written: list[str]) -> str:
 
 def main(argv: list[str]) -> list[str]:
     """Write as the command line says and return the texts, each with the seed phrase that it goes on from."""
-    options = parser().parse_args(dashes(argv))
+    options = parser().parse_args(argv)
     if options.seed < 0 or options.log_interval < 1:
         raise UserError("--seed must be at least 0 and --log-interval at least 1")
     if options.samples < 1:

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gluonlm import RUNTIME
-from gluonlm.cli import run
+from gluonlm.cli import Parser, run
 from gluonlm.parallel.control import Root, World, no_address
 from gluonlm.parallel.node import Child, command, environment, follow
 from gluonlm.system.errors import UserError
@@ -58,11 +58,10 @@ class Start:
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """The command line's settings; ``arguments`` are those of gluonlm.train."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m gluonlm.launch",
         description="Train with several processes on one machine or many.",
         usage="%(prog)s [-n WORKERS] [-s SERVERS] [--local | -H HOSTS] [options] -- [options of gluonlm.train]",
-        allow_abbrev=False,
     )
     parser.add_argument("-n", "--workers", type=int, help="number of workers")
     parser.add_argument(

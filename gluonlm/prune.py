@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gluonlm.cli import dashes, run
+from gluonlm.cli import Parser, run
 from gluonlm.compress.pruning import Pruner, Rule, match, prunable, values
 from gluonlm.compress.schedule import parse_schedule, read_schedule
 from gluonlm.model.checkpoint import Trained, load_model, save_model
@@ -110,10 +110,9 @@ def sensitivity(
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """The command line's settings."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m gluonlm.prune",
         description="Report the sparsity of a trained model, prune it at once, or scan its sensitivity.",
-        allow_abbrev=False,
     )
     parser.add_argument("checkpoint", help="folder of a run, or model file")
     parser.add_argument(
@@ -131,7 +130,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--tokens", type=int, help=f"validation tokens that the scan reads ({TOKENS})"
     )
-    return parser.parse_args(dashes(argv))
+    return parser.parse_args(argv)
 
 
 def check(options: argparse.Namespace) -> None:

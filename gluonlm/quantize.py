@@ -22,7 +22,7 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from gluonlm.cli import dashes, run
+from gluonlm.cli import Parser, run
 from gluonlm.compress.calibrate import COLUMNS, TOKENS, Statistics, calibrate, read_statistics
 from gluonlm.compress.scheme import Quantized, Scheme, parse_scheme, parts_of, quantize_model
 from gluonlm.model.checkpoint import Trained, check_replaceable, load_model, save_model
@@ -44,10 +44,8 @@ class Written:
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """The command line's settings."""
-    parser = argparse.ArgumentParser(
-        prog="python -m gluonlm.quantize",
-        description="Store a trained model in fewer bytes.",
-        allow_abbrev=False,
+    parser = Parser(
+        prog="python -m gluonlm.quantize", description="Store a trained model in fewer bytes."
     )
     add = parser.add_argument
     add("checkpoint", help="folder of a run, or model file")
@@ -83,7 +81,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         type=int,
         help="with --table: tokens of the validation and test text to evaluate (default: all)",
     )
-    return parser.parse_args(dashes(argv))
+    return parser.parse_args(argv)
 
 
 def main(argv: list[str]) -> "Written | list":

@@ -18,7 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from gluonlm.cli import dashes, run
+from gluonlm.cli import Parser, run
 from gluonlm.compress.compare import TABLE, Row
 from gluonlm.model.checkpoint import read_json
 from gluonlm.system.errors import UserError
@@ -37,10 +37,8 @@ class Series:
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """The command line's settings."""
-    parser = argparse.ArgumentParser(
-        prog="python -m gluonlm.tradeoff",
-        description="Perplexity against size and speed.",
-        allow_abbrev=False,
+    parser = Parser(
+        prog="python -m gluonlm.tradeoff", description="Perplexity against size and speed."
     )
     parser.add_argument(
         "tables", nargs="+", type=Path, help="folders of runs with a table, or tables"
@@ -48,7 +46,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, default=Path("tradeoff.png"), help="picture to write (tradeoff.png)"
     )
-    return parser.parse_args(dashes(argv))
+    return parser.parse_args(argv)
 
 
 def main(argv: list[str]) -> list[Series]:

@@ -21,9 +21,9 @@ from typing import Any
 import mxnet as mx
 import numpy as np
 
-from gluonlm.cli import contexts, dashes, run
+from gluonlm.cli import Parser, contexts, run
 from gluonlm.compress.schedule import read_schedule
-from gluonlm.config import PRESETS, Config, add_options, on_top, resolve
+from gluonlm.config import MODEL_SETTINGS, Config, add_options, on_top, option
 from gluonlm.inference.predictor import Predictor
 from gluonlm.inference.sampling import Strategy, generate
 from gluonlm.model.checkpoint import build_model, load_model
@@ -32,6 +32,7 @@ from gluonlm.onnx.export import check_exportable, export_onnx
 from gluonlm.onnx.session import require
 from gluonlm.parallel.agreement import check_equal
 from gluonlm.parallel.group import KVSTORES, Alone, join
+from gluonlm.presets import PRESETS, resolve
 from gluonlm.prune import report
 from gluonlm.system.errors import UserError
 from gluonlm.system.machine import machine_record
@@ -43,7 +44,6 @@ from gluonlm.training.progress import bits, named
 from gluonlm.training.resume import load_training
 from gluonlm.training.run import Onlooker, Run
 
-RUN_OPTIONS = ("preset", "tiny", "save")
 RESUME_OPTIONS = (
     "resume",
     "gpu",
@@ -53,24 +53,9 @@ RESUME_OPTIONS = (
     "onnx_export",
     "kvstore",
 )
-SWITCHES = ("dry_run", "use_optimizer")
+NO_SETTINGS = (*RESUME_OPTIONS, "preset", "tiny", "save", "dry_run", "use_optimizer")
+STRUCTURE = ("preset", "tiny", "level", *MODEL_SETTINGS)  # what a finetuned model has already
 COUNTED = 10_000_000  # training tokens that the baselines read: 650 MB of counts, some ten seconds
-
-
-STRUCTURE = (
-    "preset",
-    "tiny",
-    "level",
-    "model",
-    "emsize",
-    "nhid",
-    "nlayers",
-    "window",
-    "tied",
-    "narrow",
-    "splits",
-    "adaptive",
-)
 
 
 @dataclass(frozen=True)
@@ -89,67 +74,48 @@ class Result:
         return math.exp(self.test_loss)
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The command line: one option per setting of Config, and the options of a run."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m gluonlm.train",
         description="Train a recurrent language model.",
         argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
     )
-    parser.add_argument(
-        "--preset", help=f"settings to start from: {', '.join(PRESETS)} (default: word-lm)"
-    )
-    parser.add_argument(
-        "--gpu", help="GPU numbers such as 0 or 0,1; without --preset the tutorial's full size"
-    )
-    parser.add_argument("--cuda", action="store_true", help="use GPU 0")
-    parser.add_argument("--tiny", action="store_true", help="the same as --preset tiny, on the CPU")
+    groups = add_options(parser)
+    add = groups["run"].add_argument
+    add("--preset", help=f"settings to start from: {', '.join(PRESETS)} (default: word-lm)")
+    add("--tiny", action="store_true", help="the same as --preset tiny, on the CPU")
     place = "folder of the run (default: a new one in runs/), or file for the best model"
-    parser.add_argument("--save", "--save-path", type=Path, help=place)
-    parser.add_argument(
-        "--resume", type=Path, metavar="RUN", help="go on with the run in this folder (to --epochs)"
-    )
-    parser.add_argument(
-        "--log-interval", type=int, help="batches between two log records (default: 200)"
-    )
-    parser.add_argument(
-        "--checkpoint-seconds", type=float, help="work at risk in a crash (default: 60)"
-    )
-    stores = "how gradients are summed: over the devices here, or over workers of gluonlm.launch or horovodrun"
-    parser.add_argument("--kvstore", choices=KVSTORES, help=f"{stores} (default: device)")
-    parser.add_argument(
-        "--onnx-export", metavar="PATH", help="write the best model as an ONNX file in the end"
-    )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="one batch and one epoch, to see that all works"
-    )
-    parser.add_argument(
+    add("--save", "--save-path", metavar="PATH", help=place)
+    add("--resume", type=Path, metavar="RUN", help="go on with this run (to --epochs)")
+    add("--log-interval", type=int, help="batches between two log records (default: 200)")
+    add("--checkpoint-seconds", type=float, help="work at risk in a crash (default: 60)")
+    add("--onnx-export", metavar="PATH", help="write the best model as an ONNX file in the end")
+    add("--dry-run", action="store_true", help="one batch and one epoch, to see that all works")
+    groups["optimization"].add_argument(
         "--use-optimizer", action="store_true", help="the same as --optimizer adamw"
     )
-    add_options(parser)
+    add = parser.add_argument_group("workers").add_argument
+    add("--gpu", help="GPU numbers such as 0 or 0,1; without --preset the tutorial's full size")
+    add("--cuda", "--accel", action="store_true", help="use GPU 0")
+    stores = "how gradients are summed: over the devices here, or over the workers of gluonlm.launch or horovodrun"
+    add("--kvstore", choices=KVSTORES, help=f"{stores} (default: device)")
     return parser
 
 
 def settings(given: dict[str, Any]) -> Config:
     """The run's settings from what was given on the command line."""
-    values = {
-        name: value
-        for name, value in given.items()
-        if name not in RUN_OPTIONS + RESUME_OPTIONS + SWITCHES
-    }
+    values = {name: value for name, value in given.items() if name not in NO_SETTINGS}
     if given.get("use_optimizer"):
         values.setdefault("optimizer", "adamw")
-    if "compress" in values:  # the settings hold the schedule itself: they outlive the file
+    if values.get("compress"):  # the settings hold the schedule itself: they outlive the file
         values["compress"] = read_schedule(values["compress"])
     if given.get("dry_run"):
         values |= {"epochs": 1, "max_batches": 1}
-    if "finetune" in given:
+    if values.get("finetune"):
         fixed = [name for name in STRUCTURE if name in given]
         if fixed:
-            raise UserError(
-                f"--finetune takes the model as it is: leave out --{fixed[0].replace('_', '-')}"
-            )
+            raise UserError(f"--finetune takes the model as it is: leave out {option(fixed[0])}")
         return finetune_settings(values)
     if given.get("tiny") and "preset" in given:
         raise UserError("--tiny is a preset itself: leave out --preset or --tiny")
@@ -164,9 +130,8 @@ def finetune_settings(values: dict[str, Any]) -> Config:
     the same words under them, which the model has been fitted to already.
     """
     first = load_model(values["finetune"]).config
-    return on_top(
-        {**asdict(first), "seed": (first.seed + 1) % 2**32, "prune": None, "compress": None}, values
-    )
+    again = {"seed": (first.seed + 1) % 2**32, "prune": None, "compress": None}
+    return on_top({**asdict(first), **again}, values)
 
 
 def default_folder(config: Config) -> Path:
@@ -178,9 +143,9 @@ def default_folder(config: Config) -> Path:
 
 def open_run(given: dict[str, Any], group: Alone) -> tuple[Run, Config]:
     """The run to work in: a new one, or with ``--resume`` an old one with its own settings. Worker 0 has the files."""
-    for option in ("log_interval", "checkpoint_seconds"):
-        if not given.get(option, 1) >= (1 if option == "log_interval" else 0):
-            raise UserError(f"--{option.replace('_', '-')} {given[option]}: is too small")
+    for name, least in (("log_interval", 1), ("checkpoint_seconds", 0)):
+        if not given.get(name, 1) >= least:
+            raise UserError(f"{option(name)} {given[name]}: must be at least {least}")
     if "resume" not in given:
         config = settings(given)
         folder = given.get("save") or default_folder(config)
@@ -188,7 +153,7 @@ def open_run(given: dict[str, Any], group: Alone) -> tuple[Run, Config]:
     extra = set(given) - {*RESUME_OPTIONS, "epochs"}
     if extra:
         raise UserError(
-            f"--resume goes on with the run's own settings: leave out --{min(extra).replace('_', '-')}"
+            f"--resume goes on with the run's own settings: leave out {option(min(extra))}"
         )
     run, config = (Onlooker(given["resume"]), None) if group.rank else Run.open(given["resume"])
     config = Config.from_json(group.exchange("run", config and config.to_json())[0])
@@ -200,7 +165,7 @@ def main(argv: list[str]) -> Result | None:
 
     :return: None on all workers but the one that writes.
     """
-    given = vars(parser().parse_args(dashes(argv)))
+    given = vars(parser().parse_args(argv))
     if given.get("onnx_export"):
         require("onnx", "onnxruntime")
     devices = contexts(given.get("gpu", "0" if given.get("cuda") else None))
@@ -210,7 +175,9 @@ def main(argv: list[str]) -> Result | None:
         )
     with join(given.get("kvstore", "device")) as group:
         run, begun = open_run(given, group)
-        config = replace(begun, epochs=given.get("epochs", begun.epochs))
+        config = (
+            replace(begun, epochs=given["epochs"]) if {"resume", "epochs"} <= set(given) else begun
+        )
         training = prepare(run, config, devices, given, group)
         if given.get("onnx_export"):
             check_exportable(config)  # told before hours of training, not after

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from gluonlm.system.errors import UserError
 
+MODEL_SUFFIXES = (".pt", ".params", ".safetensors", ".onnx")  # other names are those of folders
+
 
 def cache_folder() -> Path:
     """The folder of downloads and compiled code: ``$GLUONLM_DATA``, ``$XDG_CACHE_HOME/gluonlm`` or ``~/.cache/gluonlm``."""

@@ -15,7 +15,8 @@ import numpy as np
 from IPython.display import Markdown
 
 from gluonlm.cli import contexts
-from gluonlm.config import Config, resolve
+from gluonlm.config import Config
+from gluonlm.presets import resolve
 from gluonlm.system.errors import UserError
 from gluonlm.text.corpus import Corpus, Dictionary, load_corpus
 

@@ -216,7 +216,8 @@ class Schedule:
     """The learning rate of each step, from a run's settings and its validation losses.
 
     It is a product: the initial rate; ``lr_factor`` for each plateau (as PyTorch's ReduceLROnPlateau); a tenth for
-    each epoch of ``when`` that is past; ``decay`` per epoch; and the shape of ``schedule`` over the whole run.
+    each epoch of ``when`` that is past; ``decay`` per epoch; and the shape of ``schedule`` over the whole run. It never
+    is below ``lr_min``.
     """
 
     config: Config
@@ -229,11 +230,8 @@ class Schedule:
         config = self.config
         tenths = sum(epoch >= boundary for boundary in config.when)
         scale = self.plateau_scale * 0.1**tenths * config.decay**epoch
-        return (
-            config.learning_rate
-            * scale
-            * shape(config.schedule, (epoch + fraction) / config.epochs)
-        )
+        scale *= shape(config.schedule, (epoch + fraction) / config.epochs)
+        return max(config.learning_rate * scale, config.lr_min)
 
     def end_epoch(self, valid_loss: float) -> bool:
         """Take note of an epoch's validation loss; True when the learning rate falls for it."""

@@ -22,7 +22,7 @@ from gluonlm.model.checkpoint import (
 )
 from gluonlm.model.rnn import RNNModel
 from gluonlm.system.errors import UserError
-from gluonlm.system.files import write_atomically, writing
+from gluonlm.system.files import MODEL_SUFFIXES, write_atomically, writing
 from gluonlm.text.vocabulary import Dictionary
 from gluonlm.training.progress import bits, unit_of
 
@@ -41,12 +41,14 @@ class Run:
         self.log_path, self.config_path = folder / "log.jsonl", folder / "config.json"
 
     @classmethod
-    def new(cls, save: Path) -> "Run":
-        """A new run. ``save`` is its folder; with a suffix it is the best model's file, the folder stands beside it.
+    def new(cls, save: str | Path) -> "Run":
+        """A new run in the folder ``save``; a name such as PTB.pt is the best model's file, the folder is beside it.
 
         :raises UserError: when there is a run already.
         """
-        run = cls(save.with_suffix(""), save) if save.suffix and not save.is_dir() else cls(save)
+        path = Path(save)
+        names_file = path.suffix in MODEL_SUFFIXES and not str(save).endswith(os.sep)
+        run = cls(path.with_suffix(""), path) if names_file and not path.is_dir() else cls(path)
         if any(path.exists() for path in (run.config_path, run.best, run.last)):
             raise UserError(
                 f"{save} holds a trained run already: choose another --save, or go on with --resume"

@@ -9,7 +9,8 @@ import pytest
 
 from gluonlm import evaluate, train
 from gluonlm.cli import dashes
-from gluonlm.config import PRESETS, Config
+from gluonlm.config import Config
+from gluonlm.presets import PRESETS
 from gluonlm.system.errors import UserError
 from gluonlm.text.sources import known_name
 

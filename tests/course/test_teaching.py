@@ -16,7 +16,8 @@ from IPython.core.pylabtools import print_figure
 from PIL import Image
 
 from gluonlm import teaching
-from gluonlm.config import Config, resolve
+from gluonlm.config import Config
+from gluonlm.presets import resolve
 from gluonlm.system.errors import UserError
 from gluonlm.teaching import figures
 from gluonlm.text.corpus import Corpus, Dictionary

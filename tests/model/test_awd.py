@@ -14,7 +14,7 @@ from mxnet import gluon, nd
 
 from gluonlm import evaluate as evaluate_command
 from gluonlm import train
-from gluonlm.config import Config, resolve
+from gluonlm.config import Config
 from gluonlm.inference.predictor import Predictor
 from gluonlm.model.checkpoint import (
     LAST,
@@ -25,6 +25,7 @@ from gluonlm.model.checkpoint import (
     write_arrays,
 )
 from gluonlm.onnx.export import export_onnx
+from gluonlm.presets import resolve
 from gluonlm.system.errors import UserError
 from gluonlm.text.corpus import get_batch, load_corpus, random_length, segments
 from gluonlm.text.ngrams import baselines

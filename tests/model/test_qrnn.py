@@ -12,9 +12,10 @@ import pytest
 from mxnet import autograd, nd
 
 from gluonlm import train
-from gluonlm.config import PRESETS, Config, resolve
+from gluonlm.config import Config
 from gluonlm.model.qrnn import QRNNLayer
 from gluonlm.model.rnn import RNNModel, detach
+from gluonlm.presets import PRESETS, resolve
 from gluonlm.system import native
 from gluonlm.system.errors import UserError
 

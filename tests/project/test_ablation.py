@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from scripts import load_script
 
-from gluonlm.config import PRESETS
+from gluonlm.presets import PRESETS
 from gluonlm.system.errors import UserError
 from gluonlm.training.run import read_log
 

@@ -1,0 +1,88 @@
+"""What is shown: streams that cannot be written end nothing that matters.
+
+A command that shows its result ends when its output cannot be written (:func:`gluonlm.cli.run`); training goes on:
+
+>>> with safe_display():
+...     print("epoch 1")                # even if stdout is a full disk, or a pipe whose reader has gone
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from typing import TextIO
+
+
+class SafeStream:
+    """A text stream that never fails: once it cannot be written, what is sent there is dropped."""
+
+    def __init__(self, stream: TextIO | None):
+        self.stream = stream or nowhere()
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        """Write the text; what the encoding does not have is written as an escape."""
+        try:
+            self.stream.write(text)
+        except UnicodeEncodeError:
+            encoding = self.stream.encoding
+            self.stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        except OSError as error:
+            self._drop(error)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush the stream."""
+        try:
+            self.stream.flush()
+        except OSError as error:
+            self._drop(error)
+
+    def _drop(self, error: OSError) -> None:
+        broken, self.stream = self.stream, nowhere()
+        discard(broken)
+        if sys.stderr is not self:
+            print(f"nothing is shown any more ({error.strerror}): going on", file=sys.stderr)
+
+
+def nowhere() -> TextIO:
+    """A stream that keeps nothing."""
+    return open(os.devnull, "w")  # noqa: SIM115
+
+
+def discard(stream: TextIO) -> None:
+    """Let what a stream still holds go nowhere, so that its flush at the end of the process succeeds."""
+    with contextlib.suppress(OSError, ValueError):
+        stream.flush()
+        return
+    with contextlib.suppress(OSError, ValueError), nowhere() as empty:
+        os.dup2(empty.fileno(), stream.fileno())
+
+
+def open_streams() -> None:
+    """Give a process that was started without stdout or stderr some, and escape what they cannot encode."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, nowhere())
+        with contextlib.suppress(AttributeError):  # not of a stream that somebody has put there
+            getattr(sys, name).reconfigure(errors="backslashreplace")
+
+
+@contextlib.contextmanager
+def safe_display() -> Iterator[None]:
+    """A with-block in which showing something never fails."""
+    with (
+        contextlib.redirect_stdout(SafeStream(sys.stdout)),
+        contextlib.redirect_stderr(SafeStream(sys.stderr)),
+    ):
+        yield
+
+
+def printable(text: str) -> str:
+    """A text without what steers a terminal: escapes and marks of direction are shown as ``\\x1b`` and the like."""
+    return "".join(
+        one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode()
+        for one in text
+    )
