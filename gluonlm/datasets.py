@@ -14,7 +14,9 @@ from gluonlm.text.sources import ALIASES, DATASETS, ensure, presence
 
 def main(argv: list[str] | None = None) -> dict[str, Path]:
     """List the data sets, or download and verify those named; returns the folders of the latter."""
-    parser = Parser(prog="gluonlm.datasets", description="List, download and verify data sets.")
+    parser = Parser(
+        prog="python -m gluonlm.datasets", description="List, download and verify data sets."
+    )
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help=f"data sets to download: {', '.join(DATASETS)}"
     )

@@ -317,6 +317,9 @@ class Training:
         elif self.schedule.end_epoch(valid_loss) and config.restore_best:
             self.run.restore(self.model)
             self.updater.meet()
+        if config.early_stop and progress.epoch - progress.best_epoch >= config.early_stop:
+            progress.done = True
+            print(f"{config.early_stop} epochs without improvement: training ends here", flush=True)
 
     def _zero_states(self) -> list[State]:
         columns = self.config.batch_size // (len(self.contexts) * self.group.size)
