@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -199,6 +199,17 @@ class Config:
             )
         if self.prune is not None and self.compress is not None:
             raise UserError("--prune is a schedule of its own: leave it out, or --compress")
+        self.check_effect(("window", "zoneout"))  # of the model itself, wherever they come from
+
+    def check_effect(self, names: Iterable[str]) -> None:
+        """Raise a UserError if one of these settings is not the default and has no effect with the others."""
+        for field in dataclasses.fields(self):
+            there, what = NEEDS.get(field.metadata.get("needs"), (None, ""))
+            changed = field.name in names and getattr(self, field.name) != field.default
+            if changed and there and not there(self):
+                raise UserError(
+                    f"{option(field.name)} has no effect without {what}: leave it out, or add that"
+                )
 
     @property
     def learning_rate(self) -> float:
@@ -329,11 +340,5 @@ def on_top(settings: dict[str, Any], given: dict[str, Any]) -> Config:
     if given.get("optimizer", usual) != usual:  # a rate for SGD is thousands of times one for Adam
         settings = {**settings, "lr": None}
     config = Config(**{**settings, **given})
-    for field in dataclasses.fields(Config):
-        there, what = NEEDS.get(field.metadata.get("needs"), (None, ""))
-        value = getattr(config, field.name)
-        if there and field.name in given and value != field.default and not there(config):
-            raise UserError(
-                f"{option(field.name)} has no effect without {what}: leave it out, or add that"
-            )
+    config.check_effect(given)
     return config

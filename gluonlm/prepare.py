@@ -16,7 +16,7 @@ import shlex
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from gluonlm.cli import dashes, run
+from gluonlm.cli import Parser, dashes, run
 from gluonlm.system.errors import UserError
 from gluonlm.system.files import write_atomically
 from gluonlm.text.checks import Checks
@@ -26,12 +26,11 @@ from gluonlm.text.preparation import Rules, prepare
 NUMBERS = ("vocab_size", "min_count")
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The options; those named as in :class:`~gluonlm.text.preparation.Rules` become one."""
-    options = argparse.ArgumentParser(
+    options = Parser(
         prog="python -m gluonlm.prepare",
         description="Make a data set from raw text.",
-        allow_abbrev=False,
     )
     add = options.add_argument
     add("sources", nargs="+", metavar="SOURCE", help="file, folder, archive, or - for stdin")

@@ -170,7 +170,20 @@ def test_training_stops_early(tmp_path, capsys):
     """At a rate too small to move a weight no epoch is better than the first."""
     for split in ("train", "valid", "test"):
         (tmp_path / f"{split}.txt").write_text("the cat sat on the mat\n" * 30)
-    small = "--nhid 4 --emsize 4 --batch-size 2 --lr 1e-30 --epochs 9 --early-stop 2".split()
+    small = [
+        "--nhid",
+        "4",
+        "--emsize",
+        "4",
+        "--batch-size",
+        "2",
+        "--lr",
+        "1e-30",
+        "--epochs",
+        "9",
+        "--early-stop",
+        "2",
+    ]
     result = train.main(["--data", str(tmp_path), "--save", str(tmp_path / "run"), *small])
     assert result.finished
     assert (tmp_path / "run" / "log.jsonl").read_text().count('"kind": "epoch"') == 3
