@@ -1,0 +1,289 @@
+/* What the page does with the model of lstm.js: reads the text, shows surprise, writes, opens cells. */
+"use strict";
+
+const $ = (id) => document.getElementById(id);
+const EXAMPLES = {
+  austen: "it was impossible for her to be more than civil to him, and she was glad to be gone.",
+  news: "the company said third-quarter profit fell as investors sold shares of the bank.",
+  nonsense: "green ideas of the the spoon were very yesterday and.",
+};
+const MOST_BITS = 14; // the ground's colour ends here
+const LONGEST = 60; // words that "write on" writes at the most
+const THETA = 0.3; // how sharply the cache looks
+
+let model = null;
+let steps = []; // one for each word read: {id, word, bits, state, features, gates}, from the sentence's beginning
+let chosen = 0; // the step whose future and past are shown
+let heldSeed = null; // the text before the last "write on", for "again"
+
+/* Reading: only what has changed since the last time is computed. --------------------------------*/
+
+function read(text) {
+  const tokens = toWords(text, model);
+  const wanted = [model.start, ...tokens.map(({ id }) => id)];
+  let same = 0;
+  while (same < steps.length && same < wanted.length && steps[same].id === wanted[same]) same++;
+  steps.length = same;
+  for (let k = same; k < wanted.length; k++) {
+    const before = steps[k - 1];
+    const { state, features } = readWord(model, wanted[k], before ? before.state : beginState(model));
+    const bits = before ? surprise(softmax(logits(model, before.features))[wanted[k]]) : 0;
+    steps.push({ id: wanted[k], bits, state, features });
+  }
+  tokens.forEach(({ word, known }, k) => Object.assign(steps[k + 1], { word, known }));
+}
+
+function refresh(keep = false) {
+  read($("text").value);
+  chosen = keep ? Math.min(chosen, steps.length - 1) : steps.length - 1;
+  showStrip();
+  showChosen();
+}
+
+/* Showing ----------------------------------------------------------------------------------------*/
+
+function element(tag, content, attributes = {}) {
+  const made = document.createElement(tag);
+  made.append(...(Array.isArray(content) ? content : [content]));
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  return made;
+}
+
+function showStrip() {
+  const items = steps.slice(1).map((step, k) => {
+    const bits = step.bits.toFixed(1);
+    const button = element("button", [shownWord(step.word), element("small", bits)], {
+      type: "button",
+      "aria-pressed": k + 1 === chosen,
+      "aria-label": `${shownWord(step.word)}, ${bits} bits${step.known ? "" : ", not in the vocabulary"}`,
+      class: step.known ? "" : "unknown",
+      style: `background: rgba(var(--hot), ${0.85 * Math.min(step.bits / MOST_BITS, 1)})`,
+    });
+    button.addEventListener("click", () => {
+      chosen = k + 1;
+      showStrip();
+      showChosen();
+      $("strip").children[k].firstChild.focus();
+    });
+    return element("li", button);
+  });
+  $("strip").replaceChildren(...items);
+  const read = steps.slice(1);
+  const mean = read.reduce((sum, { bits }) => sum + bits, 0) / read.length;
+  $("score").textContent = read.length
+    ? `${read.length} tokens, ${mean.toFixed(2)} bits each on average: perplexity ${(2 ** mean).toFixed(1)}, ` +
+      `as if it had chosen among ${Math.round(2 ** mean)} equally likely words each time.`
+    : "Nothing read yet.";
+}
+
+function showChosen() {
+  const last = chosen === steps.length - 1;
+  $("where").textContent = chosen
+    ? `After “${shownWord(steps[chosen].word)}”${last ? "; a click on a word appends it." : ", word " + chosen + " of the text."}`
+    : "At the beginning of a sentence; a click on a word appends it.";
+  const probabilities = softmax(logits(model, steps[chosen].features));
+  const best = likeliest(probabilities, 10);
+  const items = best.map((id) => {
+    const button = element("button", shownWord(model.words[id]), { type: "button" });
+    button.disabled = !last;
+    button.addEventListener("click", () => append([id]));
+    return bar(button, probabilities[id], probabilities[best[0]]);
+  });
+  $("next").replaceChildren(...items);
+  showCells();
+  showCache();
+}
+
+function bar(label, share, longest) {
+  const line = element("div", "", { class: "bar", style: `width: ${(100 * share) / longest}%` });
+  const number = element("span", `${(100 * share).toFixed(1)} %`, { class: "number" });
+  return element("li", [label, line, number]);
+}
+
+function append(ids) {
+  $("text").value = toText([...steps.slice(1).map(({ word }) => word), ...ids.map((id) => model.words[id])]);
+  heldSeed = null;
+  refresh();
+}
+
+/* Writing: one word per frame, so that it can be watched. ----------------------------------------*/
+
+function write(from) {
+  $("text").value = from;
+  refresh();
+  heldSeed = from;
+  const random = randomNumbers(Number($("seed").value));
+  const settings = {
+    temperature: Number($("temperature").value),
+    topK: Number($("top-k").value) || Infinity,
+    topP: Number($("top-p").value),
+    forbidden: model.unknown === undefined ? [] : [model.unknown],
+  };
+  const written = steps.slice(1).map(({ word }) => word);
+  const started = performance.now();
+  let count = 0;
+  busy(true);
+  const one = () => {
+    const id = draw(logits(model, steps[steps.length - 1].features), settings, random);
+    count++;
+    if (id === model.end && count > 1) return done();
+    if (id !== model.end) {
+      written.push(model.words[id]);
+      $("text").value = toText(written);
+      refresh();
+    }
+    if (count < LONGEST) setTimeout(one); else done();
+  };
+  const done = () => {
+    busy(false);
+    const each = (performance.now() - started) / count;
+    $("speed").textContent = `${count} words, ${each.toFixed(0)} ms each`;
+  };
+  one();
+}
+
+function busy(yes) {
+  for (const id of ["write", "again", "clear"]) $(id).disabled = yes;
+}
+
+/* Inside: cells as a heat map, the gates of one, the look back. ----------------------------------*/
+
+function cellsOf(step) {
+  return step.state[Number($("layer").value)];
+}
+
+function showCells() {
+  const read = steps.slice(1);
+  const size = model.layers[Number($("layer").value)].size;
+  const cell = Math.min(Math.max(0, Math.floor(Number($("cell").value)) || 0), size - 1);
+  $("cell").max = size - 1;
+  const canvas = $("heat");
+  const wide = Math.max(8, Math.min(28, Math.floor(900 / Math.max(read.length, 1))));
+  canvas.width = Math.max(1, read.length) * wide;
+  canvas.height = size;
+  const colours = getComputedStyle(document.documentElement);
+  const [hot, cold] = ["--hot", "--cold"].map((name) => colours.getPropertyValue(name));
+  const paint = canvas.getContext("2d");
+  read.forEach((step, t) => {
+    const { c } = cellsOf(step);
+    for (let k = 0; k < size; k++) {
+      paint.fillStyle = `rgba(${c[k] > 0 ? hot : cold}, ${Math.min(1, Math.abs(c[k]))})`;
+      paint.fillRect(t * wide, k, wide - 1, 1);
+    }
+  });
+  paint.strokeStyle = colours.getPropertyValue("--ink");
+  paint.strokeRect(0.5, cell - 0.5, canvas.width - 1, 2);
+  canvas.setAttribute("aria-label", `The ${size} cells of layer ${Number($("layer").value) + 1} over ${read.length} words; arrow keys choose a cell`);
+  canvas.dataset.wide = wide;
+  showGates(read, cell);
+}
+
+function showGates(read, cell) {
+  const names = ["i, lets in", "f, keeps", "g, what is new", "o, shows"];
+  const rows = [element("tr", [element("th", "word", { scope: "row" }), ...read.map(({ word }) => element("th", shownWord(word), { scope: "col" }))])];
+  const row = (name, number) => {
+    const cells = read.map((step) => {
+      const value = number(cellsOf(step));
+      const colour = value > 0 ? "--hot" : "--cold";
+      return element("td", value.toFixed(2), { style: `background: rgba(var(${colour}), ${0.6 * Math.min(1, Math.abs(value))})` });
+    });
+    rows.push(element("tr", [element("th", name, { scope: "row" }), ...cells]));
+  };
+  names.forEach((name, k) => row(name, ({ gates }) => gates[k][cell]));
+  row("c, the cell", ({ c }) => c[cell]);
+  row("h, shown", ({ h }) => h[cell]);
+  $("gates").tBodies[0].replaceChildren(...(read.length ? rows : []));
+  $("cell-says").textContent = read.length ? `Cell ${cell} of layer ${Number($("layer").value) + 1}.` : "";
+}
+
+function showCache() {
+  const past = steps.slice(1, chosen).map(({ features }) => features);
+  const shares = lookBack(past, steps[chosen].features, THETA);
+  const best = likeliest(shares, 5);
+  const items = best.map((t) => bar(element("span", `${shownWord(steps[t + 1].word)} → ${shownWord(steps[t + 2].word)}`), shares[t], shares[best[0]]));
+  $("cache").replaceChildren(...items);
+  $("cache-says").textContent = items.length
+    ? "A neural cache would look back at these earlier places, whose features are most like those of now, and expect what followed there:"
+    : "A neural cache has nothing to look back at yet.";
+}
+
+/* Loading ----------------------------------------------------------------------------------------*/
+
+function useModel(bytes) {
+  const read = readFile(bytes);
+  Object.assign(read, wordTable(read));
+  model = read;
+  steps = [];
+  $("layer").replaceChildren(...model.layers.map((_, k) => element("option", k + 1, { value: k })));
+  $("layer").value = model.layers.length - 1;
+  $("loaded").textContent = `${model.name}: ${model.words.length} words, ${model.layers.length} layers of ` +
+    `${model.layers.map(({ size }) => size).join(" and ")} cells, ${(bytes.byteLength / 1e6).toFixed(1)} MB.`;
+  $("loaded").className = "";
+  document.body.dataset.ready = "yes";
+  refresh();
+}
+
+/* Called by model.js, which holds the bytes in letters: a page from disk may not read other files. */
+function useLetters(base64) {
+  const letters = atob(base64);
+  const bytes = new Uint8Array(letters.length);
+  for (let k = 0; k < letters.length; k++) bytes[k] = letters.charCodeAt(k);
+  useModel(bytes.buffer);
+}
+
+async function useUpload(file) {
+  try {
+    useModel(await file.arrayBuffer());
+  } catch (error) {
+    $("loaded").textContent = `${file.name}: ${error.message}`;
+    $("loaded").className = "error";
+  }
+}
+
+$("text").value = EXAMPLES.austen;
+$("text").addEventListener("input", () => { heldSeed = null; refresh(); });
+for (const button of document.querySelectorAll("[data-example]")) {
+  button.addEventListener("click", () => { $("text").value = EXAMPLES[button.dataset.example]; heldSeed = null; refresh(); });
+}
+$("clear").addEventListener("click", () => { $("text").value = ""; heldSeed = null; refresh(); });
+$("write").addEventListener("click", () => write($("text").value));
+$("again").addEventListener("click", () => {
+  $("seed").value = Number($("seed").value) + 1;
+  write(heldSeed ?? $("text").value);
+});
+for (const id of ["layer", "cell"]) $(id).addEventListener("change", showCells);
+$("busiest").addEventListener("click", () => {
+  const read = steps.slice(1).map((step) => cellsOf(step).c);
+  const moved = (k) => read.reduce((sum, c, t) => sum + (t ? Math.abs(c[k] - read[t - 1][k]) : 0), 0);
+  const size = model.layers[Number($("layer").value)].size;
+  $("cell").value = likeliest(Float64Array.from({ length: size }, (_, k) => moved(k)), 1)[0];
+  showCells();
+});
+$("heat").addEventListener("click", (event) => {
+  $("cell").value = Math.floor((event.offsetY / $("heat").clientHeight) * $("heat").height);
+  chosen = Math.min(steps.length - 1, 1 + Math.floor(event.offsetX / Number($("heat").dataset.wide)));
+  showStrip();
+  showChosen();
+});
+$("heat").addEventListener("keydown", (event) => {
+  const by = { ArrowUp: -1, ArrowDown: 1 }[event.key];
+  if (!by) return;
+  event.preventDefault();
+  $("cell").value = Number($("cell").value) + by;
+  showCells();
+});
+for (const id of ["temperature", "top-k", "top-p"]) {
+  const output = $(id).nextElementSibling;
+  const show = () => { output.textContent = $(id).value === "0" ? "all" : $(id).value; };
+  $(id).addEventListener("input", show);
+  show();
+}
+$("file").addEventListener("change", (event) => event.target.files[0] && useUpload(event.target.files[0]));
+const drop = $("drop");
+for (const name of ["dragover", "dragleave", "drop"]) {
+  drop.addEventListener(name, (event) => {
+    event.preventDefault();
+    drop.classList.toggle("over", name === "dragover");
+    if (name === "drop" && event.dataTransfer.files[0]) useUpload(event.dataTransfer.files[0]);
+  });
+}
