@@ -3,6 +3,7 @@
     python -m gluonlm.export runs/ptb                          # ONNX, to runs/ptb/model.onnx
     python -m gluonlm.export model.pt serve/model.onnx
     python -m gluonlm.export runs/ptb serve/ptb --format gluon # ptb-symbol.json, ptb-0000.params, ptb-settings.json
+    python -m gluonlm.export runs/ptb page.html --format web   # a page that runs the model in a browser
     python -m gluonlm.export runs/ptb ptb.safetensors --format torch    # for PyTorch's word-level RNNModel
     python -m gluonlm.export ptb.safetensors ptb.pt --format gluonlm    # and back; --vocabulary if it has lost its own
 
@@ -16,14 +17,21 @@ import json
 from pathlib import Path
 
 from gluonlm.cli import Parser, run
-from gluonlm.model.checkpoint import check_replaceable, load_model, save_model
+from gluonlm.model.checkpoint import Trained, check_replaceable, load_model, save_model
 from gluonlm.model.exchange import export_gluon, export_torch, import_torch
 from gluonlm.onnx.export import Exported, export_onnx
 from gluonlm.onnx.load import has_integers, simulated
+from gluonlm.onnx.web import page, web_file
 from gluonlm.system.errors import UserError
+from gluonlm.system.files import write_atomically, writing
 from gluonlm.text.vocabulary import Dictionary
 
-NAMES = {"onnx": "model.onnx", "gluon": "model", "torch": "torch.safetensors"}
+NAMES = {
+    "onnx": "model.onnx",
+    "gluon": "model",
+    "torch": "torch.safetensors",
+    "web": "web.safetensors",
+}
 OWNERS = {"gluon": "Gluon's", "torch": "PyTorch's"}
 SETTINGS = ("data", "model")
 
@@ -68,6 +76,8 @@ def take_out(options: argparse.Namespace) -> Exported:
     path = options.path or trained.path.with_name(NAMES[options.format])
     if options.format == "onnx":
         return export_onnx(trained, path)
+    if options.format == "web":
+        return export_web(trained, path)
     if has_integers(trained):
         simulated(f"in {OWNERS[options.format]} format")
     if options.format == "gluon":
@@ -76,6 +86,19 @@ def take_out(options: argparse.Namespace) -> Exported:
     check_replaceable(path)
     export_torch(trained, path)
     return Exported(path, f"{path}: for RNNModel.load_state_dict; docs/export.md says how")
+
+
+def export_web(trained: Trained, path: Path) -> Exported:
+    """Write the file that the page in the browser reads, or to .html the page with the model inside.
+
+    :raises UserError: when the page cannot compute such a model, or the file cannot be written.
+    """
+    check_replaceable(path)
+    content = page(trained).encode() if path.suffix == ".html" else web_file(trained)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, content)
+    return Exported(path, f"{path}: {len(content) / 1e6:.3g} MB")
 
 
 def bring_in(options: argparse.Namespace) -> Exported:

@@ -65,3 +65,18 @@ def chromium():
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def tab(chromium):
+    """A page of the browser; ``tab.errors`` collects what goes wrong in it."""
+    tab = chromium.new_page()
+    tab.errors = []
+    tab.on("pageerror", lambda error: tab.errors.append(str(error)))
+    tab.on("requestfailed", lambda request: tab.errors.append(f"cannot load {request.url}"))
+    tab.on(
+        "console",
+        lambda said: tab.errors.append(said.text) if said.type in ("error", "warning") else None,
+    )
+    yield tab
+    tab.close()

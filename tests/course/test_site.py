@@ -50,21 +50,6 @@ def site() -> Path:
 
 
 @pytest.fixture
-def tab(chromium):
-    """A page of the browser; ``tab.errors`` collects what goes wrong in it."""
-    tab = chromium.new_page()
-    tab.errors = []
-    tab.on("pageerror", lambda error: tab.errors.append(str(error)))
-    tab.on("requestfailed", lambda request: tab.errors.append(f"cannot load {request.url}"))
-    tab.on(
-        "console",
-        lambda said: tab.errors.append(said.text) if said.type in ("error", "warning") else None,
-    )
-    yield tab
-    tab.close()
-
-
-@pytest.fixture
 def extension(monkeypatch):
     """Import a module of docs/_ext by its name; those that need no Sphinx."""
     monkeypatch.syspath_prepend(ROOT / "docs" / "_ext")

@@ -19,12 +19,13 @@ function toWords(text, { ids, unknown, level }) {
 
 /* Words in small letters: hyphens stay inside, a number is N. Endings with an apostrophe ('s) and
  * words with a full stop (mr.) are one word if the model knows them so, else two.               */
-const PIECES = /<\w+>|--+|\.{2,}|\d[\d.,]*(?:\p{L}+)?|'\p{L}+|\p{L}+(?:-\p{L}+)*\.?|-\p{L}+|\S/giu;
+const PIECES = /\n|<\w+>|--+|\.{2,}|\d[\d.,]*(?:\p{L}+)?|'\p{L}+|\p{L}+(?:-\p{L}+)*\.?|-\p{L}+|\S/giu;
 
 function cut(text, ids) {
   let open = false;
   const plain = text.toLowerCase().replace(/[‘’]/g, "'");
   return (plain.match(PIECES) ?? []).flatMap((piece) => {
+    if (piece === "\n") return "<eos>"; // a line is a sentence
     if (piece === '"') return (open = !open) ? "“" : "”";
     if (/^\d/.test(piece)) return /[.,]$/.test(piece) ? ["N", piece.slice(-1)] : "N";
     if (ids.has(piece)) return piece;
@@ -35,7 +36,7 @@ function cut(text, ids) {
 
 /* Words as a reader would write them: no blank before what closes, none after what opens. */
 function toText(words) {
-  return words.join(" ").replace(/ ([,.;:!?)\]”]|'\p{L})/gu, "$1").replace(/([([“]) /g, "$1");
+  return words.join(" ").replace(/ ?<eos> ?/g, "\n").replace(/ ([,.;:!?)\]”]|'\p{L})/gu, "$1").replace(/([([“]) /g, "$1");
 }
 
 /* A word as it is shown: what cannot be seen gets a name. */

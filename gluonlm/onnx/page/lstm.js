@@ -2,8 +2,8 @@
  *
  * It reads top-down, as a lesson: 1. the file, 2. words, 3. one step, 4. probabilities, 5. a draw.
  * Everything is arithmetic on typed arrays; there is no library and no request to anywhere.
- * The numbers are those of gluonlm in Python, which tests compare: docs/live is written by hand,
- * the model's file by `python -m gluonlm.export RUN --format web`.
+ * The numbers are those of gluonlm in Python, as a test shows; the model's file is written by
+ * `python -m gluonlm.export RUN --format web`.
  *
  * Letters: V words, E numbers of a word's vector, H cells of a layer, I inputs of a layer.
  */

@@ -126,13 +126,11 @@ function write(from) {
   const one = () => {
     const id = draw(logits(model, steps[steps.length - 1].features), settings, random);
     count++;
-    if (id === model.end && count > 1) return done();
-    if (id !== model.end) {
-      written.push(model.words[id]);
-      $("text").value = toText(written);
-      refresh();
-    }
-    if (count < LONGEST) setTimeout(one); else done();
+    if (id === model.end && count > 1) return done(); // a sentence is complete
+    written.push(model.words[id]);
+    $("text").value = toText(written);
+    refresh();
+    return count < LONGEST ? setTimeout(one) : done();
   };
   const done = () => {
     busy(false);
@@ -223,12 +221,11 @@ function useModel(bytes) {
   refresh();
 }
 
-/* Called by model.js, which holds the bytes in letters: a page from disk may not read other files. */
-function useLetters(base64) {
-  const letters = atob(base64);
-  const bytes = new Uint8Array(letters.length);
-  for (let k = 0; k < letters.length; k++) bytes[k] = letters.charCodeAt(k);
-  useModel(bytes.buffer);
+/* The model that came with the page, as gzip in letters: a page from disk may not read other files. */
+async function useLetters(base64) {
+  const packed = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
+  const plain = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+  useModel(await new Response(plain).arrayBuffer());
 }
 
 async function useUpload(file) {
@@ -279,6 +276,7 @@ for (const id of ["temperature", "top-k", "top-p"]) {
   show();
 }
 $("file").addEventListener("change", (event) => event.target.files[0] && useUpload(event.target.files[0]));
+$("source").querySelector("pre").textContent = $("lstm-source").textContent.trim();
 const drop = $("drop");
 for (const name of ["dragover", "dragleave", "drop"]) {
   drop.addEventListener(name, (event) => {

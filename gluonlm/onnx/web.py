@@ -1,0 +1,72 @@
+"""A model for a browser: one file for the page that runs it, or the page itself with the model inside.
+
+    python -m gluonlm.export runs/NAME --format web                # runs/NAME/web.safetensors, to drop on the page
+    python -m gluonlm.export runs/NAME page.html --format web      # the page: opens from disk, asks no server
+
+The file is a plain safetensors file that ``page/lstm.js`` reads: matrices as INT8 with one scale
+for each output row, biases as float32, the vocabulary in the header.
+"""
+
+import base64
+import gzip
+import json
+import re
+from pathlib import Path
+
+from safetensors.numpy import save
+
+from gluonlm.compress.scheme import Scheme, parts_of, quantize_model
+from gluonlm.model.checkpoint import Trained
+from gluonlm.system.errors import UserError
+
+FORMAT = "gluonlm-web"
+PAGE = Path(__file__).parent / "page"
+ROWS = Scheme(
+    mode="symmetric", per="row", activations="float"
+)  # INT8 weights, nothing else rounded
+
+
+def web_file(trained: Trained, name: str = "") -> bytes:
+    """The content of a file for the page.
+
+    :param name: what the page calls the model.
+    :raises UserError: when the page cannot compute such a model.
+    """
+    config = trained.config
+    if config.model != "LSTM" or config.splits or config.adaptive:
+        kind = config.model if config.model != "LSTM" else "LSTM with an adaptive softmax"
+        raise UserError(
+            f"the page computes LSTM layers and a full softmax, not {kind}: export to ONNX instead"
+        )
+    stored = trained.quantized
+    if stored is None or any(
+        (scheme.kind, scheme.mode, scheme.per) != ("int8", "symmetric", "row")
+        for scheme in stored.schemes.values()
+    ):
+        stored = quantize_model(trained.model, dict.fromkeys(parts_of(trained.model), ROWS))
+    metadata = {
+        "format": FORMAT,
+        "name": name or Path(config.data).stem,
+        "level": trained.level,
+        "words": json.dumps(trained.dictionary.idx2word),
+    }
+    return save(stored.arrays(), metadata)
+
+
+def page(trained: Trained, name: str = "") -> str:
+    """The page as one HTML text: style, scripts and the model's file, in letters, inside.
+
+    :raises UserError: as :func:`web_file`.
+    """
+    html = (PAGE / "index.html").read_text(encoding="utf-8")
+    letters = base64.b64encode(gzip.compress(web_file(trained, name), mtime=0)).decode()
+
+    def script(match: re.Match) -> str:
+        if match[1] == "model.js":
+            return f'<script>useLetters("{letters}");</script>'
+        own = (PAGE / match[1]).read_text(encoding="utf-8")
+        return f'<script id="{Path(match[1]).stem}-source">\n{own}</script>'
+
+    html = re.sub(r'<script src="([\w.]+)"></script>', script, html)
+    style = (PAGE / "page.css").read_text(encoding="utf-8")
+    return html.replace('<link rel="stylesheet" href="page.css">', f"<style>\n{style}</style>")
