@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from gluonlm.inference.language_model import LanguageModel
     from gluonlm.model.rnn import RNNModel
     from gluonlm.onnx.load import load
-    from gluonlm.text.corpus import Corpus, batchify, get_batch
+    from gluonlm.text.batches import batchify, get_batch
+    from gluonlm.text.corpus import Corpus
     from gluonlm.text.vocabulary import Dictionary
 
 __version__ = "1.0.0"
@@ -41,8 +42,8 @@ _HOMES = {
     "Dictionary": "gluonlm.text.vocabulary",
     "LanguageModel": "gluonlm.inference.language_model",
     "RNNModel": "gluonlm.model.rnn",
-    "batchify": "gluonlm.text.corpus",
-    "get_batch": "gluonlm.text.corpus",
+    "batchify": "gluonlm.text.batches",
+    "get_batch": "gluonlm.text.batches",
     "load": "gluonlm.onnx.load",
 }
 

@@ -55,6 +55,12 @@ class Config:
     level: str | None = setting(
         None, "tokens of a folder or file: word (default) or char", choices=("word", "char")
     )
+    vocab_size: int | None = setting(
+        None, "keep the most frequent tokens of the training text, <unk> for others", low=3
+    )
+    min_count: int = setting(
+        1, "keep tokens that the training text has so many times, <unk> for others", low=1
+    )
 
     model: str = setting("LSTM", "kind of recurrent layer", choices=MODELS)
     emsize: int = setting(200, "size of word embeddings", "--embed-size", low=1, high=10**6)

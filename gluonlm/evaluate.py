@@ -26,8 +26,8 @@ from gluonlm.onnx.load import load, load_onnx
 from gluonlm.system.errors import UserError
 from gluonlm.system.files import expanded
 from gluonlm.system.machine import record
-from gluonlm.text.corpus import MUCH_UNKNOWN, encode_file, load_corpus
-from gluonlm.text.sources import known_name
+from gluonlm.text.corpus import MUCH_UNKNOWN, encode_file, read_split
+from gluonlm.text.locate import known_name
 from gluonlm.training.progress import named
 
 CACHE = ("theta", "lambdasm", "window")
@@ -99,8 +99,7 @@ def read_ids(model: LanguageModel, data: str | None, split: str | None) -> np.nd
     """The ids of a whole text file that was named, or of a data set's split."""
     if is_file(data):
         return encode_file(expanded(data), model.dictionary, model.level)
-    corpus = load_corpus(data or model.config.data, model.level, model.dictionary)
-    return getattr(corpus, split)
+    return read_split(data or model.config.data, split, model.dictionary, model.level)
 
 
 def with_cache(

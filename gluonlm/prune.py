@@ -22,7 +22,7 @@ from gluonlm.compress.schedule import parse_schedule, read_schedule
 from gluonlm.model.checkpoint import Trained, load_model, save_model
 from gluonlm.model.rnn import RNNModel
 from gluonlm.system.errors import UserError
-from gluonlm.text.corpus import load_corpus
+from gluonlm.text.corpus import read_split
 from gluonlm.training.loop import evaluate
 from gluonlm.training.optim import Updater
 from gluonlm.training.progress import displayed, named
@@ -170,7 +170,7 @@ def main(argv: list[str]) -> Trained:
         )
     valid = None
     if options.sensitivity or options.sparsity is not None or options.compress:
-        valid = load_corpus(trained.config.data, trained.level, trained.dictionary).valid
+        valid = read_split(trained.config.data, "valid", trained.dictionary, trained.level)
     if options.sensitivity:
         print_sensitivity(trained, valid[: options.tokens or TOKENS], options.levels or LEVELS)
     if options.sparsity is not None or options.compress:

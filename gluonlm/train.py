@@ -36,8 +36,9 @@ from gluonlm.presets import PRESETS, resolve
 from gluonlm.prune import report
 from gluonlm.system.errors import UserError
 from gluonlm.system.machine import machine_record
-from gluonlm.text.corpus import Corpus, load_corpus
+from gluonlm.text.corpus import Corpus, Limits, load_corpus
 from gluonlm.text.detokenize import to_text
+from gluonlm.text.locate import located
 from gluonlm.text.ngrams import baselines
 from gluonlm.training.loop import Training, evaluate
 from gluonlm.training.progress import bits, named
@@ -54,7 +55,14 @@ RESUME_OPTIONS = (
     "kvstore",
 )
 NO_SETTINGS = (*RESUME_OPTIONS, "preset", "tiny", "save", "dry_run", "use_optimizer")
-STRUCTURE = ("preset", "tiny", "level", *MODEL_SETTINGS)  # what a finetuned model has already
+STRUCTURE = (
+    "preset",
+    "tiny",
+    "level",
+    "vocab_size",
+    "min_count",
+    *MODEL_SETTINGS,
+)  # what a finetuned model has already
 COUNTED = 10_000_000  # training tokens that the baselines read: 650 MB of counts, some ten seconds
 
 
@@ -148,6 +156,7 @@ def open_run(given: dict[str, Any], group: Alone) -> tuple[Run, Config]:
             raise UserError(f"{option(name)} {given[name]}: must be at least {least}")
     if "resume" not in given:
         config = settings(given)
+        config = replace(config, data=located(config.data))  # found from any folder later
         folder = given.get("save") or default_folder(config)
         return (Onlooker(folder) if group.rank else Run.new(folder)), config
     extra = set(given) - {*RESUME_OPTIONS, "epochs"}
@@ -198,7 +207,8 @@ def prepare(
     if config.finetune:  # a run that has begun has the model it began with, or a better one
         origin = load_model(run.best if run.best.exists() else config.finetune)
     level, dictionary = (origin.level, origin.dictionary) if origin else (config.level, None)
-    corpus = load_corpus(config.data, level, dictionary)
+    limits = Limits(config.vocab_size, config.min_count)
+    corpus = load_corpus(config.data, level, dictionary, limits)
     check_equal(group, config, corpus, len(devices), given.get("kvstore", "device"))
     np.random.seed(config.seed)
     mx.random.seed(config.seed)

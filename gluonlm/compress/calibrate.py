@@ -32,8 +32,8 @@ from gluonlm.model.rnn import RNNModel
 from gluonlm.model.weights import named_arrays
 from gluonlm.system.errors import UserError
 from gluonlm.system.files import write_atomically
-from gluonlm.text.corpus import batchify, encode_span
-from gluonlm.text.sources import resolve
+from gluonlm.text.batches import batchify
+from gluonlm.text.corpus import read_split
 
 TOKENS, COLUMNS, STEPS = 10_000, 10, 35
 BINS = 2049  # of the histogram: about as many as its inventor has; the time of the search grows with their square
@@ -96,12 +96,12 @@ def calibrate(trained: Trained, tokens: int = TOKENS) -> Statistics:
 
     :raises UserError: when that text is not here or shorter than a segment.
     """
-    span = dataclasses.replace(
-        resolve(trained.config.data).train, encoding=trained.dictionary.encoding
-    )
-    ids = encode_span(span, trained.dictionary, trained.level)[:tokens]
+    ids = read_split(trained.config.data, "train", trained.dictionary, trained.level)[:tokens]
     return Statistics(
-        fingerprint(trained.model), str(span.path.name), len(ids), measure(trained.model, ids)
+        fingerprint(trained.model),
+        Path(trained.config.data).name,
+        len(ids),
+        measure(trained.model, ids),
     )
 
 

@@ -11,7 +11,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +22,7 @@ from gluonlm.inference.sampling import stream
 from gluonlm.model.checkpoint import Trained, load_model, save_model
 from gluonlm.onnx.load import language_model
 from gluonlm.system.machine import record
-from gluonlm.text.corpus import encode_span
-from gluonlm.text.sources import resolve
+from gluonlm.text.corpus import read_split
 from gluonlm.training.progress import displayed, unit_of
 
 VARIANTS = {
@@ -87,12 +86,9 @@ def compare(
 
     :param command: that was typed. :param tokens: to evaluate of the validation and test text; None for all.
     """
-    files = resolve(trained.config.data)
     valid, test = (
-        encode_span(
-            replace(span, encoding=trained.dictionary.encoding), trained.dictionary, trained.level
-        )[:tokens]
-        for span in (files.valid, files.test)
+        read_split(trained.config.data, split, trained.dictionary, trained.level)[:tokens]
+        for split in ("valid", "test")
     )
     chosen = {
         name: dict.fromkeys(parts_of(trained.model), scheme) for name, scheme in VARIANTS.items()

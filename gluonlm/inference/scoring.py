@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gluonlm.text.corpus import evaluation_batches, evaluation_columns
+from gluonlm.text.batches import evaluation_batches, evaluation_columns
 from gluonlm.text.vocabulary import Dictionary
 
 SURPRISE_STEPS = 32  # tokens scored at once: their logits are an array of 32 x V

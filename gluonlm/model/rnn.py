@@ -192,8 +192,8 @@ class RNNModel(HybridBlock):
     @classmethod
     def from_config(cls, config: Config, vocab_size: int) -> "RNNModel":
         """The model that a run's settings describe, not yet initialized."""
-        settings = vars(config).copy()
-        return cls(vocab_size, settings.pop("model"), **settings)
+        settings = vars(config) | {"vocab_size": vocab_size}
+        return cls(mode=settings.pop("model"), **settings)
 
     def hybrid_forward(self, F, inputs, state):
         features, state = self.body(inputs, state)

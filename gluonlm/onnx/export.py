@@ -6,7 +6,7 @@
 
 import contextlib
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import mxnet as mx
@@ -22,8 +22,9 @@ from gluonlm.onnx.load import has_integers
 from gluonlm.onnx.session import OnnxModel, describe, require
 from gluonlm.system.errors import UserError
 from gluonlm.system.files import write_atomically, writing
-from gluonlm.text.corpus import batchify, encode_span
-from gluonlm.text.sources import is_here, resolve
+from gluonlm.text.batches import batchify
+from gluonlm.text.corpus import read_split
+from gluonlm.text.locate import is_here
 
 TOLERANCE = 1e-4  # of a logit, absolute, and relative where it is larger than 1
 INTEGER_TOLERANCE = 0.5  # of the loss in nats: far more than rounding should cost
@@ -101,8 +102,8 @@ def real_text(trained: Trained) -> tuple[np.ndarray, str]:
     data, dictionary = trained.config.data, trained.dictionary
     with contextlib.suppress(UserError):  # the text may have changed or gone since the training
         if is_here(data):
-            span = replace(resolve(data).valid, encoding=dictionary.encoding)
-            return encode_span(span, dictionary, trained.level)[:TEXT_TOKENS], "the validation text"
+            ids = read_split(data, "valid", dictionary, trained.level)
+            return ids[:TEXT_TOKENS], "the validation text"
     (text,) = generate(Predictor(trained.model), dictionary, length=OWN_TOKENS)
     return text, "text by the model itself"
 

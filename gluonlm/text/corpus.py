@@ -1,12 +1,12 @@
-"""Text as arrays of token ids: the vocabulary, reading in a streaming pass, and batches.
+"""Text as arrays of token ids: the vocabulary, and reading in a streaming pass.
 
     >>> corpus = load_corpus("austen")              # a data set name, a folder or one text file
-    >>> batches = batchify(corpus.train, 20)        # (L, 20)
-    >>> data, target = get_batch(batches, 0, 35)    # (35, 20) each
+    >>> corpus.train                                # (tokens,) int32
+    >>> read_split("austen", "test", corpus.dictionary, corpus.level)
 
-At word level a line is a sentence: its words, parted by blanks, then ``<eos>``. At character level every
-character is a token and the line end is one of them. ``enwik8`` is read as bytes: its characters are those of
-Latin-1, which has one for each byte.
+At word level a line is a sentence: its words, separated by blanks, then ``<eos>``; subwords are read like words. At
+character level every character is a token and the line end is one of them. ``enwik8`` is read as bytes: its characters
+are those of Latin-1, which has one for each byte.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ import itertools
 import sys
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,20 +22,43 @@ from pathlib import Path
 import numpy as np
 
 from gluonlm.system.errors import UserError
+from gluonlm.text.locate import DatasetFiles, resolve
 from gluonlm.text.reader import Span, blocks
-from gluonlm.text.sources import resolve
-from gluonlm.text.vocabulary import EOS, UNK, Dictionary
+from gluonlm.text.vocabulary import EOS, RARE, UNK, Dictionary
 
 CODE_POINTS = 0x110000  # of Unicode
 CHUNK = 1 << 20  # ids renumbered at once
-MUCH_UNKNOWN = (
-    0.1  # share of tokens; about 0.05 are in the test texts of Penn Treebank and WikiText-2
-)
+MUCH_UNKNOWN = 0.1  # share of tokens; about 0.05 in the test texts of Penn Treebank and WikiText-2
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Which tokens of a training text are in the vocabulary; the others are ``<unk>``.
+
+    :param vocab_size: entries with ``<unk>`` and ``<eos>``; None for all. :param min_count: times they occur.
+    """
+
+    vocab_size: int | None = None
+    min_count: int = 1
+
+    def vocabulary(self, counts: Counter, special: Iterable[str]) -> Dictionary:
+        """The vocabulary of a text with such counts, by falling frequency, with the ``special`` tokens."""
+        size = self.vocab_size and max(1, self.vocab_size - len({UNK, EOS}.intersection(special)))
+        ordinary = Counter({token: n for token, n in counts.items() if token not in (UNK, EOS)})
+        kept = set(Dictionary.from_counts(ordinary, size, self.min_count).idx2word)
+        rare = ordinary.total() - sum(ordinary[token] for token in kept)
+        counts = Counter({t: n for t, n in counts.items() if t in kept or t in (UNK, EOS)})
+        if rare:
+            counts[UNK] += rare
+        dictionary = Dictionary.from_counts(counts)
+        for token in special:
+            dictionary.add_word(token)
+        return dictionary
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A vocabulary and three texts as int32 ids (tokens,); ``level`` is "word" or "char"."""
+    """A vocabulary and three texts as int32 ids (tokens,); ``level`` is "word", "subword" or "char"."""
 
     name: str
     level: str
@@ -48,53 +71,104 @@ class Corpus:
     def hashes(self) -> dict[str, str]:
         """What tells this vocabulary, and this training and validation text, from others."""
         parts = {
-            "vocabulary": self.dictionary.to_json().encode(),
-            "text": b"".join(map(bytes, (self.train, self.valid))),
+            "vocabulary": [self.dictionary.words_json().encode()],
+            "text": [self.train, self.valid],
         }
-        return {name: hashlib.sha256(part).hexdigest()[:12] for name, part in parts.items()}
+        return {name: digest(*part)[:12] for name, part in parts.items()}
+
+
+def digest(*parts: bytes | np.ndarray) -> str:
+    """The sha256 of bytes or arrays one after another."""
+    whole = hashlib.sha256()
+    for part in parts:
+        whole.update(part if isinstance(part, bytes) else np.ascontiguousarray(part))
+    return whole.hexdigest()
 
 
 def load_corpus(
-    data: str, level: str | None = None, dictionary: Dictionary | None = None
+    data: str,
+    level: str | None = None,
+    dictionary: Dictionary | None = None,
+    limits: Limits = Limits(),  # noqa: B008 (it is frozen)
 ) -> Corpus:
     """Read a data set.
 
-    Without ``dictionary`` the vocabulary is that of the training text, by falling frequency. ``<unk>`` and
-    ``<eos>`` are added if they are missing; words are never dropped, not even those seen once, so that a text
-    without ``<unk>`` of its own does not teach when to expect unknown words: a line on stderr says so then.
+    Without ``dictionary`` the vocabulary is that of the training text, by falling frequency. ``<unk>`` and ``<eos>``
+    are added if they are missing. A text without ``<unk>`` of its own and without limits does not teach when to
+    expect unknown words: a line on stderr says so then.
 
     :param data: name of a data set, folder with train.txt, valid.txt and test.txt, or one text file, which is
         split 80/10/10.
     :param level: "word" or "char"; None for the data set's own.
-    :raises UserError: when there is no such data, it cannot be read, or a text has no tokens.
+    :raises UserError: when there is no such data, it cannot be read, a text has no tokens, or with ``dictionary`` the
+        text is not what it was when a model learned from it.
     """
     files = resolve(str(data))
     level = level or files.level
-    spans = {"train": files.train, "valid": files.valid, "test": files.test}
     ids: dict[str, np.ndarray] = {}
-    open_vocabulary = given = dictionary is not None
-    if given:
-        spans = {
-            split: replace(span, encoding=dictionary.encoding) for split, span in spans.items()
-        }
-    elif level == "word":
-        dictionary, ids["train"] = index_words(spans["train"])
-        open_vocabulary = UNK not in dictionary
-        dictionary.add_word(UNK)
-        dictionary.add_word(EOS)
-    elif files.closed:
-        dictionary = index_characters(spans.values())
-    else:
-        dictionary, open_vocabulary = index_characters([spans["train"]]), True
-        dictionary.add_word(UNK)
-    for split, span in spans.items():
+    given = dictionary
+    if given is None:
+        dictionary, ids = index(files, level, limits)
+    for split, span in files.spans.items():
         if split not in ids:
             ids[split] = encode_span(span, dictionary, level)
         if len(ids[split]) == 0:
             raise UserError(f"{span.path} is empty: the {split} text needs at least one line")
-    if open_vocabulary and dictionary.unk_id is not None:
-        say_unknown(files.name, dictionary, ids, given)
-    return Corpus(files.name, level, dictionary, **ids)
+        if given:
+            check_identity(given, files, split, ids[split])
+    if dictionary.unk_id is not None and (given or dictionary.unk_id not in ids["train"]):
+        say_unknown(files.name, dictionary, ids, given is not None)
+    return Corpus(files.name, level, dictionary.described(about(files, level, ids)), **ids)
+
+
+def about(files: DatasetFiles, level: str, ids: dict[str, np.ndarray]) -> dict:
+    """What a vocabulary is to tell of its texts: see :class:`gluonlm.text.vocabulary.Dictionary`."""
+    known = {"data": files.place, "texts": {s: digest(tokens)[:16] for s, tokens in ids.items()}}
+    if files.made and level == files.level:
+        known |= {name: files.made[name] for name in ("rules", "subwords") if name in files.made}
+        known["sizes"] = {
+            split: {name: counts[name] for name in ("words", "characters")}
+            for split, counts in files.made["splits"].items()
+        }
+    return known
+
+
+def index(files: DatasetFiles, level: str, limits: Limits) -> tuple[Dictionary, dict]:
+    """The vocabulary of a training text, and at word level its ids, which come in the same pass."""
+    train = files.spans["train"]
+    if level != "char":
+        dictionary, ids = index_words(train, limits)
+        return dictionary, {"train": ids}
+    if files.closed:
+        return index_characters(files.spans.values()), {}
+    return index_characters([train], limits), {}
+
+
+def read_split(data: str, split: str, dictionary: Dictionary, level: str) -> np.ndarray:
+    """The ids (tokens,) int32 of one text of a data set; the other two need not be there.
+
+    :raises UserError: as :func:`load_corpus` does.
+    """
+    files = resolve(str(data), (split,))
+    ids = encode_span(files.spans[split], dictionary, level)
+    if len(ids) == 0:
+        raise UserError(
+            f"{files.spans[split].path} is empty: the {split} text needs at least one line"
+        )
+    check_identity(dictionary, files, split, ids)
+    return ids
+
+
+def check_identity(
+    dictionary: Dictionary, files: DatasetFiles, split: str, ids: np.ndarray
+) -> None:
+    """Raise a UserError when a text lies where a model's own text did, and is another one."""
+    then = dictionary.about.get("texts", {}).get(split)
+    if then and dictionary.about.get("data") == files.place and digest(ids)[:16] != then:
+        raise UserError(
+            f"the {split} text in {files.place} is no longer what the model was trained with: put the old text back, "
+            "or give this one another name and --data"
+        )
 
 
 def say_unknown(name: str, dictionary: Dictionary, ids: dict[str, np.ndarray], given: bool) -> None:
@@ -122,15 +196,15 @@ def encode_file(path: str | Path, dictionary: Dictionary, level: str) -> np.ndar
 
     :raises UserError: when the file cannot be read, or has a character unknown to a closed vocabulary.
     """
-    return encode_span(Span(Path(path), encoding=dictionary.encoding), dictionary, level)
+    return encode_span(Span(Path(path)), dictionary, level)
 
 
 def encode_span(span: Span, dictionary: Dictionary, level: str) -> np.ndarray:
-    """The ids (tokens,) int32 of a span of a file at level "word" or "char"."""
-    pieces = word_blocks(span) if level == "word" else blocks(span)
-    if level == "word":
-        return gather(map(dictionary.encode, pieces))
-    return gather(character_ids(pieces, dictionary, span))
+    """The ids (tokens,) int32 of a span of a file at a level, in the vocabulary's encoding."""
+    span = replace(span, encoding=dictionary.encoding)
+    if level == "char":
+        return gather(character_ids(blocks(span), dictionary, span))
+    return gather(map(dictionary.encode, word_blocks(span)))
 
 
 def gather(pieces: Iterable[np.ndarray]) -> np.ndarray:
@@ -151,7 +225,7 @@ def word_blocks(span: Span) -> Iterator[list[str]]:
         yield [EOS]
 
 
-def index_words(span: Span) -> tuple[Dictionary, np.ndarray]:
+def index_words(span: Span, limits: Limits = Limits()) -> tuple[Dictionary, np.ndarray]:  # noqa: B008
     """Vocabulary and ids of a text in one pass: numbered by first appearance, by frequency in the end."""
     first_seen: defaultdict[str, int] = defaultdict(itertools.count().__next__)
     ids = gather(
@@ -161,11 +235,10 @@ def index_words(span: Span) -> tuple[Dictionary, np.ndarray]:
     counts = np.zeros(len(first_seen), np.int64)
     for chunk in chunks:
         counts += np.bincount(chunk, minlength=len(first_seen))
-    dictionary = Dictionary.from_counts(
-        Counter(dict(zip(first_seen, counts.tolist(), strict=True)))
-    )
+    seen = Counter(dict(zip(first_seen, counts.tolist(), strict=True)))
+    dictionary = limits.vocabulary(seen, (UNK, EOS))
     dictionary.encoding = span.encoding
-    renumber = np.fromiter(map(dictionary.word2idx.get, first_seen), np.int32, len(first_seen))
+    renumber = dictionary.encode(first_seen)
     for chunk in chunks:  # in place
         chunk[:] = renumber[chunk]
     return dictionary, ids
@@ -176,16 +249,20 @@ def code_points(text: str) -> np.ndarray:
     return np.frombuffer(text.encode("utf-32-le"), np.uint32)
 
 
-def index_characters(spans: Iterable[Span]) -> Dictionary:
-    """The characters of all spans by falling frequency."""
+def index_characters(spans: Iterable[Span], limits: Limits | None = None) -> Dictionary:
+    """The characters of all spans by falling frequency; without ``limits`` a closed vocabulary, else with ``<unk>``."""
     counts = np.zeros(CODE_POINTS, np.int64)
     for span in spans:
         encoding = span.encoding
         for block in blocks(span):
             counts += np.bincount(code_points(block), minlength=CODE_POINTS)
-    dictionary = Dictionary.from_counts(
-        Counter({chr(point): counts[point] for point in np.flatnonzero(counts)})
-    )
+    seen = Counter({chr(point): int(counts[point]) for point in np.flatnonzero(counts)})
+    if limits is None:
+        dictionary = Dictionary.from_counts(seen)
+    else:
+        if RARE in seen:
+            seen[UNK] = seen.pop(RARE)
+        dictionary = limits.vocabulary(seen, (UNK,))
     dictionary.encoding = encoding
     return dictionary
 
@@ -207,87 +284,3 @@ def character_ids(
                 "of this vocabulary: remove or replace it"
             )
         yield ids
-
-
-def batchify(ids: np.ndarray, batch_size: int) -> np.ndarray:
-    """Cut a text into ``batch_size`` columns that are read side by side, dropping what does not fill a row.
-
-    :param ids: (tokens,) int32.
-    :returns: (L, N) int32 with L = tokens // N; column n is the n-th stretch of the text.
-    :raises UserError: when there are fewer tokens than columns.
-    """
-    length = len(ids) // batch_size
-    if length == 0:
-        raise UserError(
-            f"a text of {len(ids)} tokens does not fill {batch_size} columns: lower the batch size"
-        )
-    return np.ascontiguousarray(ids[: length * batch_size].reshape(batch_size, length).T)
-
-
-def random_length(bptt: int, seed: int, step: int) -> int:
-    """The number of steps of training step ``step``'s segment, about ``bptt``: a function of seed and step alone.
-
-    Normal(bptt, 5), for one segment in twenty Normal(bptt / 2, 5), at least 5 and, so that no segment needs much
-    more memory than the others, at most bptt + 10 (Merity et al. 2018, section 5).
-    """
-    random = np.random.default_rng((seed, step))
-    center = bptt if random.random() < 0.95 else bptt / 2
-    return min(max(5, int(random.normal(center, 5))), bptt + 10)
-
-
-def segments(
-    rows: int, bptt: int, length: Callable[[int], int] | None = None
-) -> list[tuple[int, int]]:
-    """Beginning and steps of each segment of a text of ``rows`` rows, of which the last is only a target.
-
-    :param length: steps of the i-th segment; None for ``bptt`` each. What is left makes the last one shorter.
-    """
-    plan, start = [], 0
-    while start < rows - 1:
-        steps = min(length(len(plan)) if length else bptt, rows - 1 - start)
-        plan.append((start, steps))
-        start += steps
-    return plan
-
-
-def get_batch(source: np.ndarray, i: int, bptt: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows ``i`` to ``i + T`` and, as targets, the rows one later; T = ``bptt`` or what is left.
-
-    :param source: (L, N) of :func:`batchify`, 0 <= i < L - 1. :returns: data (T, N), target (T, N).
-    """
-    steps = min(bptt, len(source) - 1 - i)
-    return source[i : i + steps], source[i + 1 : i + 1 + steps]
-
-
-def evaluation_columns(ids: np.ndarray, batch_size: int) -> int:
-    """In how many columns to evaluate a text: ``batch_size``, or one for each token of a shorter text.
-
-    :raises UserError: when the text is empty.
-    """
-    if len(ids) == 0:
-        raise UserError("there is no text to evaluate: the file is empty")
-    return min(batch_size, len(ids))
-
-
-def evaluation_batches(
-    ids: np.ndarray, start_id: int, batch_size: int, bptt: int
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Segments in which every token of a text is a target exactly once, also the first and the last.
-
-    The input of the first token is ``start_id``; the text is padded to fill ``batch_size`` columns.
-
-    :param ids: (tokens,) int32.
-    :returns: yields inputs (T, N) int32, targets (T, N) int32, mask (T, N) float32, 0 where padded.
-    """
-    length = -(-len(ids) // batch_size)  # rows, rounded up
-    padding = (0, length * batch_size - len(ids))
-    inputs, targets, mask = (
-        np.pad(tokens, padding).reshape(batch_size, length).T
-        for tokens in (
-            np.concatenate([np.array([start_id], np.int32), ids[:-1]])[: len(ids)],
-            ids,
-            np.ones(len(ids), np.float32),
-        )
-    )
-    for i in range(0, length, bptt):
-        yield inputs[i : i + bptt], targets[i : i + bptt], mask[i : i + bptt]

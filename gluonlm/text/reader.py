@@ -21,6 +21,7 @@ from gluonlm.system.errors import UserError
 from gluonlm.text.recognize import complaint, other_kind
 
 BLOCK = 1 << 20  # bytes read at once: NumPy's work on it dwarfs Python's, its words stay small
+UNSPACED = {ord(" "): None, ord("_"): " "}
 LONGEST_WORD = 1 << 20  # characters
 INVISIBLE = dict.fromkeys(map(ord, "\ufeff\u200b\u2060"))  # byte-order mark, zero-width blanks
 BAR_FROM = 64 << 20  # bytes from which on reading takes long enough for a progress bar
@@ -28,12 +29,16 @@ BAR_FROM = 64 << 20  # bytes from which on reading takes long enough for a progr
 
 @dataclass(frozen=True)
 class Span:
-    """Bytes ``start`` to ``stop`` (None: the end) of a text file in an encoding."""
+    """Bytes ``start`` to ``stop`` (None: the end) of a text file in an encoding.
+
+    :param spaced: blanks only separate its characters, and ``_`` is a blank, as in ptb.char.train.txt.
+    """
 
     path: Path
     start: int = 0
     stop: int | None = None
     encoding: str = "utf-8"
+    spaced: bool = False
 
     def size(self) -> int:
         """Length in bytes; raises UserError if the file cannot be read."""
@@ -65,7 +70,7 @@ def blocks(span: Span) -> Iterator[str]:
     """
     carry = ""
     for text in decoded(byte_blocks(span), span.path, span.encoding, span.start):
-        text = carry + text
+        text = carry + (text.translate(UNSPACED) if span.spaced else text)
         cut = max(text.rfind(" "), text.rfind("\n")) + 1
         if len(text) - cut > LONGEST_WORD:  # there are no words in this text
             cut = len(text)

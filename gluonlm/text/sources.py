@@ -4,23 +4,15 @@ Downloads go to a folder that all projects share: ``$GLUONLM_DATA``, else ``$XDG
 ``~/.cache/gluonlm``, one folder per data set. A file put there by hand is verified like a downloaded one.
 """
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from gluonlm.system.errors import UserError
-from gluonlm.system.files import cache_folder, expanded
+from gluonlm.system.files import cache_folder
 from gluonlm.text.download import File, Mirror, correct, fetch, write_verified
-from gluonlm.text.reader import Span, split_by_lines
 
 SPLITS = ("train", "valid", "test")
 BUNDLED = Path(__file__).resolve().parents[2] / "data"
-FILE_NAMES = (
-    "{}.txt",
-    "wiki.{}.tokens",
-    "ptb.{}.txt",
-)  # of a split in a folder, as the usual archives have them
-ENWIK8_CUTS = (0, 90_000_000, 95_000_000, 100_000_000)  # bytes where its three texts begin and end
 GITHUB = "https://raw.githubusercontent.com"
 SMERITY = "https://wikitext.smerity.com"
 MXNET = "https://apache-mxnet.s3-accelerate.dualstack.amazonaws.com/gluon/dataset"
@@ -35,18 +27,6 @@ class Dataset:
     about: str
     files: tuple[File, ...] = ()
     mirrors: tuple[Mirror, ...] = ()
-    closed: bool = False
-
-
-@dataclass(frozen=True)
-class DatasetFiles:
-    """Where the three texts of a data set are: spans of files. ``level`` is what it is read as by default."""
-
-    name: str
-    level: str
-    train: Span
-    valid: Span
-    test: Span
     closed: bool = False
 
 
@@ -139,75 +119,6 @@ DATASETS = {
 }
 ALIASES = {"penn": "ptb", "pennchar": "ptb-char", "ptbchar": "ptb-char", "wikitext2": "wikitext-2"}
 ALIASES |= {"wt2": "wikitext-2", "wikitext103": "wikitext-103", "wt103": "wikitext-103"}
-
-
-def resolve(data: str) -> DatasetFiles:
-    """Find the texts that ``data`` names, downloading a known data set that is not here yet.
-
-    A folder with any of the three texts wins, then a file; else the last part of the path is looked up, so that the
-    paths of other toolkits (data/penn, data/wikitext-2) work without such a folder.
-
-    :raises UserError: when there is nothing of that name or it cannot be had.
-    """
-    path = expanded(data)
-    name = known_name(path)
-    if path.is_dir() and (name is None or any(find_split(path, split) for split in SPLITS)):
-        return folder_files(path)
-    if path.is_file():
-        print(
-            f"{path}: the first 80 % of the lines train, the next 10 % validate, the last 10 % test",
-            file=sys.stderr,
-        )
-        return DatasetFiles(path.stem, "word", *split_by_lines(path))
-    if name is None:
-        raise UserError(
-            f"there is no folder, text file or data set {data!r}: the data sets are {', '.join(DATASETS)}"
-        )
-    if len(path.parts) > 1:  # a path from another toolkit, or a mistyped one
-        print(f"{data} is not here: using the data set {name}", file=sys.stderr)
-    return dataset_files(DATASETS[name])
-
-
-def known_name(path: Path) -> str | None:
-    """The data set that the last part of a path names; None if it names none."""
-    key = path.name.lower()
-    return key if key in DATASETS else ALIASES.get(key)
-
-
-def is_here(data: str) -> bool:
-    """Whether :func:`resolve` would find ``data`` without a download."""
-    path = expanded(data)
-    name = known_name(path)
-    return path.exists() or (name is not None and presence(DATASETS[name]) in ("bundled", "here"))
-
-
-def find_split(folder: Path, split: str) -> Path | None:
-    """The file of a split in a folder, by any of its usual names; None if there is none."""
-    return next(
-        (path for name in FILE_NAMES if (path := folder / name.format(split)).is_file()), None
-    )
-
-
-def folder_files(folder: Path) -> DatasetFiles:
-    """The three texts in a folder."""
-    found = {split: find_split(folder, split) for split in SPLITS}
-    missing = [f"{split}.txt" for split, path in found.items() if path is None]
-    if missing:
-        raise UserError(
-            f"the folder {folder} has no {' and no '.join(missing)}: put train.txt, valid.txt and test.txt "
-            f"there, or give one text file or a data set ({', '.join(DATASETS)})"
-        )
-    return DatasetFiles(folder.resolve().name, "word", *map(Span, found.values()))
-
-
-def dataset_files(dataset: Dataset) -> DatasetFiles:
-    """The texts of a known data set, downloaded and verified."""
-    folder = ensure(dataset)
-    spans = [Span(folder / f"{split}.txt") for split in SPLITS]
-    if dataset.name == "enwik8":  # Latin-1 has one character for each byte
-        cuts = zip(ENWIK8_CUTS, ENWIK8_CUTS[1:], strict=False)
-        spans = [Span(folder / "enwik8", *cut, encoding="latin-1") for cut in cuts]
-    return DatasetFiles(dataset.name, dataset.level, *spans, dataset.closed)
 
 
 def ensure(dataset: Dataset) -> Path:

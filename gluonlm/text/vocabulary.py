@@ -15,12 +15,19 @@ RARE = "\ufffd"  # what stands for an unknown character in a text that is read b
 
 
 class Dictionary:
-    """The vocabulary: tokens by id and ids by token. ``encoding`` is how a text for it is to be read."""
+    """The vocabulary: tokens by id and ids by token.
 
-    def __init__(self, words: Iterable[str] = (), encoding: str = "utf-8"):
+    :param encoding: how a text for it is to be read. :param about: what is known of the text it was made for: ``data``,
+        where that is; ``texts``, hashes of its splits' ids; ``sizes``, their words and characters; ``rules``, how prose
+        becomes its tokens; ``subwords``, the model of subwords.
+    """
+
+    def __init__(
+        self, words: Iterable[str] = (), encoding: str = "utf-8", about: dict | None = None
+    ):
         self.word2idx: dict[str, int] = {}
         self.idx2word: list[str] = []
-        self.encoding = encoding
+        self.encoding, self.about = encoding, about or {}
         for word in words:
             self.add_word(word)
 
@@ -81,9 +88,20 @@ class Dictionary:
         """The tokens with these ids."""
         return [self.idx2word[int(index)] for index in ids]
 
+    def described(self, about: dict) -> "Dictionary":
+        """The same vocabulary with more that is known of its text."""
+        return Dictionary(self.idx2word, self.encoding, self.about | about)
+
+    def words_json(self) -> str:
+        """The tokens and their encoding as one JSON string."""
+        return json.dumps({"encoding": self.encoding, "words": self.idx2word}, ensure_ascii=False)
+
     def to_json(self) -> str:
         """The vocabulary as one JSON string."""
-        return json.dumps({"encoding": self.encoding, "words": self.idx2word}, ensure_ascii=False)
+        about = {"about": self.about} if self.about else {}
+        return json.dumps(
+            {"encoding": self.encoding, "words": self.idx2word, **about}, ensure_ascii=False
+        )
 
     @classmethod
     def from_json(cls, text: str) -> "Dictionary":

@@ -23,15 +23,8 @@ from gluonlm.model.rnn import RNNModel, detach
 from gluonlm.model.softmax import SampledSoftmax, decoder_loss
 from gluonlm.parallel.group import ALONE, LOCAL, Alone
 from gluonlm.system.errors import UserError
-from gluonlm.text.corpus import (
-    Corpus,
-    Dictionary,
-    batchify,
-    evaluation_columns,
-    get_batch,
-    random_length,
-    segments,
-)
+from gluonlm.text.batches import batchify, evaluation_columns, get_batch, random_length, segments
+from gluonlm.text.corpus import Corpus, Dictionary
 from gluonlm.training.optim import Average, Schedule, Updater, stalled
 from gluonlm.training.progress import Display
 from gluonlm.training.resume import Progress, State, StopRequest, save_training

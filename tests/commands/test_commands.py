@@ -12,7 +12,7 @@ from gluonlm.cli import dashes
 from gluonlm.config import Config
 from gluonlm.presets import PRESETS
 from gluonlm.system.errors import UserError
-from gluonlm.text.sources import known_name
+from gluonlm.text.locate import known_name
 
 MEDIUM = {"emsize": 650, "nhid": 650, "dropout": 0.5, "epochs": 40}
 LARGE = {"emsize": 1500, "nhid": 1500, "dropout": 0.65, "epochs": 40}

@@ -27,7 +27,8 @@ from gluonlm.model.checkpoint import (
 from gluonlm.onnx.export import export_onnx
 from gluonlm.presets import resolve
 from gluonlm.system.errors import UserError
-from gluonlm.text.corpus import get_batch, load_corpus, random_length, segments
+from gluonlm.text.batches import get_batch, random_length, segments
+from gluonlm.text.corpus import load_corpus
 from gluonlm.text.ngrams import baselines
 from gluonlm.training.loop import Training, evaluate, seed_step, train_step
 from gluonlm.training.optim import Average, Updater, stalled

@@ -6,6 +6,7 @@ import json
 import lzma
 import subprocess
 import sys
+import tracemalloc
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -15,14 +16,14 @@ import pytest
 
 from gluonlm.system.errors import UserError
 from gluonlm.text import reader as textfile
+from gluonlm.text.batches import batchify, evaluation_batches, get_batch
 from gluonlm.text.corpus import (
     EOS,
     UNK,
+    Corpus,
     Dictionary,
-    batchify,
+    Limits,
     encode_file,
-    evaluation_batches,
-    get_batch,
     index_words,
     load_corpus,
 )
@@ -147,7 +148,7 @@ def test_nothing_is_said_where_unk_is_taught(folder, capsys):
 def test_a_given_dictionary_is_used_for_all_splits(folder):
     dictionary = Dictionary([UNK, EOS, "b"])
     corpus = load_corpus(str(folder), dictionary=dictionary)
-    assert corpus.dictionary is dictionary
+    assert corpus.dictionary.idx2word == dictionary.idx2word
     assert corpus.train.tolist() == [2, 0, 2, 1, 1, 0, 2, 0, 1]
 
 
@@ -380,6 +381,37 @@ def test_what_a_file_is_is_said_with_the_cure(tmp_path, content, kind, cure):
     with pytest.raises(UserError, match=kind) as caught:
         encode_file(tmp_path / "text.txt", Dictionary([UNK, EOS]), "word")
     assert cure in str(caught.value)
+
+
+def test_limits_of_the_vocabulary_teach_unk(tmp_path, capsys):
+    (tmp_path / "text.txt").write_text("a a a b b c\n" * 9 + "d e\n" + "a b z\n" * 2)
+    whole = load_corpus(str(tmp_path / "text.txt"))
+    assert "which this training text does not teach" in capsys.readouterr().err
+    corpus = load_corpus(str(tmp_path / "text.txt"), limits=Limits(min_count=2))
+    assert capsys.readouterr().err.count("\n") == 1  # only how the file is split
+    assert corpus.dictionary.idx2word == ["a", "b", EOS, "c", UNK]
+    assert words(corpus, "train")[-3:] == [UNK, UNK, EOS]
+    assert len(whole.train) == len(corpus.train)
+    small = load_corpus(str(tmp_path / "text.txt"), limits=Limits(vocab_size=4))
+    assert sorted(small.dictionary.idx2word) == [EOS, UNK, "a", "b"]
+    assert np.mean(small.train == small.dictionary.unk_id) == pytest.approx(11 / 66)
+
+
+def test_rare_characters_teach_unk(tmp_path):
+    (tmp_path / "text.txt").write_text("ab" * 40 + "c\ufffd" + "ab" * 20 + "\ufffdz")
+    corpus = load_corpus(str(tmp_path / "text.txt"), "char", limits=Limits(min_count=2))
+    assert corpus.dictionary.idx2word == ["a", "b", UNK]
+    assert words(corpus, "train")[80:82] == [UNK, UNK]
+    assert words(corpus, "test")[-2:] == [UNK, UNK]
+
+
+def test_hashing_takes_no_second_copy_of_the_text():
+    ids = np.zeros(20_000_000, np.int32)  # 80 MB
+    corpus = Corpus("a", "word", Dictionary(["a"]), ids, ids[:10], ids[:10])
+    tracemalloc.start()
+    assert set(corpus.hashes) == {"vocabulary", "text"}
+    assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    tracemalloc.stop()
 
 
 def test_batchify_cuts_the_text_in_columns():

@@ -12,10 +12,11 @@ from gluonlm.cli import run
 from gluonlm.datasets import main
 from gluonlm.system.errors import UserError
 from gluonlm.system.files import cache_folder
-from gluonlm.text import sources
-from gluonlm.text.corpus import UNK, load_corpus
+from gluonlm.text import locate, sources
+from gluonlm.text.corpus import EOS, UNK, Dictionary, load_corpus, read_split
 from gluonlm.text.download import File
-from gluonlm.text.sources import ALIASES, DATASETS, Dataset, resolve
+from gluonlm.text.locate import resolve
+from gluonlm.text.sources import ALIASES, DATASETS, Dataset
 
 
 @pytest.fixture
@@ -98,21 +99,101 @@ def test_a_folder_by_any_of_its_usual_names(cache, tmp_path, pattern):
     folder = write_splits(tmp_path / "mine", pattern)
     files = resolve(str(folder))
     assert (files.name, files.level, files.closed) == ("mine", "word", False)
-    assert [span.path.name for span in (files.train, files.valid, files.test)] == [
-        pattern.format(split) for split in ("train", "valid", "test")
-    ]
+    assert [
+        span.path.name for span in (files.spans["train"], files.spans["valid"], files.spans["test"])
+    ] == [pattern.format(split) for split in ("train", "valid", "test")]
 
 
 @pytest.mark.parametrize("name", ["ptb", "data/penn", "austen"])
 def test_a_folder_of_texts_wins_over_a_name(cache, name):
     write_splits(Path(name))
-    assert resolve(name).train.path == Path(name) / "train.txt"
+    assert resolve(name).spans["train"].path == Path(name) / "train.txt"
 
 
-@pytest.mark.parametrize("name", ["austen", "data/austen", "/nowhere/Austen/"])
+@pytest.mark.parametrize("name", ["austen", "data/austen", "nowhere/Austen/"])
 def test_a_path_that_is_not_here_is_a_name(cache, name, capsys):
     assert resolve(name).name == "austen"
     assert ("using the data set austen" in capsys.readouterr().err) == ("/" in name)
+
+
+def test_an_absolute_path_is_not_a_name(cache):
+    with pytest.raises(UserError, match="no folder or text file /nowhere/austen: put it back"):
+        resolve("/nowhere/austen")
+
+
+def test_a_place_is_found_from_another_folder(cache, tmp_path, monkeypatch):
+    write_splits(Path("penn"))
+    Path("mine.txt").write_text("text\n")
+    places = [locate.located(name) for name in ("penn", "mine.txt", "data/penn", "ptb", "/no/ptb")]
+    assert places == [
+        str(Path("penn").resolve()),
+        str(Path("mine.txt").resolve()),
+        "ptb",
+        "ptb",
+    ] + ["/no/ptb"]
+
+
+@pytest.mark.parametrize(
+    ("names", "family"),
+    [
+        (("Train.TXT", "VAL.txt", "Test.txt"), ""),
+        (("train.txt", "dev.txt", "test.txt"), ""),
+        (("wiki.train.raw", "wiki.valid.raw", "wiki.test.raw"), ""),
+    ],
+)
+def test_names_as_others_have_them(cache, tmp_path, names, family):
+    for name in names:
+        (tmp_path / name).write_text(f"{name}\n")
+    files = resolve(str(tmp_path))
+    assert [files.spans[split].path.name for split in ("train", "valid", "test")] == list(names)
+
+
+def test_two_kinds_of_names_in_one_folder_are_refused(cache, tmp_path):
+    write_splits(tmp_path / "mine")
+    (tmp_path / "mine" / "wiki.test.tokens").write_text("a\n")
+    with pytest.raises(UserError, match=r"texts of \*\.txt and of wiki\.\*\.tokens: keep those"):
+        resolve(str(tmp_path / "mine"))
+    (tmp_path / "mine" / "wiki.test.tokens").rename(tmp_path / "mine" / "dev.txt")
+    with pytest.raises(UserError, match="are the same text"):
+        resolve(str(tmp_path / "mine"))
+
+
+def test_only_the_text_that_is_read_must_be_there(cache, tmp_path):
+    (tmp_path / "test.txt").write_text("b a\n")
+    dictionary = Dictionary(["a", "b", UNK, EOS])
+    assert read_split(str(tmp_path), "test", dictionary, "word").tolist() == [1, 0, 3]
+    with pytest.raises(UserError, match=r"has no valid\.txt"):
+        read_split(str(tmp_path), "valid", dictionary, "word")
+
+
+def test_published_characters_are_read_as_characters(cache, tmp_path):
+    for split in ("train", "valid", "test"):
+        (tmp_path / f"ptb.char.{split}.txt").write_text(" t h e _ c a t\n a _ c a t\n")
+    corpus = load_corpus(str(tmp_path))
+    assert corpus.level == "char"
+    assert "".join(corpus.dictionary.decode(corpus.test)) == "the cat\na cat\n"
+
+
+def test_a_text_is_known_by_its_content(cache, tmp_path, capsys):
+    write_splits(tmp_path / "mine")
+    corpus = load_corpus(str(tmp_path / "mine"))
+    dictionary = Dictionary.from_json(corpus.dictionary.to_json())  # as in a checkpoint
+    for split in ("train", "valid", "test"):
+        ids = read_split(str(tmp_path / "mine"), split, dictionary, "word")
+        assert ids.tolist() == getattr(corpus, split).tolist()
+    (tmp_path / "mine" / "test.txt").write_text("another text\n")
+    read_split(str(tmp_path / "mine"), "valid", dictionary, "word")
+    for read in (
+        lambda: read_split(str(tmp_path / "mine"), "test", dictionary, "word"),
+        lambda: load_corpus(str(tmp_path / "mine"), dictionary=dictionary),
+    ):
+        with pytest.raises(UserError, match=r"the test text in .*mine is no longer what"):
+            read()
+    write_splits(tmp_path / "other")
+    (tmp_path / "other" / "test.txt").write_text("another text\n")
+    load_corpus(
+        str(tmp_path / "other"), dictionary=dictionary
+    )  # another place may have another text
 
 
 def test_an_empty_folder_does_not_hide_a_name(cache):
@@ -145,12 +226,12 @@ def test_a_user_that_is_not_there(cache):
     + [("data/enwik8", None), ("./data/ptb", "ptb")],
 )
 def test_paths_of_other_toolkits(cache, alias, name, monkeypatch):
-    monkeypatch.setattr(sources, "ensure", lambda dataset: cache / dataset.name)
+    monkeypatch.setattr(locate, "ensure", lambda dataset: cache / dataset.name)
     name = name or Path(alias).name
     files = resolve(alias)
     assert files.name == name
     assert files.level == DATASETS[name].level
-    assert files.train.path.parent == cache / name
+    assert files.spans["train"].path.parent == cache / name
 
 
 def test_an_unknown_name_is_said(cache):
@@ -218,13 +299,11 @@ def test_enwik8_is_bytes_in_three_parts(cache, monkeypatch):
     (cache / "enwik8" / "enwik8").write_bytes(content)
     replace_dataset(monkeypatch, "enwik8", {"enwik8": content})
     files = resolve("enwik8")
-    assert [(s.start, s.stop) for s in (files.train, files.valid, files.test)] == [
-        (0, 90_000_000),
-        (90_000_000, 95_000_000),
-        (95_000_000, 100_000_000),
-    ]
+    assert [
+        (s.start, s.stop) for s in (files.spans["train"], files.spans["valid"], files.spans["test"])
+    ] == [(0, 90_000_000), (90_000_000, 95_000_000), (95_000_000, 100_000_000)]
     monkeypatch.setattr(
-        sources, "ENWIK8_CUTS", (0, 2, 10, len(content))
+        locate, "ENWIK8_CUTS", (0, 2, 10, len(content))
     )  # the first within a character
     corpus = load_corpus("enwik8")
     assert [len(ids) for ids in (corpus.train, corpus.valid, corpus.test)] == [
@@ -247,7 +326,7 @@ def test_enwik8_is_trained_and_evaluated_in_bits(cache, monkeypatch, tmp_path, c
     (cache / "enwik8").mkdir(parents=True)
     (cache / "enwik8" / "enwik8").write_bytes(content)
     replace_dataset(monkeypatch, "enwik8", {"enwik8": content})
-    monkeypatch.setattr(sources, "ENWIK8_CUTS", (0, 800, 1000, len(content)))
+    monkeypatch.setattr(locate, "ENWIK8_CUTS", (0, 800, 1000, len(content)))
     small = "--emsize 8 --nhid 8 --nlayers 2 --batch-size 4 --bptt 10 --epochs 1 --optimizer adam"
     result = train.main(f"--preset awd --data enwik8 --save {tmp_path / 'run'} {small}".split())
     trained = capsys.readouterr().out

@@ -1,0 +1,95 @@
+"""A text's ids as batches: columns that are read side by side, and the segments of them that a step sees.
+
+>>> columns = batchify(corpus.train, 20)        # (L, 20)
+>>> data, target = get_batch(columns, 0, 35)    # (35, 20) each
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from gluonlm.system.errors import UserError
+
+
+def batchify(ids: np.ndarray, batch_size: int) -> np.ndarray:
+    """Cut a text into ``batch_size`` columns that are read side by side, dropping what does not fill a row.
+
+    :param ids: (tokens,) int32.
+    :returns: (L, N) int32 with L = tokens // N; column n is the n-th stretch of the text.
+    :raises UserError: when there are fewer tokens than columns.
+    """
+    length = len(ids) // batch_size
+    if length == 0:
+        raise UserError(
+            f"a text of {len(ids)} tokens does not fill {batch_size} columns: lower the batch size"
+        )
+    return np.ascontiguousarray(ids[: length * batch_size].reshape(batch_size, length).T)
+
+
+def random_length(bptt: int, seed: int, step: int) -> int:
+    """The number of steps of training step ``step``'s segment, about ``bptt``: a function of seed and step alone.
+
+    Normal(bptt, 5), for one segment in twenty Normal(bptt / 2, 5), at least 5 and, so that no segment needs much
+    more memory than the others, at most bptt + 10 (Merity et al. 2018, section 5).
+    """
+    random = np.random.default_rng((seed, step))
+    center = bptt if random.random() < 0.95 else bptt / 2
+    return min(max(5, int(random.normal(center, 5))), bptt + 10)
+
+
+def segments(
+    rows: int, bptt: int, length: Callable[[int], int] | None = None
+) -> list[tuple[int, int]]:
+    """Start and steps of each segment of a text of ``rows`` rows, of which the last is only a target.
+
+    :param length: steps of the i-th segment; None for ``bptt`` each. What is left makes the last one shorter.
+    """
+    plan, start = [], 0
+    while start < rows - 1:
+        steps = min(length(len(plan)) if length else bptt, rows - 1 - start)
+        plan.append((start, steps))
+        start += steps
+    return plan
+
+
+def get_batch(source: np.ndarray, i: int, bptt: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows ``i`` to ``i + T`` and, as targets, the rows one later; T = ``bptt`` or what is left.
+
+    :param source: (L, N) of :func:`batchify`, 0 <= i < L - 1. :returns: data (T, N), target (T, N).
+    """
+    steps = min(bptt, len(source) - 1 - i)
+    return source[i : i + steps], source[i + 1 : i + 1 + steps]
+
+
+def evaluation_columns(ids: np.ndarray, batch_size: int) -> int:
+    """In how many columns to evaluate a text: ``batch_size``, or one for each token of a shorter text.
+
+    :raises UserError: when the text is empty.
+    """
+    if len(ids) == 0:
+        raise UserError("there is no text to evaluate: the file is empty")
+    return min(batch_size, len(ids))
+
+
+def evaluation_batches(
+    ids: np.ndarray, start_id: int, batch_size: int, bptt: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Segments in which every token of a text is a target exactly once, also the first and the last.
+
+    The input of the first token is ``start_id``; the text is padded to fill ``batch_size`` columns.
+
+    :param ids: (tokens,) int32.
+    :returns: yields inputs (T, N) int32, targets (T, N) int32, mask (T, N) float32, 0 where padded.
+    """
+    length = -(-len(ids) // batch_size)  # rows, rounded up
+    padding = (0, length * batch_size - len(ids))
+    inputs, targets, mask = (
+        np.pad(tokens, padding).reshape(batch_size, length).T
+        for tokens in (
+            np.concatenate([np.array([start_id], np.int32), ids[:-1]])[: len(ids)],
+            ids,
+            np.ones(len(ids), np.float32),
+        )
+    )
+    for i in range(0, length, bptt):
+        yield inputs[i : i + bptt], targets[i : i + bptt], mask[i : i + bptt]

@@ -1,0 +1,150 @@
+"""Where the texts of a data set are: in a folder, in one file, or in a data set known by name.
+
+>>> resolve("data/my_texts").spans["train"]
+Span(path=PosixPath('data/my_texts/train.txt'), start=0, stop=None, encoding='utf-8')
+"""
+
+import json
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gluonlm.system.errors import UserError
+from gluonlm.system.files import expanded
+from gluonlm.text.reader import Span, split_by_lines
+from gluonlm.text.sources import ALIASES, DATASETS, SPLITS, Dataset, ensure, presence
+
+ENWIK8_CUTS = (0, 90_000_000, 95_000_000, 100_000_000)  # bytes where its three texts begin and end
+FILE_NAME = re.compile(
+    r"(?P<first>wiki\.|ptb\.char\.|ptb\.|)(?P<split>train|valid|val|validation|dev|test)(?P<last>\.txt|\.tokens|\.raw)",
+    re.IGNORECASE,
+)
+SPELLINGS = {"val": "valid", "validation": "valid", "dev": "valid"}
+
+
+@dataclass(frozen=True)
+class DatasetFiles:
+    """Where the texts of a data set are.
+
+    :param level: what it is read as by default. :param spans: by split. :param place: the absolute path, or the name
+        of a known data set. :param closed: its alphabet is that of all three texts. :param made: its dataset.json.
+    """
+
+    name: str
+    level: str
+    spans: dict[str, Span]
+    place: str
+    closed: bool = False
+    made: dict = field(default_factory=dict)
+
+
+def resolve(data: str, wanted: Sequence[str] = SPLITS) -> DatasetFiles:
+    """Find the texts that ``data`` names, downloading a known data set that is not here yet.
+
+    A folder with any of the three texts wins, then a file; else the last part of a relative path is looked up, so that
+    the paths of other toolkits (data/penn, data/wikitext-2) work without such a folder.
+
+    :param wanted: the splits that must be there.
+    :raises UserError: when there is nothing of that name or it cannot be had.
+    """
+    path = expanded(data)
+    name = known_name(path)
+    if path.is_dir() and (name is None or texts_in(path)):
+        return folder_files(path, wanted)
+    if path.is_file():
+        print(f"{path}: 80 % train, the next 10 % validate, the last 10 % test", file=sys.stderr)
+        spans = dict(zip(SPLITS, split_by_lines(path), strict=True))
+        return DatasetFiles(path.stem, "word", spans, str(path.resolve()))
+    if path.is_absolute():  # a path was meant, not a name
+        raise UserError(
+            f"there is no folder or text file {data}: put it back, or give another --data"
+        )
+    if name is None:
+        raise UserError(
+            f"there is no folder, text file or data set {data!r}: the data sets are {', '.join(DATASETS)}"
+        )
+    if len(path.parts) > 1:  # a path from another toolkit, or a mistyped one
+        print(f"{data} is not here: using the data set {name}", file=sys.stderr)
+    return dataset_files(DATASETS[name])
+
+
+def located(data: str) -> str:
+    """``data`` as it is found from any folder: an absolute path, or the name of a known data set."""
+    path = expanded(data)
+    name = known_name(path)
+    if path.is_file() or (path.is_dir() and (name is None or texts_in(path))):
+        return str(path.resolve())
+    return data if name is None or path.is_absolute() else name
+
+
+def known_name(path: Path) -> str | None:
+    """The data set that the last part of a path names; None if it names none."""
+    key = path.name.lower()
+    return key if key in DATASETS else ALIASES.get(key)
+
+
+def is_here(data: str) -> bool:
+    """Whether :func:`resolve` would find ``data`` without a download."""
+    path = expanded(data)
+    name = None if path.is_absolute() else known_name(path)
+    return path.exists() or (name is not None and presence(DATASETS[name]) in ("bundled", "here"))
+
+
+def texts_in(folder: Path) -> dict[str, dict[str, Path]]:
+    """The texts in a folder by any of their usual names: for each way of naming them, split -> file.
+
+    :raises UserError: when two files are the same split.
+    """
+    families: dict[str, dict[str, Path]] = {}
+    for path in sorted(folder.iterdir()):
+        if (match := FILE_NAME.fullmatch(path.name)) and path.is_file():
+            split = match["split"].lower()
+            split = SPELLINGS.get(split, split)
+            family = families.setdefault(f"{match['first']}{{}}{match['last']}".lower(), {})
+            if split in family:
+                raise UserError(f"{family[split]} and {path.name} are the same text: take one away")
+            family[split] = path
+    return families
+
+
+def folder_files(folder: Path, wanted: Sequence[str]) -> DatasetFiles:
+    """The texts in a folder, all of one family of names."""
+    families = texts_in(folder)
+    if len(families) > 1:
+        several = " and of ".join(name.format("*") for name in families)
+        raise UserError(f"{folder} has texts of {several}: keep those of one kind")
+    pattern, found = next(iter(families.items()), ("", {}))
+    missing = [f"{split}.txt" for split in wanted if split not in found]
+    if missing:
+        raise UserError(
+            f"the folder {folder} has no {' and no '.join(missing)}: put train.txt, valid.txt and test.txt "
+            f"there, or give one text file or a data set ({', '.join(DATASETS)})"
+        )
+    spaced = pattern.startswith("ptb.char.")
+    made = read_made(folder / "dataset.json")
+    level = "char" if spaced else made.get("level", "word")
+    spans = {split: Span(found[split], spaced=spaced) for split in SPLITS if split in found}
+    return DatasetFiles(folder.resolve().name, level, spans, str(folder.resolve()), made=made)
+
+
+def read_made(path: Path) -> dict:
+    """What gluonlm.prepare wrote beside the texts; empty if it did not make them."""
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): prepare the data set anew") from None
+
+
+def dataset_files(dataset: Dataset) -> DatasetFiles:
+    """The texts of a known data set, downloaded and verified."""
+    folder = ensure(dataset)
+    spans = {split: Span(folder / f"{split}.txt") for split in SPLITS}
+    if dataset.name == "enwik8":  # Latin-1 has one character for each byte
+        cuts = zip(SPLITS, ENWIK8_CUTS, ENWIK8_CUTS[1:])
+        spans = {s: Span(folder / "enwik8", *cut, encoding="latin-1") for s, *cut in cuts}
+    made = read_made(folder / "dataset.json")
+    return DatasetFiles(dataset.name, dataset.level, spans, dataset.name, dataset.closed, made)
