@@ -26,6 +26,7 @@ class Work:
     dropout: float = 0.2
     lr: float = 1.0
     clip: float = 0.25
+    precision: str = "float32"  # of ours and of PyTorch's autocast
     eval_segments: int = 10  # batches of bptt steps in one evaluated text
 
 

@@ -13,6 +13,7 @@ from gluonlm.system.errors import UserError
 MODELS = ("RNN_TANH", "RNN_RELU", "LSTM", "GRU", "QRNN")
 OPTIMIZERS = ("sgd", "adam", "adamw")
 FALLING = ("linear", "cosine", "onecycle")  # to 0 by the end of the run
+PRECISIONS = ("float32", "bfloat16")
 SCHEDULES = ("plateau", "constant", *FALLING)
 # title of a group of options -> the first setting in it
 GROUPS = {
@@ -171,6 +172,11 @@ class Config:
         "words drawn per segment to estimate the softmax in training (0: all words)",
         low=0,
         high=2**24,
+    )
+    precision: str = setting(
+        "float32",
+        "of training's matrix products; bfloat16: faster where the processor has AVX512_BF16",
+        choices=PRECISIONS,
     )
 
     max_batches: int = setting(0, "training batches per epoch (0: all)", low=0)

@@ -27,6 +27,7 @@ from gluonlm.config import MODEL_SETTINGS, Config, add_options, on_top, option
 from gluonlm.inference.predictor import Predictor
 from gluonlm.inference.sampling import Strategy, generate
 from gluonlm.model.checkpoint import build_model, load_model
+from gluonlm.model.precision import check_precision
 from gluonlm.model.rnn import RNNModel
 from gluonlm.onnx.export import check_exportable, export_onnx
 from gluonlm.onnx.session import require
@@ -209,6 +210,7 @@ def prepare(
     level, dictionary = (origin.level, origin.dictionary) if origin else (config.level, None)
     limits = Limits(config.vocab_size, config.min_count)
     corpus = load_corpus(config.data, level, dictionary, limits)
+    check_precision(config.precision, devices[0].device_type == "gpu")
     check_equal(group, config, corpus, len(devices), given.get("kvstore", "device"))
     np.random.seed(config.seed)
     mx.random.seed(config.seed)

@@ -73,13 +73,15 @@ class SplitDecoder(nn.Dense):
             parts.append(F.broadcast_add(own, entry))
         return F.concat(*parts, dim=-1)
 
-    def loss(self, features: nd.NDArray, targets: nd.NDArray) -> nd.NDArray:
+    def loss(
+        self, features: nd.NDArray, targets: nd.NDArray, precision: str = "float32"
+    ) -> nd.NDArray:
         """Negative log-likelihood in nats (T*N,) of targets (T, N); clusters without a target cost nothing."""
         ctx = features.context
         names = ("weight", "bias", "cluster_weight", "cluster_bias")
         arrays = [getattr(self, name).data(ctx) for name in names]
         words = targets.asnumpy().astype(np.int64).ravel()
-        return _SplitCrossEntropy(words, self.edges)(
+        return _SplitCrossEntropy(words, self.edges, precision)(
             features.reshape((-1, features.shape[-1])), *arrays
         )
 
@@ -116,9 +118,9 @@ class _SplitCrossEntropy(autograd.Function):
     :param words: (B,) targets; :param edges: where the clusters begin, and V.
     """
 
-    def __init__(self, words: np.ndarray, edges: tuple[int, ...]):
+    def __init__(self, words: np.ndarray, edges: tuple[int, ...], precision: str):
         super().__init__()
-        self.words, self.edges, self.parts = words, edges, []
+        self.words, self.edges, self.precision, self.parts = words, edges, precision, []
 
     def forward(self, features, weight, bias, cluster_weight, cluster_bias):
         ctx, first = features.context, self.edges[0]
@@ -129,7 +131,7 @@ class _SplitCrossEntropy(autograd.Function):
         head_weight = nd.concat(weight[:first], cluster_weight, dim=0)
         head_bias = nd.concat(bias[:first], cluster_bias, dim=0)
         losses, head = losses_of(
-            features, head_weight, head_bias, nd.array(in_head, ctx, dtype="int32")
+            features, head_weight, head_bias, nd.array(in_head, ctx, dtype="int32"), self.precision
         )
         self.parts = [(None, slice(0, first), head)]
         for k, (begin, end) in enumerate(zip(self.edges, self.edges[1:], strict=False), 1):
@@ -138,7 +140,7 @@ class _SplitCrossEntropy(autograd.Function):
                 chosen = nd.array(rows, ctx, dtype="int32")
                 local = nd.array(self.words[rows] - begin, ctx, dtype="int32")
                 own, saved = losses_of(
-                    features.take(chosen), weight[begin:end], bias[begin:end], local
+                    features.take(chosen), weight[begin:end], bias[begin:end], local, self.precision
                 )
                 losses[chosen] = losses.take(chosen) + own
                 self.parts.append((chosen, slice(begin, end), saved))

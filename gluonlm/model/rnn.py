@@ -151,7 +151,7 @@ class RNNModel(HybridBlock):
     :param tied: let decoder and embedding share one (V, E) matrix (Press & Wolf 2017, arXiv:1608.05859); with E != H
         a linear projection H -> E precedes the decoder, or the last layer has E units if ``narrow``.
     :param settings: further settings of a model, by their names in :class:`gluonlm.config.Config`: ``narrow``,
-        ``dropouti``, ``dropouth``, ``dropoute``, ``locked``, ``wdrop``, ``window``, ``zoneout``, ``splits``. With
+        ``dropouti``, ``dropouth``, ``dropoute``, ``locked``, ``wdrop``, ``window``, ``zoneout``, ``splits``, ``precision``. With
         ``splits`` (:mod:`gluonlm.model.adaptive`) the logits are log-probabilities.
 
     ``inputs`` are word ids (T, N) of any dtype, ``state`` a list of float32 arrays as :meth:`begin_state` makes it;
@@ -175,6 +175,7 @@ class RNNModel(HybridBlock):
         super().__init__()
         sizes = {"emsize": emsize, "nhid": nhid, "nlayers": nlayers, "tied": tied}
         config = Config(model=mode, dropout=dropout, **sizes, **settings)
+        self.precision = config.precision
         self.layout, splits = layout(config, vocab_size), splits_of(config, vocab_size)
         with self.name_scope():
             self.body = Body(config, vocab_size)

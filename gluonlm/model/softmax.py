@@ -8,47 +8,62 @@ import mxnet as mx
 import numpy as np
 from mxnet import autograd, nd
 
+from gluonlm.model.precision import dot, linear
+
 SMALLEST = (
     1.2e-38  # smallest normal float32: a probability that underflows costs 87.3 nats, not infinity
 )
 
 
 def losses_of(
-    features: nd.NDArray, weight: nd.NDArray, bias: nd.NDArray, targets: nd.NDArray
+    features: nd.NDArray,
+    weight: nd.NDArray,
+    bias: nd.NDArray,
+    targets: nd.NDArray,
+    precision: str = "float32",
 ) -> tuple:
     """With p = softmax(x W' + b): loss_i = -log p[i, target_i] (B,), and what :func:`gradients_of` needs."""
-    scores = nd.FullyConnected(features, weight, bias, num_hidden=weight.shape[0])  # (B, V)
+    scores = linear(features, weight, bias, precision)  # (B, V)
     scores = scores.astype(
         "float32", copy=False
     )  # of a float16 model, whose probabilities would underflow
     nd.softmax(scores, out=scores)
     chosen = nd.pick(scores, targets)  # (B,)
-    return -nd.log(nd.maximum(chosen, SMALLEST)), (features, weight, scores, chosen, targets)
+    return -nd.log(nd.maximum(chosen, SMALLEST)), (
+        features,
+        weight,
+        scores,
+        chosen,
+        targets,
+        precision,
+    )
 
 
 def gradients_of(saved: tuple, head: nd.NDArray, out: nd.NDArray | None = None) -> tuple:
     """d loss_i / d logits_i = p_i - onehot(target_i), from there to features, weight (into ``out``) and bias."""
-    features, weight, scores, chosen, targets = saved
+    features, weight, scores, chosen, targets, precision = saved
     scores[nd.arange(len(chosen), ctx=scores.context), targets] = (
         chosen - 1
     )  # now p - onehot, (B, V)
     head = head.expand_dims(1)  # (B, 1)
     # a short matrix times a wide one: BLAS takes a third less time for it than for the transposed product. The bias is
     # one more feature that is always 1: a row more is cheaper than a product of its own, or sums down the columns
-    products = nd.dot(nd.concat(features * head, head, dim=1), scores, transpose_a=True)  # (C+1, V)
-    return nd.dot(scores, weight) * head, nd.transpose(products[:-1], out=out), products[-1]
+    ones = nd.concat(features * head, head, dim=1)
+    products = dot(ones, scores, precision, transpose_a=True)  # (C+1, V)
+    before = dot(scores, weight, precision) * head
+    return before, nd.transpose(products[:-1], out=out), products[-1]
 
 
 class _CrossEntropy(autograd.Function):
     """:func:`losses_of` and :func:`gradients_of` as one differentiable step."""
 
-    def __init__(self, targets: nd.NDArray):
+    def __init__(self, targets: nd.NDArray, precision: str):
         super().__init__()
-        self.targets = targets
+        self.targets, self.precision = targets, precision
         self.saved = None
 
     def forward(self, features, weight, bias):
-        losses, self.saved = losses_of(features, weight, bias, self.targets)
+        losses, self.saved = losses_of(features, weight, bias, self.targets, self.precision)
         return losses
 
     def backward(self, head):
@@ -57,7 +72,11 @@ class _CrossEntropy(autograd.Function):
 
 
 def cross_entropy(
-    features: nd.NDArray, weight: nd.NDArray, bias: nd.NDArray, targets: nd.NDArray
+    features: nd.NDArray,
+    weight: nd.NDArray,
+    bias: nd.NDArray,
+    targets: nd.NDArray,
+    precision: str = "float32",
 ) -> nd.NDArray:
     """Negative log-likelihood in nats of each target under softmax(features weight' + bias).
 
@@ -65,10 +84,11 @@ def cross_entropy(
     :param weight: (V, C) decoder weight.
     :param bias: (V,) decoder bias.
     :param targets: (T, N) word ids.
+    :param precision: of the products (:mod:`gluonlm.model.precision`).
     :return: (T*N,) float32; differentiable once in features, weight and bias.
     """
     flat = features.reshape((-1, features.shape[-1]))
-    return _CrossEntropy(targets.reshape(-1))(flat, weight, bias)
+    return _CrossEntropy(targets.reshape(-1), precision)(flat, weight, bias)
 
 
 def decoder_loss(
@@ -77,10 +97,14 @@ def decoder_loss(
     """:func:`cross_entropy`, or the loss of a split decoder, with the decoder of ``model`` on the features' device."""
     ctx = features.context
     if hasattr(model.decoder, "loss"):  # gluonlm.model.adaptive.SplitDecoder
-        return model.decoder.loss(features, targets)
-    return cross_entropy(
-        features, model.decoder.weight.data(ctx), model.decoder.bias.data(ctx), targets
-    )
+        return model.decoder.loss(features, targets, training_precision(model))
+    weight, bias = model.decoder.weight.data(ctx), model.decoder.bias.data(ctx)
+    return cross_entropy(features, weight, bias, targets, training_precision(model))
+
+
+def training_precision(model: mx.gluon.HybridBlock) -> str:
+    """The precision of the model's products at the moment: evaluation is in float32."""
+    return model.precision if autograd.is_recording() else "float32"
 
 
 class SampledSoftmax:
@@ -130,4 +154,5 @@ class SampledSoftmax:
             weight,
             bias + nd.array(correction, ctx),
             nd.array(np.searchsorted(ids, words), ctx),
+            training_precision(model),
         )

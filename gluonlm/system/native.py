@@ -55,8 +55,8 @@ def compiled(source: Path) -> Path:
         platform.machine(),
         *sorted(cpu_flags()),
     ]  # a home folder may serve several machines
-    content = b"".join(
-        path.read_bytes() for path in sorted(source.parent.glob(f"{source.stem}*.[ch]"))
+    content = source.read_bytes() + b"".join(
+        path.read_bytes() for path in sorted(source.parent.glob("*.h"))
     )
     key = hashlib.sha256(content + " ".join(made_for).encode()).hexdigest()[:16]
     library = cache_folder() / "native" / f"{source.stem}-{key}.so"

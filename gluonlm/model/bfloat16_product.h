@@ -1,0 +1,118 @@
+// C = A B + bias with factors rounded to bfloat16 and sums in float32, for processors with AVX512_BF16.
+//
+// Both factors are packed first, in the order in which they are used: panels of ROWS rows of A and of WIDTH columns of
+// B, two steps of k side by side as the instruction vdpbf16ps takes them. Then each tile of C, ROWS x WIDTH, is summed
+// in registers, DEPTH steps of k at a time, so that the panels stay in the nearest caches.
+
+#include <immintrin.h>
+#include <stdint.h>
+#include <stdlib.h>
+
+enum { ROWS = 10, LANES = 16, VECTORS = 2, WIDTH = VECTORS * LANES };  // 20 sums, in 20 of 32 registers
+enum { DEPTH = 384, GROUP = 7 };  // pairs of k at a time; row panels that a thread takes at once
+
+typedef uint32_t pair_t;  // two numbers in bfloat16
+typedef struct { const float *data; int64_t stride, step; } factor_t;  // one row of A or column of B: k by step
+
+static inline int64_t ceiling(int64_t a, int64_t b) { return (a + b - 1) / b; }
+static inline __mmask16 lanes(int64_t count) { return count >= LANES ? 0xffff : count > 0 ? (1 << count) - 1 : 0; }
+
+// Numbers of step p beside those of step p + 1: 16 pairs.
+static inline __m512i paired(__m512 first, __m512 second) {
+  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21,
+                                         5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  return _mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(second, first));
+}
+
+// A panel of `width` rows of A or columns of B, of which the first `count` are there: pairs[p * width + i].
+static inline __attribute__((always_inline)) void pack_panel(factor_t from, int64_t count, int64_t k, int width,
+                                                             pair_t *pairs) {
+  int64_t steps = ceiling(k, 2);
+  if (from.stride == 1) {  // neighbours in memory: 16 rows or columns at once
+    for (int64_t p = 0; p < steps; p++)
+      for (int i = 0; i < width; i += LANES) {
+        const float *row = from.data + 2 * p * from.step + i;
+        __mmask16 there = lanes(count - i);
+        __m512 second = 2 * p + 1 < k ? _mm512_maskz_loadu_ps(there, row + from.step) : _mm512_setzero_ps();
+        _mm512_mask_storeu_epi32(pairs + p * width + i, lanes(width - i),
+                                 paired(_mm512_maskz_loadu_ps(there, row), second));
+      }
+    return;
+  }
+  const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+  for (int64_t i = 0; i < width; i++)  // steps of k are neighbours: 16 pairs of a row or column at once
+    for (int64_t p = 0; p < steps; p += LANES) {
+      const float *at = from.data + i * from.stride + 2 * p;
+      int64_t left = i < count ? k - 2 * p : 0;
+      __m512 low = _mm512_maskz_loadu_ps(lanes(left), at), high = _mm512_maskz_loadu_ps(lanes(left - LANES), at + LANES);
+      pair_t some[LANES];
+      _mm512_storeu_si512(some, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+      for (int j = 0; j < (steps - p < LANES ? steps - p : LANES); j++) pairs[(p + j) * width + i] = some[j];
+    }
+  (void)even;
+}
+
+// One tile of C, from pairs of A and B of some steps; `rows` x `columns` of it are there.
+static inline __attribute__((always_inline)) void tile(const pair_t *a, const pair_t *b, int64_t steps, int vectors,
+                                                       const float *bias, int first, float *c, int64_t width, int rows,
+                                                       int64_t columns) {
+  __m512 sums[ROWS][VECTORS];
+  for (int i = 0; i < ROWS; i++)
+    for (int v = 0; v < vectors; v++) {
+      __mmask16 there = lanes(columns - v * LANES);
+      const float *start = first ? bias + v * LANES : c + i * width + v * LANES;
+      sums[i][v] = (first ? bias != NULL : i < rows) ? _mm512_maskz_loadu_ps(there, start) : _mm512_setzero_ps();
+    }
+  for (int64_t p = 0; p < steps; p++) {
+    __m512bh right[VECTORS];
+    for (int v = 0; v < vectors; v++) right[v] = (__m512bh)_mm512_load_si512(b + p * WIDTH + v * LANES);
+#pragma GCC unroll 16
+    for (int i = 0; i < ROWS; i++) {
+      __m512bh left = (__m512bh)_mm512_set1_epi32(a[p * ROWS + i]);
+      for (int v = 0; v < vectors; v++) sums[i][v] = _mm512_dpbf16_ps(sums[i][v], left, right[v]);
+    }
+  }
+  for (int i = 0; i < rows; i++)
+    for (int v = 0; v < vectors; v++)
+      _mm512_mask_storeu_ps(c + i * width + v * LANES, lanes(columns - v * LANES), sums[i][v]);
+}
+
+// All of C (m, n), by rows; bias (n) or NULL. Each of `threads` does its share. 0 without memory.
+static int product(factor_t a, factor_t b, const float *bias, float *c, int64_t m, int64_t n, int64_t k) {
+  int64_t steps = ceiling(k, 2), tall = ceiling(m, ROWS), wide = ceiling(n, WIDTH), groups = ceiling(tall, GROUP);
+  size_t size_a = tall * ROWS * steps * sizeof(pair_t), size_b = wide * WIDTH * steps * sizeof(pair_t);
+  size_a = ceiling(size_a, 64) * 64;
+  char *memory = aligned_alloc(64, size_a + size_b);
+  if (!memory) return 0;
+  pair_t *packed_a = (pair_t *)memory, *packed_b = (pair_t *)(memory + size_a);
+#pragma omp parallel if (m * n * k > 1 << 18)
+  {
+#pragma omp for schedule(dynamic, 4) nowait
+    for (int64_t i = 0; i < tall; i++) {
+      factor_t panel = {a.data + i * ROWS * a.stride, a.stride, a.step};
+      pack_panel(panel, m - i * ROWS, k, ROWS, packed_a + i * ROWS * steps);
+    }
+#pragma omp for schedule(dynamic, 4)
+    for (int64_t j = 0; j < wide; j++) {
+      factor_t panel = {b.data + j * WIDTH * b.stride, b.stride, b.step};
+      pack_panel(panel, n - j * WIDTH, k, WIDTH, packed_b + j * WIDTH * steps);
+    }
+#pragma omp for schedule(dynamic) collapse(2)
+    for (int64_t g = 0; g < groups; g++)
+      for (int64_t j = 0; j < wide; j++)
+        for (int64_t p = 0; p < steps; p += DEPTH)
+          for (int64_t i = g * GROUP; i < tall && i < (g + 1) * GROUP; i++) {
+            int64_t depth = steps - p < DEPTH ? steps - p : DEPTH, columns = n - j * WIDTH;
+            const pair_t *left = packed_a + (i * steps + p) * ROWS, *right = packed_b + (j * steps + p) * WIDTH;
+            float *at = c + i * ROWS * n + j * WIDTH;
+            const float *start = bias ? bias + j * WIDTH : NULL;
+            int rows = m - i * ROWS < ROWS ? m - i * ROWS : ROWS;
+            if (columns > LANES)
+              tile(left, right, depth, 2, start, p == 0, at, n, rows, columns);
+            else
+              tile(left, right, depth, 1, start, p == 0, at, n, rows, columns);
+          }
+  }
+  free(memory);
+  return 1;
+}

@@ -1,0 +1,133 @@
+"""Products in bfloat16: the values of rounded factors, gradients within the rounding, float32 in evaluation and files."""
+
+import mxnet as mx
+import numpy as np
+import pytest
+from mxnet import autograd, nd
+
+from gluonlm import train
+from gluonlm.model import precision
+from gluonlm.model.checkpoint import load_model
+from gluonlm.model.rnn import RNNModel
+from gluonlm.model.softmax import SampledSoftmax, decoder_loss
+from gluonlm.system import native
+from gluonlm.system.errors import UserError
+from gluonlm.system.machine import cpu_flags
+
+pytestmark = pytest.mark.skipif(
+    "avx512_bf16" not in cpu_flags(), reason="this processor has no AVX512_BF16"
+)
+ROUNDING = 2**-8  # relative, of a factor
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _operators():
+    if "avx512_bf16" in cpu_flags():
+        native.load_operators("bfloat16")
+
+
+def rounded(array):
+    """Float32 numbers that bfloat16 holds: their upper 16 bits, to nearest."""
+    bits = array.astype(np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).view(np.float32)
+
+
+SHAPES = [
+    (1, 1, 1),
+    (10, 32, 2),
+    (11, 33, 3),
+    (700, 5, 301),
+    (130, 47, 1600),
+    (23, 17, 9),
+    (5, 700, 64),
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("transpose_a", [False, True])
+@pytest.mark.parametrize("transpose_b", [False, True])
+def test_the_product_of_the_rounded_factors(shape, transpose_a, transpose_b):
+    m, n, k = shape
+    random = np.random.default_rng(m)
+    a, b, bias = (random.normal(size=size).astype("f") for size in ((m, k), (k, n), n))
+    given = [nd.array(a.T if transpose_a else a), nd.array(b.T if transpose_b else b)]
+    options = {"transpose_a": transpose_a, "transpose_b": transpose_b}
+    exact = rounded(a).astype(float) @ rounded(b).astype(float)
+    tolerance = 1e-6 * np.sqrt(k) * 10
+    np.testing.assert_allclose(
+        precision.dot(*given, "bfloat16", **options).asnumpy(), exact, atol=tolerance
+    )
+    with_bias = nd.gluonlm_dot(*given, nd.array(bias), bias=True, **options)
+    np.testing.assert_allclose(with_bias.asnumpy(), exact + bias, atol=tolerance)
+
+
+def test_what_is_not_finite_stays_so():
+    a = nd.array([[np.nan, 1], [np.inf, 1], [1, 1]])
+    np.testing.assert_array_equal(
+        precision.dot(a, nd.ones((2, 1)), "bfloat16").asnumpy().ravel(), [np.nan, np.inf, 2]
+    )
+
+
+def test_shapes_that_do_not_fit_are_refused():
+    with pytest.raises(mx.MXNetError):
+        precision.dot(nd.ones((2, 3)), nd.ones((2, 3)), "bfloat16").wait_to_read()
+
+
+@pytest.mark.parametrize("way", ["full", "sampled", "adaptive"])
+def test_gradients_are_those_of_float32_within_the_rounding(way):
+    results = {}
+    for kind in ("float32", "bfloat16"):
+        splits = (100, 200) if way == "adaptive" else ()
+        model = RNNModel(500, emsize=64, nhid=64, tied=True, precision=kind, splits=splits)
+        model.initialize()
+        random = np.random.default_rng(0)
+        for parameter in model.trainables().values():
+            parameter.set_data(nd.array(random.normal(size=parameter.shape, scale=0.1)))
+        words = nd.array(random.integers(500, size=(10, 8)))
+        np.random.seed(0)
+        loss_of = SampledSoftmax(np.ones(500), 50) if way == "sampled" else decoder_loss
+        with autograd.record():
+            loss = loss_of(model, model.body(words, model.begin_state(8))[0], words)
+        loss.backward()
+        results[kind] = [loss.asnumpy(), *(p.grad().asnumpy() for p in model.trainables().values())]
+    for exact, ours in zip(results["float32"], results["bfloat16"], strict=True):
+        error = np.linalg.norm(exact - ours) / np.linalg.norm(exact)
+        assert error < 2 * ROUNDING
+    assert any((a != b).any() for a, b in zip(*results.values(), strict=True))
+
+
+def test_evaluation_is_in_float32():
+    words = nd.array(np.arange(20).reshape(5, 4))
+    losses = []
+    for kind in ("float32", "bfloat16"):
+        mx.random.seed(1)
+        model = RNNModel(50, emsize=16, nhid=16, precision=kind)
+        model.initialize()
+        features = model.body(words, model.begin_state(4))[0]
+        losses.append(decoder_loss(model, features, words).asnumpy())
+    np.testing.assert_array_equal(*losses)
+
+
+def test_a_run_trains_and_its_model_is_float32(tmp_path):
+    (tmp_path / "text.txt").write_text("a b c d e f g .\n" * 400)
+    options = [
+        "--tiny",
+        "--epochs",
+        "2",
+        "--data",
+        str(tmp_path / "text.txt"),
+        "--precision",
+        "bfloat16",
+    ]
+    result = train.main([*options, "--save", str(tmp_path / "run")])
+    assert result.finished
+    weights = load_model(tmp_path / "run").model.trainables().values()
+    assert {parameter.dtype for parameter in weights} <= {"float32", np.float32}
+
+
+def test_what_cannot_be_is_said(monkeypatch):
+    with pytest.raises(UserError, match="is for processors"):
+        precision.check_precision("bfloat16", on_gpu=True)
+    monkeypatch.setattr(precision, "cpu_flags", lambda: {"avx512f"})
+    with pytest.raises(UserError, match="no AVX512_BF16"):
+        precision.check_precision("bfloat16", on_gpu=False)
