@@ -32,7 +32,7 @@ from gluonlm.model.rnn import RNNModel
 from gluonlm.onnx.export import check_exportable, export_onnx
 from gluonlm.onnx.session import require
 from gluonlm.parallel.agreement import check_equal
-from gluonlm.parallel.group import KVSTORES, Alone, join
+from gluonlm.parallel.group import KVSTORES, join
 from gluonlm.presets import PRESETS, resolve
 from gluonlm.prune import report
 from gluonlm.system.errors import UserError
@@ -41,6 +41,7 @@ from gluonlm.text.corpus import Corpus, Limits, load_corpus
 from gluonlm.text.detokenize import to_text
 from gluonlm.text.locate import located
 from gluonlm.text.ngrams import baselines
+from gluonlm.training.group import Group
 from gluonlm.training.loop import Training, evaluate
 from gluonlm.training.progress import bits, named
 from gluonlm.training.resume import load_training
@@ -150,7 +151,7 @@ def default_folder(config: Config) -> Path:
     return Path("runs") / f"{moment}-{data}-{config.model.lower()}"
 
 
-def open_run(given: dict[str, Any], group: Alone) -> tuple[Run, Config]:
+def open_run(given: dict[str, Any], group: Group) -> tuple[Run, Config]:
     """The run to work in: a new one, or with ``--resume`` an old one with its own settings. Worker 0 has the files."""
     for name, least in (("log_interval", 1), ("checkpoint_seconds", 0)):
         if not given.get(name, 1) >= least:
@@ -166,7 +167,7 @@ def open_run(given: dict[str, Any], group: Alone) -> tuple[Run, Config]:
             f"--resume goes on with the run's own settings: leave out {option(min(extra))}"
         )
     run, config = (Onlooker(given["resume"]), None) if group.rank else Run.open(given["resume"])
-    config = Config.from_json(group.exchange("run", config and config.to_json())[0])
+    config = Config.from_json(group.all_gather_object("run", config and config.to_json())[0])
     return run, config
 
 
@@ -201,7 +202,7 @@ def main(argv: list[str]) -> Result | None:
 
 
 def prepare(
-    run: Run, config: Config, devices: list, given: dict[str, Any], group: Alone
+    run: Run, config: Config, devices: list, given: dict[str, Any], group: Group
 ) -> Training:
     """Everything that must be there before the first step."""
     origin = None
@@ -224,8 +225,7 @@ def prepare(
         if name in given
     }
     training = Training(model, corpus, config, run, devices, **options, group=group)
-    group.start()
-    if "resume" in given and group.exchange("checkpoint", run.last.exists())[0]:
+    if "resume" in given and group.all_gather_object("checkpoint", run.last.exists())[0]:
         load_training(training)
         if training.progress.done and "epochs" in given:
             raise UserError(
@@ -242,7 +242,7 @@ def conclude(training: Training, finished: bool, onnx: str | None) -> Result:
     if not finished:
         how = (
             "with as many workers and"
-            if training.group.size > 1
+            if training.group.world_size > 1
             else "with: python -m gluonlm.train"
         )
         print(f"stopped; go on {how} --resume {shlex.quote(str(run.folder))}")
@@ -257,7 +257,9 @@ def announce(training: Training) -> None:
     """Say what is going to be trained on what."""
     corpus, config = training.corpus, training.config
     layers = "1 layer" if config.nlayers == 1 else f"{config.nlayers} layers"
-    workers = f" of each of {training.group.size} workers" if training.group.size > 1 else ""
+    workers = (
+        f" of each of {training.group.world_size} workers" if training.group.world_size > 1 else ""
+    )
     print(
         f"{corpus.name}: {len(corpus.train)} training tokens, vocabulary {len(corpus.dictionary)}\n"
         f"{config.model}: {layers} of {config.nhid} units, {training.parameter_count} parameters, "

@@ -93,12 +93,15 @@ def disturbed(line, mark, disturb=kill_worker):
             while "epoch   2" not in started.stdout.readline():
                 assert started.poll() is None, started.stderr.read()
             processes = marked(mark)
-            training = {one: text for one, text in processes.items() if "gluonlm.train\0" in text}
+            roles = ("DMLC_ROLE=worker\0", "HOROVOD_RANK=")
+            training = {
+                one: text for one, text in processes.items() if any(role in text for role in roles)
+            }
             first, second = (
                 [
                     one
                     for one, text in training.items()
-                    if re.search(f"(GLUONLM_WORKER|HOROVOD_RANK)={number}\0", text)
+                    if re.search(f"(DMLC_WORKER_ID|HOROVOD_RANK)={number}\0", text)
                 ]
                 for number in range(2)
             )

@@ -10,13 +10,13 @@ import socket
 from pathlib import Path
 
 from gluonlm.config import Config
-from gluonlm.parallel.group import Alone
 from gluonlm.system.errors import UserError
 from gluonlm.system.machine import version
 from gluonlm.text.corpus import Corpus
+from gluonlm.training.group import Group
 
 
-def check_equal(group: Alone, config: Config, corpus: Corpus, devices: int, kvstore: str) -> None:
+def check_equal(group: Group, config: Config, corpus: Corpus, devices: int, kvstore: str) -> None:
     """Compare with the other workers all that must be the same.
 
     :raises UserError: on every worker, with a sentence on the first difference; for what ``dist_async`` cannot do.
@@ -35,9 +35,9 @@ def check_equal(group: Alone, config: Config, corpus: Corpus, devices: int, kvst
         },
         **corpus.hashes,
     }
-    (first, first_host), *others = group.exchange(
-        "settings", [own, os.environ.get("GLUONLM_HOST", socket.gethostname())]
-    )
+    address = os.environ.get("DMLC_NODE_HOST")
+    host = f"{socket.gethostname()} ({address})" if address else socket.gethostname()
+    (first, first_host), *others = group.all_gather_object("settings", [own, host])
     for number, (values, host) in enumerate(others, 1):
         for name, value in values.items():
             if value != first.get(name):

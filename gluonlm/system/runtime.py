@@ -90,8 +90,14 @@ def set_threads() -> int:
 
 
 def local_workers() -> int:
-    """How many workers horovodrun has started on this machine; 1 without it."""
-    return int(os.environ.get("HOROVOD_LOCAL_SIZE", "1"))
+    """How many workers share this machine, by what horovodrun or gluonlm.launch has set; 1 without them.
+
+    A parameter server only adds up and must not take the cores from the workers: it counts as one of many.
+    """
+    if os.environ.get("DMLC_ROLE") in ("server", "scheduler"):
+        return usable_cores()
+    here = os.environ.get("HOROVOD_LOCAL_SIZE") or os.environ.get("GLUONLM_WORKERS_HERE")
+    return int(here or 1)
 
 
 def asked_threads() -> int | None:

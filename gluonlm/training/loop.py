@@ -21,10 +21,10 @@ from gluonlm.inference.scoring import total_loss
 from gluonlm.model.regularize import activation_penalty
 from gluonlm.model.rnn import RNNModel, detach
 from gluonlm.model.softmax import SampledSoftmax, decoder_loss
-from gluonlm.parallel.group import ALONE, LOCAL, Alone
 from gluonlm.system.errors import UserError
 from gluonlm.text.batches import batchify, evaluation_columns, get_batch, random_length, segments
 from gluonlm.text.corpus import Corpus, Dictionary
+from gluonlm.training.group import LOCAL, SINGLE, Group
 from gluonlm.training.optim import Average, Schedule, Updater, stalled
 from gluonlm.training.progress import Display
 from gluonlm.training.resume import Progress, State, StopRequest, save_training
@@ -87,7 +87,7 @@ def evaluate(
     dictionary: Dictionary,
     batch_size: int,
     ctx: mx.Context | None = None,
-    group: Alone = ALONE,
+    group: Group = SINGLE,
 ) -> float:
     """Mean negative log-likelihood in nats over every token of ``ids``; its exp is the perplexity.
 
@@ -97,7 +97,7 @@ def evaluate(
     """
     own = group.columns(evaluation_columns(ids, batch_size))
     total = total_loss(Predictor(model, ctx), ids, dictionary, batch_size, own)
-    return sum(group.exchange("evaluation", total)) / len(ids)
+    return sum(group.all_gather_object("evaluation", total)) / len(ids)
 
 
 class Training:
@@ -117,7 +117,7 @@ class Training:
         log_interval: int = 200,
         checkpoint_seconds: float = 60.0,
         kvstore: str = "device",
-        group: Alone = ALONE,
+        group: Group = SINGLE,
     ):
         self.model, self.corpus, self.config, self.run = model, corpus, config, run
         self.contexts, self.checkpoint_seconds, self.group = (
@@ -163,12 +163,12 @@ class Training:
 
         :raises UserError: when training diverges or a checkpoint cannot be written.
         """
-        self.updater.meet()
+        self.updater.synchronize()
         stopped = False
         with StopRequest() as stop:
             while self.progress.epoch < self.config.epochs and not self.progress.done:
                 self._train_epoch(stop)
-                stopped = any(self.group.exchange("end of an epoch", stop.asked))
+                stopped = any(self.group.all_gather_object("end of an epoch", stop.asked))
                 if stopped:
                     save_training(self)
                     break
@@ -185,7 +185,7 @@ class Training:
         self.display.start_epoch(progress.epoch, progress.batch, len(plan))
         for start, steps in plan[progress.batch :]:
             now = time.monotonic()
-            stopping, saving = self.group.agree(
+            stopping, saving = self.group.all_reduce_flags(
                 stop.asked, now - saved_at > self.checkpoint_seconds
             )
             if stopping:
@@ -195,7 +195,7 @@ class Training:
                 save_training(self)
                 saved_at = time.monotonic()
             data, target = get_batch(self.source, start, steps)
-            seed_step(config.seed, progress.step * self.group.size + self.group.rank)
+            seed_step(config.seed, progress.step * self.group.world_size + self.group.rank)
             self._prune(progress.epoch + progress.batch / len(plan))
             lr = self.schedule.lr(progress.epoch, progress.batch / len(plan))
             if config.random_bptt:  # a longer segment has a better gradient
@@ -217,7 +217,7 @@ class Training:
                 self.average.update()
             progress.batch += 1
             progress.step += 1
-            tokens = data.size * self.group.size
+            tokens = data.size * self.group.world_size
             progress.loss_sum += loss * tokens
             progress.tokens += tokens
             self.display.step(progress.step, loss, tokens, lr)
@@ -272,7 +272,7 @@ class Training:
         the best one takes its place, even if its loss is higher.
         """
         corpus, progress, columns = self.corpus, self.progress, self.config.eval_batch_size
-        self.updater.meet()
+        self.updater.synchronize()
         with self.average.in_place() if self.average else nullcontext():
             loss = evaluate(
                 self.model, corpus.valid, corpus.dictionary, columns, self.contexts[0], self.group
@@ -309,13 +309,13 @@ class Training:
             )
         elif self.schedule.end_epoch(valid_loss) and config.restore_best:
             self.run.restore(self.model)
-            self.updater.meet()
+            self.updater.synchronize()
         if config.early_stop and progress.epoch - progress.best_epoch >= config.early_stop:
             progress.done = True
             print(f"{config.early_stop} epochs without improvement: training ends here", flush=True)
 
     def _zero_states(self) -> list[State]:
-        columns = self.config.batch_size // (len(self.contexts) * self.group.size)
+        columns = self.config.batch_size // (len(self.contexts) * self.group.world_size)
         return [self.model.begin_state(columns, ctx) for ctx in self.contexts]
 
     def _log(self, record: dict) -> None:
@@ -334,15 +334,17 @@ class Training:
 
 
 def training_columns(
-    corpus: Corpus, config: Config, devices: int, group: Alone = ALONE
+    corpus: Corpus, config: Config, devices: int, group: Group = SINGLE
 ) -> np.ndarray:
     """This worker's columns (L, N) of the training text.
 
     :raises UserError: when the text is too short for all columns, or they cannot be divided over workers and devices.
     """
-    if config.batch_size % (devices * group.size):
+    if config.batch_size % (devices * group.world_size):
         parts = (
-            f"{group.size} workers of {devices} devices" if group.size > 1 else f"{devices} devices"
+            f"{group.world_size} workers of {devices} devices"
+            if group.world_size > 1
+            else f"{devices} devices"
         )
         raise UserError(
             f"--batch-size {config.batch_size} cannot be divided over {parts}: use a multiple"

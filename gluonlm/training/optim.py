@@ -10,7 +10,7 @@ from mxnet import nd
 from mxnet.gluon import Parameter
 
 from gluonlm.config import Config
-from gluonlm.parallel.group import ALONE, Alone, pack, unpack
+from gluonlm.training.group import SINGLE, Group, pack, unpack
 
 
 def global_norm(arrays: Sequence[nd.NDArray]) -> float:
@@ -43,7 +43,7 @@ class Updater:
     """An optimizer for parameters that live on one or several devices of one or several workers.
 
     Gradients are summed over the devices and averaged over the workers first, then clipped as one vector, then all
-    make the same update; workers that do not wait for each other clip their own (:class:`gluonlm.parallel.group.Apart`).
+    make the same update; workers that do not wait for each other (``dist_async``) clip their own.
     SGD and Adam are MXNet's, with weight decay as an L2 gradient; AdamW decays the weights themselves
     (Loshchilov & Hutter 2019, arXiv:1711.05101). :meth:`set_mask` keeps single weights at zero.
     """
@@ -54,7 +54,7 @@ class Updater:
         optimizer: str,
         wdecay: float,
         kvstore: str = "device",
-        group: Alone = ALONE,
+        group: Group = SINGLE,
     ):
         self.parameters, self.group = parameters, group
         self.contexts = next(iter(parameters.values())).list_ctx()
@@ -91,9 +91,9 @@ class Updater:
             self._set_weights(self.group.add(pack(self._weights()) - before))
         return norm
 
-    def meet(self) -> None:
+    def synchronize(self) -> None:
         """Give all workers the same weights: before the first step, and before they are evaluated."""
-        self._set_weights(self.group.meet(pack(self._weights())))
+        self._set_weights(self.group.synchronize(pack(self._weights())))
 
     def _reduce(self, loss: nd.NDArray | None) -> None:
         """Sum the gradients over the devices and average them and the loss over the workers."""
@@ -101,8 +101,8 @@ class Updater:
             for name, parameter in self.parameters.items():
                 self.kvstore.pushpull(name, parameter.list_grad(), out=parameter.list_grad())
         gradients = [parameter.grad(self.contexts[0]) for parameter in self.parameters.values()]
-        self.group.average(gradients if loss is None else [*gradients, loss])
-        if self.group.size > 1:
+        self.group.all_reduce(gradients if loss is None else [*gradients, loss])
+        if self.group.world_size > 1:
             for parameter in self.parameters.values():
                 for other in parameter.list_grad()[1:]:
                     parameter.list_grad()[0].copyto(other)

@@ -72,7 +72,7 @@ def save_training(training: "Training") -> None:
     arrays |= {
         f"optimizer.{name}": array for name, array in training.updater.state_arrays().items()
     }
-    hidden = training.group.gather(
+    hidden = training.group.all_gather(
         [array for state in states for array in state]
     )  # of all workers' devices
     arrays |= {
@@ -91,7 +91,7 @@ def load_training(training: "Training") -> None:
     :raises UserError: when there is none, or it does not fit this run's text, settings, devices and workers.
     """
     run, model, worker = training.run, training.model, training.group
-    arrays, progress, schedule = worker.share(
+    arrays, progress, schedule = worker.broadcast(
         *(run.load_state() if worker.rank == 0 else (None, None, None))
     )
     if "position" in progress:  # a checkpoint of the first version
@@ -120,11 +120,11 @@ def load_training(training: "Training") -> None:
             name: nd.array(array, ctx) for name, array in group["average"].items()
         }
     devices = len(training.states)
-    if len(group["hidden"]) != worker.size * sum(len(state) for state in training.states):
+    if len(group["hidden"]) != worker.world_size * sum(len(state) for state in training.states):
         then = len(group["hidden"]) // len(training.states[0])
         raise UserError(
             f"{run.folder} was trained on {then} device{'s' * (then > 1)} (those of all workers together) and these "
-            f"are {worker.size * devices}: resume it on as many"
+            f"are {worker.world_size * devices}: resume it on as many"
         )
     for name, array in group["hidden"].items():
         device, index = map(int, name.split("."))

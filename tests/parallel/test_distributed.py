@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import mxnet as mx
 import numpy as np
@@ -26,9 +25,10 @@ from gluonlm import train
 from gluonlm.config import Config
 from gluonlm.model.checkpoint import build_model
 from gluonlm.parallel.agreement import check_asynchronous, check_equal
-from gluonlm.parallel.group import Alone, Together
+from gluonlm.parallel.group import KVStoreGroup
 from gluonlm.system.errors import UserError
 from gluonlm.text.corpus import load_corpus
+from gluonlm.training.group import Group
 from gluonlm.training.loop import Training, training_columns
 from gluonlm.training.optim import Updater
 from gluonlm.training.resume import load_training, save_training
@@ -60,7 +60,7 @@ def test_a_killed_worker_ends_all_and_the_run_resumes(text, alone, tmp_path):
         "error: worker 1 on 127.0.0.1 was killed by SIGKILL: all others were stopped; go on from "
         "the last checkpoint"
     )
-    assert processes == 1 + 1 + 3 * 2  # launcher, scheduler, three nodes with a process each
+    assert processes == 1 + 1 + 3  # launcher, scheduler, server and two workers
     arrays, progress = last(tmp_path / "two")
     assert progress["step"] >= 12
     assert arrays["hidden.0.0"].shape == (1, 4, 8)  # of worker 0, and beside it:
@@ -273,18 +273,18 @@ def test_the_launcher_of_mxnets_wheel(text, alone, tmp_path, monkeypatch):
     assert_gone(str(tmp_path))
 
 
-class Two(Alone):
+class Two(Group):
     """Worker 0 of two, of which the other is only claimed."""
 
-    size = 2
+    world_size = 2
 
     def __init__(self, other=lambda value: value):
         self.other = other
 
-    def exchange(self, what, value):
+    def all_gather_object(self, what, value):
         return [value, self.other(value)]
 
-    def gather(self, arrays):
+    def all_gather(self, arrays):
         return [*arrays, *arrays]
 
 
@@ -323,20 +323,17 @@ def test_another_number_of_workers_on_resume(text, tmp_path):
     save_training(training(Two()))
     load_training(training(Two()))
     with pytest.raises(UserError, match="trained on 2 devices .* and these are 1: resume it on as"):
-        load_training(training(Alone()))
+        load_training(training(Group()))
 
 
 def test_what_is_shared_keeps_its_kind():
     """The masks of pruning are packed bits, which a checkpoint brings to all workers."""
-    group = Together(
-        0, 1, SimpleNamespace(exchange=lambda what, value: json.loads(json.dumps([value])))
-    )
-    group.kvstore = mx.kv.create("local")
+    group = KVStoreGroup(0, 1, mx.kv.create("local"))
     sent = {
         "mask": np.arange(256, dtype=np.uint8),
         "weight": np.linspace(-1, 1, 5, dtype=np.float32),
     }
-    received, step = group.share(sent, 3)
+    received, step = group.broadcast(sent, 3)
     assert step == 3
     for name, array in sent.items():
         assert received[name].dtype == array.dtype
@@ -349,7 +346,7 @@ def test_each_worker_has_its_columns(text):
 
     config, corpus = Config(batch_size=6), load_corpus(str(text))
     whole, first, second = (
-        training_columns(corpus, config, 1, group) for group in (Alone(), Two(), Second())
+        training_columns(corpus, config, 1, group) for group in (Group(), Two(), Second())
     )
     np.testing.assert_array_equal(np.concatenate([first, second], axis=1), whole)
     with pytest.raises(
@@ -360,7 +357,7 @@ def test_each_worker_has_its_columns(text):
 
 def test_every_device_of_a_worker_gets_the_average():
     class Ones(Two):
-        def average(self, arrays):
+        def all_reduce(self, arrays):
             for array in arrays:
                 array[:] = 1
 

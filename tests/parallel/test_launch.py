@@ -1,22 +1,27 @@
-"""Nodes, root and launcher: a clear end whatever happens, with small processes in the place of
+"""Lifelines, root and launcher: a clear end whatever happens, with small processes in the place of
 those of MXNet."""
 
 import asyncio
 import contextlib
 import json
+import os
 import re
+import shlex
+import signal
 import socket
 import subprocess
 import sys
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from gluonlm import launch
-from gluonlm.parallel import node
-from gluonlm.parallel.control import Node, Root, World
+from gluonlm.parallel import supervisor
+from gluonlm.parallel.supervisor import Lifeline, Root, Start, World
+from gluonlm.system import runtime
 from gluonlm.system.errors import UserError
 
 
@@ -40,45 +45,79 @@ def assert_gone(mark, seconds=10):
 
 
 def world(workers=1, servers=1):
-    return World("127.0.0.1", launch.free_port("127.0.0.1"), workers, servers)
+    return World("127.0.0.1", supervisor.free_port("127.0.0.1"), workers, servers)
 
 
 WAITS = "import time; time.sleep(100)"
+SMALL = """
+import os
+from gluonlm.parallel.supervisor import Lifeline, World
+with Lifeline(World.of(os.environ), {role!r}, {patience}):
+    {program}
+"""
 
 
-def together(monkeypatch, here, workers, server=WAITS, patience=10.0):
-    """Root and nodes in this process: what each of them raised."""
-    programs = {"scheduler": WAITS, "server": server}
-
-    def small(role, arguments):
-        return [sys.executable, "-S", "-c", programs.get(role) or arguments[0]]
-
-    monkeypatch.setattr(node, "command", small)
-    monkeypatch.setattr(launch, "command", small)
-    monkeypatch.setattr(launch, "GRACE", 1.0)
-
-    async def all_of_them():
-        nodes = [node.follow(here, "worker", [program], patience) for program in workers]
-        nodes += [node.follow(here, "server", [], patience) for _ in range(here.servers)]
-        return await asyncio.gather(launch.lead(here, patience, []), *nodes, return_exceptions=True)
-
-    return asyncio.run(all_of_them())
+def small(here, role, program, patience=10.0, rank=0):
+    """A process that does not import mxnet: it runs a line of Python."""
+    line = SMALL.format(role=role, program=program, patience=patience)
+    environment = {**os.environ, **here.variables(), "DMLC_ROLE": role}
+    return Start(role, rank, None, [sys.executable, "-c", line], environment)
 
 
-def test_all_end_well(monkeypatch):
-    ends = together(monkeypatch, world(2), ["pass", "pass"], server="pass")
-    assert ends == [None] * 4
+@dataclass
+class Ended:
+    """What the root raised, and what the processes said that it did not start."""
+
+    error: BaseException | None
+    others: list[tuple[int, str]]
+
+
+def together(
+    monkeypatch, here, workers, server=WAITS, patience=10.0, launched=True, scheduler=WAITS
+):
+    """A training by small processes, which the root has started, or a job scheduler."""
+    monkeypatch.setattr(
+        supervisor, "scheduler", lambda *_: small(here, "scheduler", scheduler, patience)
+    )
+    monkeypatch.setattr(supervisor, "GRACE", 1.0)
+    programs = [("worker", program) for program in workers] + [("server", server)] * here.servers
+    starts = [small(here, *one, patience, rank % len(workers)) for rank, one in enumerate(programs)]
+    own = (
+        []
+        if launched
+        else [subprocess.Popen(s.command, env=s.environment, **PIPES) for s in starts]
+    )
+    try:
+        asyncio.run(supervisor.lead(here, patience, starts if launched else []))
+        error = None
+    except UserError as raised:
+        error = raised
+    said = [process.communicate(timeout=20)[1] for process in own]
+    codes = [process.returncode for process in own]
+    return Ended(error, list(zip(codes, said, strict=True)))
+
+
+PIPES = {"stderr": subprocess.PIPE, "text": True}
+
+
+@pytest.mark.parametrize("launched", [True, False])
+def test_all_end_well(monkeypatch, launched):
+    ends = together(
+        monkeypatch, world(2), ["pass"] * 2, "pass", launched=launched, scheduler="pass"
+    )
+    assert ends == Ended(None, [] if launched else [(0, "")] * 3)
 
 
 @pytest.mark.parametrize(
     ("program", "sentence"),
     [
-        (
-            "import os; os.kill(os.getpid(), 9)",
-            "was killed by SIGKILL: all others were stopped; go on",
-        ),
+        ("os.kill(os.getpid(), 9)", "was killed by SIGKILL: all others were stopped; go on"),
         ("import sys; sys.exit('error: no such word')", ": no such word$|^no such word$"),
         ("import sys; print('error: no such word', file=sys.stderr); sys.exit(2)", "no such word$"),
+        (
+            "from gluonlm.system.errors import UserError; raise UserError('no such word')",
+            "^worker 1 on 127.0.0.1: no such word$|^no such word$",
+        ),
         (
             "1/0",
             r"ended with code 1 \(ZeroDivisionError: division by zero\): all others were stopped",
@@ -90,24 +129,58 @@ def test_one_that_fails_ends_all(monkeypatch, capfd, program, sentence):
     monkeypatch.setenv("GLUONLM_TEST", str(here.port))
     ends = together(monkeypatch, here, [WAITS, program])
     assert time.monotonic() - began < 8
-    assert all(isinstance(end, UserError) for end in ends)
-    assert len({str(end) for end in ends}) == 1
-    assert re.search(sentence, str(ends[0]))
+    assert isinstance(ends.error, UserError)
+    assert re.search(sentence, str(ends.error))
     assert ("ZeroDivisionError" in capfd.readouterr().err) == (program == "1/0")
     assert_gone(f"GLUONLM_TEST={here.port}")
 
 
+@pytest.mark.parametrize(
+    ("program", "sentence"),
+    [
+        ("os.kill(os.getpid(), 9)", "has died or lost its connection: all others were stopped"),
+        (
+            "from gluonlm.system.errors import UserError; raise UserError('no such word')",
+            "no such word$",
+        ),
+        ("1/0", r"ended with code 1 \(ZeroDivisionError: division by zero\): all others were"),
+    ],
+)
+def test_one_of_a_job_scheduler_that_fails_ends_all(monkeypatch, program, sentence):
+    """The root has not started it, so it knows what the process has said itself, or that it is gone."""
+    here = world(2)
+    monkeypatch.setenv("GLUONLM_TEST", str(here.port))
+    ends = together(monkeypatch, here, [WAITS, program], launched=False)
+    assert re.search(sentence, str(ends.error))
+    assert [code for code, _ in ends.others][::2] == [2, 2]
+    for _, said in ends.others[::2]:  # the other worker and the server
+        assert said == f"error: {ends.error}\n"
+    assert_gone(f"GLUONLM_TEST={here.port}")
+
+
 def test_a_server_that_dies(monkeypatch):
-    ends = together(monkeypatch, world(1), [WAITS], server="import os; os.abort()")
-    assert "server 0 on 127.0.0.1 was killed by SIGABRT" in str(ends[0])
-    assert str(ends[1]) == str(ends[0])
+    ends = together(monkeypatch, world(1), [WAITS], server="os.abort()")
+    assert "server 0 on 127.0.0.1 was killed by SIGABRT" in str(ends.error)
 
 
 def test_one_that_never_comes(monkeypatch):
-    ends = together(monkeypatch, world(3), [WAITS], patience=1.0)
-    assert "worker 1, worker 2 did not come within 1 seconds: check that their machines" in str(
-        ends[0]
+    here = world(3)
+    ends = together(monkeypatch, here, [WAITS], patience=2.0, launched=False)
+    assert "worker 1, worker 2 did not come within 2 seconds: check that their machines" in str(
+        ends.error
     )
+    assert all(str(ends.error) in said for _, said in ends.others)
+
+
+def test_one_too_many_has_no_place(monkeypatch):
+    ends = together(
+        monkeypatch, world(1), ["import time; time.sleep(2)"] * 2, "pass", launched=False
+    )
+    assert sorted("there is no place for this worker" in said for _, said in ends.others) == [
+        False,
+        False,
+        True,
+    ]
 
 
 def test_a_root_that_is_not_there():
@@ -115,47 +188,25 @@ def test_a_root_that_is_not_there():
         UserError,
         match="cannot reach the root of the training at 127.0.0.1, port .* within 0.3 seconds",
     ):
-        asyncio.run(node.follow(world(), "worker", [], 0.3))
+        Lifeline(world(), "worker", 0.3)
 
 
-def test_a_root_that_dies_takes_its_nodes_with_it(monkeypatch):
-    async def root_for_a_moment(reader, writer):
-        await reader.readline()
-        writer.write(b'{"kind": "seat", "number": 0}\n')
-        await asyncio.sleep(0.5)
-        writer.close()
-
-    async def both(here):
-        server = await asyncio.start_server(root_for_a_moment, here.root, here.port + 1)
-        async with server:
-            await node.follow(here, "worker", [WAITS], 5)
-
-    monkeypatch.setattr(
-        node, "command", lambda role, arguments: [sys.executable, "-S", "-c", *arguments]
+def test_a_root_that_dies_takes_the_processes_with_it():
+    here = world()
+    with socket.create_server((here.root, here.port + 1)) as listening:
+        start = small(here, "worker", WAITS)
+        process = subprocess.Popen(start.command, env=start.environment, **PIPES)
+        connection, _ = listening.accept()
+        connection.recv(1000)
+        connection.sendall(b'{"rank": 0}\n')
+        time.sleep(0.3)
+        assert process.poll() is None
+        connection.close()
+        _, said = process.communicate(timeout=10)
+    assert said.startswith(
+        "error: lost the connection to the root of the training at 127.0.0.1; go"
     )
-    with pytest.raises(UserError, match="lost the connection to the root of the training"):
-        asyncio.run(both(world()))
-
-
-def test_a_machine_that_falls_silent(monkeypatch):
-    """A node that is connected and says nothing, as after a power cut."""
-    monkeypatch.setattr("gluonlm.parallel.control.SILENCE", 1.0)
-    here = world(1, 1)
-
-    async def silent():
-        await asyncio.sleep(0.5)
-        _, writer = await asyncio.open_connection(here.root, here.port + 1)
-        writer.write(b'{"kind": "node", "role": "worker", "number": 0, "host": "b"}\n')
-        await asyncio.sleep(3)
-        writer.close()
-
-    monkeypatch.setattr(launch, "command", lambda *_: [sys.executable, "-S", "-c", WAITS])
-    monkeypatch.setattr(launch, "GRACE", 1.0)
-
-    async def both():
-        return await asyncio.gather(launch.lead(here, 10, []), silent(), return_exceptions=True)
-
-    assert str(asyncio.run(both())[0]).startswith("worker 0 on b has died or lost its connection")
+    assert process.returncode == 2
 
 
 @pytest.mark.parametrize("all_are_there", [False, True])
@@ -166,9 +217,8 @@ def test_ctrl_c_is_passed_on_and_the_second_time_ends_all(all_are_there):
         root = Root(here, 10)
         await root.start()
         if all_are_there:
-            root.nodes = {
-                seat: Node(*seat, "a", SimpleNamespace(write=sent.append)) for seat in root.expected
-            }
+            writer = SimpleNamespace(write=sent.append)
+            root.members, root.missing = dict.fromkeys(root.missing, writer), set()
         root.interrupt()
         at_once = root.outcome.done()
         root.interrupt()
@@ -179,39 +229,45 @@ def test_ctrl_c_is_passed_on_and_the_second_time_ends_all(all_are_there):
     assert sentence.startswith(
         "interrupted: all were stopped; go on from the last checkpoint with --resume"
     )
-    assert [json.loads(message)["kind"] for message in sent[:4]] == [
-        "interrupt",
-        "interrupt",
-        "stop",
-        "stop",
-    ][: len(sent)]
-    assert (len(sent) > 0) == all_are_there
+    told = [next(iter(json.loads(message))) for message in sent]
+    assert told == (["interrupt", "stop", "stop", "stop"] if all_are_there else [])
+
+
+def test_a_worker_is_interrupted_and_a_server_is_not(monkeypatch):
+    """What the root passes on, as the process sees it."""
+    caught = "import signal, time; signal.signal(2, lambda *_: os._exit(0)); time.sleep(100)"
+    starts = [small(here := world(), "worker", caught), small(here, "server", WAITS)]
+    monkeypatch.setattr(supervisor, "scheduler", lambda *_: small(here, "scheduler", WAITS))
+    monkeypatch.setattr(supervisor, "GRACE", 1.0)
+
+    async def interrupted():
+        asyncio.get_running_loop().call_later(1.5, os.kill, os.getpid(), signal.SIGINT)
+        await supervisor.lead(here, 10, starts)
+
+    with pytest.raises(UserError, match="^worker 0 on 127.0.0.1 has died or lost its connection"):
+        asyncio.run(interrupted())
 
 
 def test_what_else_knocks_at_the_port_does_no_harm(monkeypatch):
     here = world(1)
 
-    async def noise():
-        for line in (b"GET / HTTP/1.1\r\n\r\n", b"[]\n", b'{"kind": "node"}\n', b""):
-            await asyncio.sleep(0.1)
-            _, writer = await asyncio.open_connection(here.root, here.port + 1)
-            writer.write(line)
-            writer.close()
+    def noise():
+        for line in (b"GET / HTTP/1.1\r\n\r\n", b"[]\n", b'{"role": "worker"}\n', b"", b"2\n"):
+            time.sleep(0.1)
+            with socket.create_connection((here.root, here.port + 1)) as connection:
+                connection.sendall(line)
 
-    monkeypatch.setattr(
-        node,
-        "command",
-        lambda role, arguments: [sys.executable, "-S", "-c", "import time; time.sleep(1)"],
-    )
-    monkeypatch.setattr(launch, "command", node.command)
+    def lead(*arguments):
+        async def both():
+            await asyncio.gather(leading(*arguments), asyncio.to_thread(noise))
 
-    async def all_of_them():
-        nodes = [node.follow(here, role, [], 5) for role in ("worker", "server")]
-        return await asyncio.gather(
-            launch.lead(here, 10, []), noise(), *nodes, return_exceptions=True
-        )
+        return both()
 
-    assert asyncio.run(all_of_them()) == [None] * 4
+    leading = supervisor.lead
+    monkeypatch.setattr(supervisor, "lead", lead)
+    program = "import time; time.sleep(1)"
+    ends = together(monkeypatch, here, [program], program, scheduler=program)
+    assert ends.error is None
 
 
 def refused(*arguments):
@@ -250,7 +306,7 @@ def test_a_port_that_is_taken():
     ],
 )
 def test_a_host_that_cannot_be_reached_or_lacks_the_folder(tmp_path, code, reason, sentence):
-    """Every node fails in the same way: it is the worker's that is looked at."""
+    """Every process fails in the same way: it is the worker's that is looked at."""
     ssh = tmp_path / "ssh"
     ssh.write_text(
         f'#!/bin/sh\ncase $2 in *=server*) sleep 9;; esac\nprintf "{reason}\\r\\n" >&2\nexit '
@@ -334,18 +390,21 @@ def test_what_is_started_where(monkeypatch, tmp_path):
         ["-n", "3", "-H", str(hosts), "--ssh", "sh -x", "--", "--data", "my text"]
     )
     assert options.arguments == ["--data", "my text", "--kvstore", "dist_sync"]
-    here = World("10.0.0.1", 9091, 3, 2)
-    nodes = launch.starts(here, launch.host_names(str(hosts)), options)
-    assert [(one.name, one.host) for one in nodes] == [
-        ("server 0", "a"),
-        ("server 1", "me@b"),
-        ("worker 0", "a"),
-        ("worker 1", "me@b"),
-        ("worker 2", "a"),
+    here, names = World("10.0.0.1", 9091, 3, 2), launch.host_names(str(hosts))
+    command = ["train", *options.arguments]
+    starts = supervisor.starts(here, names, launch.ssh_command(options.ssh), command)
+    assert [(one.role, one.rank, one.host) for one in starts] == [
+        ("server", 0, "a"),
+        ("server", 1, "me@b"),
+        ("worker", 0, "a"),
+        ("worker", 1, "me@b"),
+        ("worker", 2, "a"),
     ]
-    worker = nodes[2].command
+    worker = starts[2].command
     assert worker[:3] == ["sh", "-x", "a"]
-    assert worker[3].startswith(f"cd {Path.cwd()} && exec env ")
+    shell, option, line = shlex.split(worker[3])
+    assert (shell, option) == ("sh", "-c")
+    assert line.startswith(f"cd {Path.cwd()} && env ")
     for part in (
         "DMLC_ROLE=worker",
         "DMLC_WORKER_ID=0",
@@ -353,22 +412,29 @@ def test_what_is_started_where(monkeypatch, tmp_path):
         "DMLC_NUM_WORKER=3",
         "'my text'",
     ):
-        assert part in worker[3]
-    assert "GLUONLM_WORKERS_HERE=1" in nodes[3].command[3]
-    twice = launch.starts(World("10.0.0.1", 9091, 3, 1), ["a", "a"], options)
-    assert all("GLUONLM_WORKERS_HERE=3" in one.command[3] for one in twice)
+        assert part in line
+    assert "GLUONLM_WORKERS_HERE=1" in starts[3].command[3]
+    twice = supervisor.starts(World("10.0.0.1", 9091, 3, 1), ["a", "a"], ["ssh"], command)
+    assert all("GLUONLM_WORKERS_HERE=3" in one.command[2] for one in twice)
 
 
 def test_workers_share_the_cores(monkeypatch):
+    monkeypatch.setattr(runtime, "usable_cores", lambda: 8)
     monkeypatch.setenv("GLUONLM_WORKERS_HERE", "2")
-    monkeypatch.setattr(
-        node, "RUNTIME", node.RUNTIME.__class__(*[8, None, None, False, None, False, False])
-    )
-    assert node.environment(world(), "worker", 0, "10.0.0.1")["OMP_NUM_THREADS"] == "4"
-    assert node.environment(world(), "server", 0, "10.0.0.1")["OMP_NUM_THREADS"] == "1"
-    assert node.environment(world(), "server", 0, "10.0.0.1")["DMLC_NODE_HOST"] == "10.0.0.1"
-    monkeypatch.setattr(
-        node, "RUNTIME", node.RUNTIME.__class__(*[3, None, None, False, None, False, True])
-    )
+    for role, threads in (("worker", 4), ("server", 1), ("scheduler", 1)):
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        monkeypatch.setenv("DMLC_ROLE", role)
+        assert runtime.set_threads() == threads
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert node.environment(world(), "worker", 0, "10.0.0.1")["OMP_NUM_THREADS"] == "3"
+    monkeypatch.setenv("DMLC_ROLE", "worker")
+    assert runtime.set_threads() == 3
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_threads_that_the_user_has_set_are_passed_on(monkeypatch, given):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setattr(supervisor, "RUNTIME", replace(supervisor.RUNTIME, threads_given=given))
+    for host in (None, "a"):
+        for start in supervisor.starts(world(), [host], ["ssh"], ["train"]):
+            assert ("OMP_NUM_THREADS=3" in start.command[-1]) == (given and host is not None)
+            assert ("OMP_NUM_THREADS" in start.environment) == given

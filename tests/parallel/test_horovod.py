@@ -21,7 +21,6 @@ from gluonlm import train
 from gluonlm.config import Config
 from gluonlm.model.checkpoint import build_model
 from gluonlm.parallel import group as distributed
-from gluonlm.parallel import ring
 from gluonlm.parallel.agreement import check_equal
 from gluonlm.system import runtime
 from gluonlm.system.errors import UserError
@@ -72,7 +71,7 @@ def by_all(function, workers=2):
 
     def work(horovod):
         try:
-            return function(ring.Ring(horovod))
+            return function(distributed.HorovodGroup(horovod))
         except UserError as error:
             return error
 
@@ -82,11 +81,11 @@ def by_all(function, workers=2):
 
 def test_what_each_says_is_told_to_all():
     said = ["a", None, {"perplexity": 87.17, "où": ["€"] * 50}]
-    assert by_all(lambda group: group.exchange("words", said[group.rank]), 3) == [said] * 3
+    assert by_all(lambda group: group.all_gather_object("words", said[group.rank]), 3) == [said] * 3
 
 
 def test_a_worker_at_another_place():
-    errors = by_all(lambda group: group.exchange("settings" if group.rank else "run", 1))
+    errors = by_all(lambda group: group.all_gather_object("settings" if group.rank else "run", 1))
     assert str(errors[0]).startswith(
         "worker 1 tells its settings when others tell their run: start all workers with"
     )
@@ -97,17 +96,17 @@ def test_sums_means_and_copies_for_all():
     def work(group):
         gradient = nd.array([1.0, 2.0]) * (group.rank + 1)
         group.wishes = (group.rank == 2, False)
-        group.average([gradient])
+        group.all_reduce([gradient])
         state = {"weight": np.full((2, 3), 7.0)} if group.rank == 0 else None
-        arrays, epoch = group.share(state, 5 if group.rank == 0 else None)
-        hidden = group.gather([nd.array([[group.rank]])])
+        arrays, epoch = group.broadcast(state, 5 if group.rank == 0 else None)
+        hidden = group.all_gather([nd.array([[group.rank]])])
         return (
             gradient.asnumpy().tolist(),
-            group.agree(False, True),
+            group.all_reduce_flags(False, True),
             arrays["weight"].tolist(),
             epoch,
             [array.asscalar() for array in hidden],
-            group.meet(nd.array([group.rank + 3.0])).asscalar(),
+            group.synchronize(nd.array([group.rank + 3.0])).asscalar(),
         )
 
     assert (
@@ -147,7 +146,6 @@ def test_two_workers_of_half_the_batch_make_the_weights_of_one(text, alone, tmp_
                 here = training.Training(
                     models[group.rank], corpus, config, place, kvstore="horovod", group=group
                 )
-                group.start()
                 if resume:
                     load_training(here)
                 else:
@@ -184,7 +182,7 @@ def test_workers_that_are_gone(monkeypatch):
     with pytest.raises(
         UserError, match=r"another worker is gone .* \(Horovod has been shut down\): go on from"
     ):
-        ring.Ring(horovod).exchange("words", 1)
+        distributed.HorovodGroup(horovod).all_gather_object("words", 1)
 
 
 def test_only_the_first_speaks_until_there_is_an_error(capsys, monkeypatch):
@@ -192,12 +190,12 @@ def test_only_the_first_speaks_until_there_is_an_error(capsys, monkeypatch):
     monkeypatch.setattr(os, "_exit", ends.append)
     first, second = stand_ins(2)
     for horovod in (second, first):
-        with ring.Ring(horovod):
+        with distributed.HorovodGroup(horovod):
             print(f"worker {horovod.number}")
             print(f"progress of {horovod.number}", file=sys.stderr)
         assert horovod.ended
     assert capsys.readouterr() == ("worker 0\n", "progress of 0\n")
-    with pytest.raises(UserError), ring.Ring(second):
+    with pytest.raises(UserError), distributed.HorovodGroup(second):
         raise UserError("no such word")
     assert (ends, capsys.readouterr().err) == ([2], "error: no such word\n")
 

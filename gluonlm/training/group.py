@@ -1,0 +1,79 @@
+"""The workers of a training: which columns of the batch each reads, and what they tell each other.
+
+A :class:`Group` has a single worker. Those of several processes, in :mod:`gluonlm.parallel.group`, have its methods;
+all workers must call them in the same order.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import mxnet as mx
+import numpy as np
+from mxnet import nd
+
+LOCAL = ("local", "device", "nccl")  # kvstores over the devices of one process
+
+
+class Group:
+    """The group of a single worker.
+
+    :ivar rank: number of this worker; rank 0 is the one that writes. :ivar world_size: number of workers.
+    :ivar asynchronous: whether the workers take steps without waiting for each other.
+    """
+
+    rank, world_size, asynchronous = 0, 1, False
+
+    def columns(self, count: int) -> slice:
+        """This worker's share of ``count`` columns; all shares together are all columns."""
+        return slice(
+            self.rank * count // self.world_size, (self.rank + 1) * count // self.world_size
+        )
+
+    def all_gather_object(self, what: str, value: Any) -> list:
+        """The values of all workers, in the order of their ranks: anything that JSON knows.
+
+        :param what: a name for the value, by which workers at different places are noticed.
+        """
+        return [value]
+
+    def all_gather(self, arrays: list[nd.NDArray]) -> list[nd.NDArray]:
+        """The arrays of all workers in one list; each has as many of the same shapes."""
+        return arrays
+
+    def broadcast(self, arrays: dict[str, np.ndarray] | None, *values: Any) -> tuple:
+        """Rank 0's arrays and further values for all workers."""
+        return arrays, *values
+
+    def all_reduce(self, gradients: Sequence[nd.NDArray]) -> None:
+        """Replace each array by its mean over the workers if they take steps together."""
+
+    def all_reduce_flags(self, stop: bool, save: bool) -> tuple[bool, bool]:
+        """Whether to stop and to save before the next step: what any worker wants, for all."""
+        return stop, save
+
+    def synchronize(self, weights: nd.NDArray) -> nd.NDArray:
+        """The same weights for all workers: those of rank 0, or those that the servers have."""
+        return weights
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+
+SINGLE = Group()
+
+
+def pack(arrays: Sequence[nd.NDArray]) -> nd.NDArray:
+    """All elements of the arrays as one vector on the CPU."""
+    return nd.concat(*(array.reshape(-1).as_in_context(mx.cpu()) for array in arrays), dim=0)
+
+
+def unpack(flat: nd.NDArray, arrays: Sequence[nd.NDArray]) -> None:
+    """Set arrays from the vector of all their elements."""
+    start = 0
+    for array in arrays:
+        part = flat[start : start + array.size].reshape(array.shape)
+        array[:] = part.as_in_context(array.context)
+        start += array.size
