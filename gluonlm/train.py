@@ -240,11 +240,8 @@ def conclude(training: Training, finished: bool, onnx: str | None) -> Result:
     """Evaluate and export the best model; say how to go on if the run is not finished."""
     result, run = finish(training, finished), training.run
     if not finished:
-        how = (
-            "with as many workers and"
-            if training.group.world_size > 1
-            else "with: python -m gluonlm.train"
-        )
+        several = training.group.world_size > 1
+        how = "with as many workers and" if several else "with: python -m gluonlm.train"
         print(f"stopped; go on {how} --resume {shlex.quote(str(run.folder))}")
     if (
         onnx and result.valid_loss is not None
