@@ -95,7 +95,10 @@ def take_part(role: str, options: argparse.Namespace) -> None:
             try:
                 train.main(options.arguments)
             except Exception as error:
-                raise (UserError(said) if (said := sentence_of(error)) else error) from None
+                sentence = sentence_of(error)
+                if sentence is None:
+                    raise
+                raise UserError(sentence) from None
     else:
         raise UserError(f"DMLC_ROLE={role}: set it to scheduler, server or worker")
 

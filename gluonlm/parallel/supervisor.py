@@ -291,16 +291,16 @@ class Lifeline:
             os._exit(2)
 
     def __exit__(self, kind, error, trace):
-        if error is None or (isinstance(error, SystemExit) and not error.code):
-            self.ended = True
-            self._send(end=None)
-        elif isinstance(error, UserError):
+        self.ended = True
+        sentence = None
+        if isinstance(error, UserError):
             first = (self.role, self.rank) == ("worker", 0)  # it speaks for all
-            self._send(end=str(error) if first else f"{self.name}: {error}")
-            exit_now(error)
-        elif isinstance(error, Exception):
+            sentence = str(error) if first else f"{self.name}: {error}"
+        elif error is not None and not (isinstance(error, SystemExit) and not error.code):
             reason = traceback.format_exception_only(kind, error)[-1].strip()
-            self._send(end=f"{self.name} ended with code 1 ({reason}): {STOPPED}")
+            sentence = f"{self.name} ended with code 1 ({reason}): {STOPPED}"
+        self._send(end=sentence)
+        if sentence:
             exit_now(error)
 
 

@@ -49,6 +49,7 @@ def world(workers=1, servers=1):
 
 
 WAITS = "import time; time.sleep(100)"
+EARLY = "import sys; "
 SMALL = """
 import os
 from gluonlm.parallel.supervisor import Lifeline, World
@@ -58,8 +59,10 @@ with Lifeline(World.of(os.environ), {role!r}, {patience}):
 
 
 def small(here, role, program, patience=10.0, rank=0):
-    """A process that does not import mxnet: it runs a line of Python."""
+    """A process that does not import mxnet: it runs a line of Python, early ones without lifeline."""
     line = SMALL.format(role=role, program=program, patience=patience)
+    if program.startswith(EARLY):
+        line = program
     environment = {**os.environ, **here.variables(), "DMLC_ROLE": role}
     return Start(role, rank, None, [sys.executable, "-c", line], environment)
 
@@ -112,8 +115,8 @@ def test_all_end_well(monkeypatch, launched):
     ("program", "sentence"),
     [
         ("os.kill(os.getpid(), 9)", "was killed by SIGKILL: all others were stopped; go on"),
-        ("import sys; sys.exit('error: no such word')", ": no such word$|^no such word$"),
-        ("import sys; print('error: no such word', file=sys.stderr); sys.exit(2)", "no such word$"),
+        (EARLY + "sys.exit('error: no such word')", ": no such word$|^no such word$"),
+        (EARLY + "print('error: no such word', file=sys.stderr); sys.exit(2)", "no such word$"),
         (
             "from gluonlm.system.errors import UserError; raise UserError('no such word')",
             "^worker 1 on 127.0.0.1: no such word$|^no such word$",
