@@ -160,7 +160,7 @@ def open_run(given: dict[str, Any], group: Group) -> tuple[Run, Config]:
         config = settings(given)
         config = replace(config, data=located(config.data))  # found from any folder later
         folder = given.get("save") or default_folder(config)
-        return (Onlooker(folder) if group.rank else Run.new(folder)), config
+        return (Onlooker(Path(folder)) if group.rank else Run.new(folder)), config
     extra = set(given) - {*RESUME_OPTIONS, "epochs"}
     if extra:
         raise UserError(
