@@ -9,7 +9,7 @@ import nbformat
 
 NEEDS = re.compile(r"\*\*What you need\.\*\*(.*?)(?=\n\n|\n\*\*|\Z)", re.DOTALL)
 DOES = re.compile(r"\*\*What you will do\.\*\*(.*?)(?=\n\n|\n\*\*|\Z)", re.DOTALL)
-NOTEBOOKS = re.compile(r"[Nn]otebooks? ((?:\d\d(?:,? and |, | to |-)?)+)")
+NOTEBOOKS = re.compile(r"(?:[Nn]otebook|[Ll]esson)s? ((?:\d\d(?:,? and |, | to |-)?)+)")
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def read_lesson(path: Path) -> Lesson:
 
 
 def numbers_in(text: str) -> list[int]:
-    """The notebooks that a sentence names, as in "notebooks 01 to 03 and 05"."""
+    """The notebooks that a sentence names, as in "lessons 01 to 03 and 05"."""
     found = set()
     for names in NOTEBOOKS.findall(" ".join(text.split())):
         for first, _, last in re.findall(r"(\d\d)(?:( to |-)(\d\d))?", names):

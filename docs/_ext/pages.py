@@ -133,7 +133,7 @@ def describe_pictures(app: Sphinx, doctree: nodes.document) -> None:
 
 
 def link_lessons(app: Sphinx, doctree: nodes.document) -> None:
-    """Make links of the words "notebook 02" within the lessons where there is such a notebook."""
+    """Make links of the words "lesson 02" within the lessons where there is such a lesson."""
     if not app.env.docname.startswith("notebooks/"):
         return
     pages = {
@@ -142,7 +142,7 @@ def link_lessons(app: Sphinx, doctree: nodes.document) -> None:
     }
     not_prose = nodes.literal | nodes.literal_block | nodes.reference | nodes.title
     for text in list(doctree.findall(nodes.Text)):
-        pieces = re.split(r"([Nn]otebook \d\d)\b", text)
+        pieces = re.split(r"((?:[Nn]otebook|[Ll]esson) \d\d)\b", text)
         if len(pieces) == 1 or isinstance(text.parent, not_prose):
             continue
         linked = [nodes.Text(piece) for piece in pieces]

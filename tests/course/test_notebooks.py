@@ -21,8 +21,16 @@ FOLDER = ROOT / "notebooks"
 SANITIZE = FOLDER / "nbval.cfg"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 MAX_LINES, MAX_BYTES = 30, 350_000
+MAX_DRAWING = 0.2  # share of the code lines of a lesson
+DRAWING = re.compile(
+    r"\b(plt|axes|panels|figure|teaching\.(figure|lines|bars|rows|heat_strip|draw_\w+|box|arrow|dress))\b"
+)
+MENDED = ("01",)  # lessons that follow all the rules for a reader
 SOLUTION = re.compile(r"<details>.*?```python\n(.*?)```.*?</details>", re.DOTALL)
 ABSOLUTE_PATH = re.compile(r"(?<![\w.:/])/(home|root|work|tmp|usr|opt|var|Users|mnt)/|[A-Z]:\\\\")
+every_mended = pytest.mark.parametrize(
+    "path", [path for path in NOTEBOOKS if path.stem[:2] in MENDED], ids=lambda path: path.stem
+)
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -94,6 +102,25 @@ def defined(source: str) -> set[str]:
     }
 
 
+def drawing_share(notebook) -> float:
+    """The share of code lines that belong to statements that draw; captions are prose, not code."""
+    lines = {True: 0, False: 0}
+    for cell in code_cells(notebook):
+        tree, source = ast.parse(cell.source), cell.source.splitlines()
+        prose = {
+            number
+            for node in ast.walk(tree)
+            if isinstance(node, ast.JoinedStr | ast.Constant) and isinstance(node, ast.expr)
+            for number in range(node.lineno, node.end_lineno + 1)
+            if re.fullmatch(r"\s*f?\".*\"\,?", source[number - 1])
+        }
+        for node in tree.body:
+            numbers = set(range(node.lineno, node.end_lineno + 1)) - prose
+            draws = DRAWING.search("\n".join(source[number - 1] for number in numbers))
+            lines[bool(draws)] += sum(bool(source[number - 1].strip()) for number in numbers)
+    return lines[True] / sum(lines.values())
+
+
 def has_assert(source: str) -> bool:
     return any(isinstance(node, ast.Assert) for node in ast.walk(ast.parse(source)))
 
@@ -157,6 +184,57 @@ def test_is_a_lesson_of_bearable_size(path):
     assert stored(path).metadata.kernelspec.name == "python3"
 
 
+@every_mended
+def test_draws_little_and_asks_eight_quick_questions(path):
+    assert drawing_share(stored(path)) <= MAX_DRAWING
+    questions = [
+        cell.source
+        for cell in stored(path).cells
+        if cell.cell_type == "markdown" and cell.source.startswith("## Quick questions")
+    ]
+    assert [text.count("<details><summary>") for text in questions] == [8]
+    assert any("**To read on.**" in cell.source for cell in stored(path).cells)
+
+
+@every_mended
+def test_every_figure_has_its_caption(path):
+    outputs = [output for cell in code_cells(stored(path)) for output in cell.outputs]
+    for picture, caption in zip(outputs, [*outputs[1:], {}], strict=True):
+        if "image/png" in picture.get("data", {}):
+            assert caption["data"]["text/markdown"] == f"*{alternative_text(picture)}*"
+            assert picture.metadata["image/png"]["width"] > 300
+
+
+BY_HAND = {
+    "Dictionary",
+    "Corpus",
+    "batchify",
+    "get_batch",
+    "RNNModel",
+    "detach",
+    "evaluate",
+    "train",
+}
+
+
+def test_the_first_lesson_builds_the_model_on_the_page():
+    cells = [cell.source for cell in code_cells(stored(FOLDER / "01_language_model.ipynb"))]
+    assert max(len(source.splitlines()) for source in cells) <= 20
+    homes = {name: i for i, source in enumerate(cells) for name in defined(source) & BY_HAND}
+    assert set(homes) == BY_HAND
+    compared = min(i for i, source in enumerate(cells) if "from gluonlm.text" in source)
+    assert max(homes.values()) < compared
+    earlier = "\n".join(cells[:compared])
+    modules = {
+        getattr(node, "module", None) or alias.name
+        for node in ast.walk(ast.parse(earlier))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    }
+    assert {name for name in modules if name.startswith("gluonlm")} == {"gluonlm"}
+    assert has_assert(cells[compared])
+
+
 @every_notebook
 def test_runs_and_its_solutions_hold(path):
     for cell in code_cells(executed(path)):  # an error in any cell has been raised before
@@ -167,6 +245,16 @@ def test_runs_and_its_solutions_hold(path):
 def test_stored_outputs_are_what_the_code_prints(path):
     for before, after in zip(code_cells(stored(path)), code_cells(executed(path)), strict=False):
         assert printed(before) == printed(after), before.source
+
+
+def test_the_share_of_drawing_counts_statements_and_leaves_out_captions():
+    sources = [
+        "x = 1\ny = 2",
+        'with teaching.figure(\n    "a long caption, "\n    "in two lines"\n) as axes:\n    axes.plot(x)',
+        "figure, axes = plt.subplots()",
+    ]
+    notebook = new_notebook(cells=[new_code_cell(source) for source in sources])
+    assert drawing_share(notebook) == 4 / 6
 
 
 def test_the_rules_can_be_broken():
