@@ -222,7 +222,7 @@ def test_the_first_lesson_builds_the_model_on_the_page():
     assert max(len(source.splitlines()) for source in cells) <= 20
     homes = {name: i for i, source in enumerate(cells) for name in defined(source) & BY_HAND}
     assert set(homes) == BY_HAND
-    compared = min(i for i, source in enumerate(cells) if "from gluonlm.text" in source)
+    compared = min(i for i, source in enumerate(cells) if "gluonlm.batchify" in source)
     assert max(homes.values()) < compared
     earlier = "\n".join(cells[:compared])
     modules = {
@@ -232,6 +232,7 @@ def test_the_first_lesson_builds_the_model_on_the_page():
         for alias in node.names
     }
     assert {name for name in modules if name.startswith("gluonlm")} == {"gluonlm"}
+    assert set(re.findall(r"\bgluonlm\.(\w+)", earlier)) == {"__version__"}
     assert has_assert(cells[compared])
 
 
