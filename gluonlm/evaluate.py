@@ -24,7 +24,7 @@ from gluonlm.inference.language_model import LanguageModel
 from gluonlm.inference.scoring import Score
 from gluonlm.onnx.load import load, load_onnx
 from gluonlm.system.errors import UserError
-from gluonlm.system.files import expanded
+from gluonlm.system.files import check_output, expanded
 from gluonlm.system.machine import record
 from gluonlm.text.corpus import MUCH_UNKNOWN, encode_file, read_split
 from gluonlm.text.locate import known_name
@@ -73,6 +73,8 @@ def check(options: argparse.Namespace) -> None:
         raise UserError(
             "--tune-cache needs a data set with a validation text, and --data names a single file"
         )
+    if options.record:
+        check_output(options.record)
     if options.onnx and options.gpu:
         raise UserError("--onnx computes on the CPU: leave out --gpu and --cuda")
 

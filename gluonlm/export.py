@@ -17,13 +17,13 @@ import json
 from pathlib import Path
 
 from gluonlm.cli import Parser, run
-from gluonlm.model.checkpoint import Trained, check_replaceable, load_model, save_model
+from gluonlm.model.checkpoint import Trained, load_model, save_model
 from gluonlm.model.exchange import export_gluon, export_torch, import_torch
 from gluonlm.onnx.export import Exported, export_onnx
 from gluonlm.onnx.load import has_integers, simulated
 from gluonlm.onnx.web import page, web_file
 from gluonlm.system.errors import UserError
-from gluonlm.system.files import write_atomically, writing
+from gluonlm.system.files import check_output, write_output
 from gluonlm.text.vocabulary import Dictionary
 
 NAMES = {
@@ -83,7 +83,7 @@ def take_out(options: argparse.Namespace) -> Exported:
     if options.format == "gluon":
         export_gluon(trained, path)
         return Exported(path, f"{path}-symbol.json, {path}-0000.params, {path}-settings.json")
-    check_replaceable(path)
+    check_output(path)
     export_torch(trained, path)
     return Exported(path, f"{path}: for RNNModel.load_state_dict; docs/export.md says how")
 
@@ -93,11 +93,9 @@ def export_web(trained: Trained, path: Path) -> Exported:
 
     :raises UserError: when the page cannot compute such a model, or the file cannot be written.
     """
-    check_replaceable(path)
+    check_output(path)
     content = page(trained).encode() if path.suffix == ".html" else web_file(trained)
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, content)
+    write_output(path, content)
     return Exported(path, f"{path}: {len(content) / 1e6:.3g} MB")
 
 
@@ -105,7 +103,7 @@ def bring_in(options: argparse.Namespace) -> Exported:
     """Write a model of PyTorch's as one of this package."""
     if options.path is None or options.path.suffix == "":
         raise UserError("say which model file to write, for example ptb.pt")
-    check_replaceable(options.path)
+    check_output(options.path)
     dictionary = vocabulary(options.vocabulary) if options.vocabulary else None
     settings = {name: getattr(options, name) for name in SETTINGS if getattr(options, name)}
     trained = import_torch(Path(options.checkpoint), dictionary, settings, options.level)

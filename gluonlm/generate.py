@@ -19,7 +19,7 @@ from gluonlm.inference.language_model import LanguageModel
 from gluonlm.inference.sampling import FINISHED, Strategy, beam_search, end_id, stream
 from gluonlm.onnx.load import load, load_onnx
 from gluonlm.system.errors import UserError
-from gluonlm.system.files import writing
+from gluonlm.system.files import check_output, write_output
 from gluonlm.text.detokenize import Detokenizer, tokens_of
 from gluonlm.text.vocabulary import UNK, Dictionary
 
@@ -218,14 +218,14 @@ def main(argv: list[str]) -> list[str]:
 
 def to_file(path: Path, written: list[str], write: Callable[[], None]) -> None:
     """Let ``write`` fill ``written`` and put that into a file, after Ctrl-C too; before, the file stays as it was."""
-    with writing(path):
-        open(path, "a").close()  # told now, not after an hour of writing
+    check_output(path)  # told now, not after an hour of writing
+    if not path.parent.is_dir():
+        raise UserError(f"cannot write {path}: there is no folder {path.parent}, make it first")
     try:
         write()
     finally:
         if written:
-            with writing(path):
-                path.write_text(joined(written), encoding="utf-8")
+            write_output(path, joined(written))
 
 
 if __name__ == "__main__":

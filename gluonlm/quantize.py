@@ -25,9 +25,9 @@ from pathlib import Path
 from gluonlm.cli import Parser, run
 from gluonlm.compress.calibrate import COLUMNS, TOKENS, Statistics, calibrate, read_statistics
 from gluonlm.compress.scheme import Quantized, Scheme, parse_scheme, parts_of, quantize_model
-from gluonlm.model.checkpoint import Trained, check_replaceable, load_model, save_model
+from gluonlm.model.checkpoint import Trained, load_model, save_model
 from gluonlm.system.errors import UserError
-from gluonlm.system.files import writing
+from gluonlm.system.files import check_output, writing
 
 STATISTICS = "statistics.json"
 
@@ -97,7 +97,7 @@ def main(argv: list[str]) -> "Written | list":
             compare,
         )
 
-        check_replaceable(options.out or trained.path.with_name(TABLE))
+        check_output(options.out or trained.path.with_name(TABLE))
         out, command = (
             options.out or trained.path.with_name(TABLE),
             ["python", "-m", "gluonlm.quantize", *argv],
@@ -172,7 +172,7 @@ def write(trained: Trained, quantized: Quantized, path: Path) -> Written:
 
     :raises UserError: when it cannot be written, or would replace what a training has made.
     """
-    check_replaceable(path)
+    check_output(path)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     save_model(

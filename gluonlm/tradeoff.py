@@ -10,6 +10,7 @@ cheaper.
 """
 
 import argparse
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from gluonlm.cli import Parser, run
 from gluonlm.compress.compare import TABLE, Row
 from gluonlm.model.checkpoint import read_json
 from gluonlm.system.errors import UserError
-from gluonlm.system.files import writing
+from gluonlm.system.files import write_output
 
 MARKERS = "osD^v<>pPX*h"
 
@@ -58,9 +59,9 @@ def main(argv: list[str]) -> list[Series]:
     if options.out.suffix[1:] not in figure.canvas.get_supported_filetypes():
         raise UserError(f"--out {options.out}: give a name that ends in .png, .svg or .pdf")
     draw(figure, series)
-    with writing(options.out):
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(options.out, dpi=110)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=110, format=options.out.suffix[1:])
+    write_output(options.out, picture.getvalue())
     print(f"{options.out}: {sum(len(one.rows) for one in series)} variants of {len(series)} models")
     return series
 

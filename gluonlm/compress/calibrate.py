@@ -31,7 +31,7 @@ from gluonlm.model.checkpoint import Trained, read_json
 from gluonlm.model.rnn import RNNModel
 from gluonlm.model.weights import named_arrays
 from gluonlm.system.errors import UserError
-from gluonlm.system.files import write_atomically
+from gluonlm.system.files import write_output
 from gluonlm.text.batches import batchify
 from gluonlm.text.corpus import read_split
 
@@ -54,7 +54,7 @@ class Statistics:
 
     def save(self, path: Path) -> None:
         """Write the statistics as JSON."""
-        write_atomically(path, (json.dumps(dataclasses.asdict(self), indent=1) + "\n").encode())
+        write_output(path, (json.dumps(dataclasses.asdict(self), indent=1) + "\n").encode())
 
 
 def read_statistics(path: Path, model: RNNModel) -> Statistics:

@@ -25,7 +25,7 @@ from gluonlm.model.checkpoint import Trained, build_model, set_weights
 from gluonlm.model.weights import GATES, layer_sizes, named_arrays, projected, splits_of
 from gluonlm.system import native
 from gluonlm.system.errors import UserError
-from gluonlm.system.files import write_atomically, writing
+from gluonlm.system.files import write_output, writing
 from gluonlm.text.vocabulary import Dictionary
 
 TORCH = {
@@ -66,8 +66,8 @@ def export_gluon(trained: Trained, prefix: Path) -> None:
             ) from None
         for path in Path(folder).iterdir():
             target = Path(f"{prefix}{path.name.removeprefix('model')}")
-            write_atomically(target, path.read_bytes())
-    write_atomically(Path(f"{prefix}-settings.json"), json.dumps(metadata(trained)).encode())
+            write_output(target, path.read_bytes())
+    write_output(Path(f"{prefix}-settings.json"), json.dumps(metadata(trained)).encode())
 
 
 def load_gluon(prefix: str | Path, ctx: mx.Context | None = None) -> mx.gluon.SymbolBlock:
@@ -111,9 +111,7 @@ def export_torch(trained: Trained, path: Path) -> None:
     refuse_foreign(trained.config, len(trained.dictionary))
     arrays = {torch_name(name): array for name, array in named_arrays(trained.model).items()}
     arrays.setdefault("decoder.weight", arrays["encoder.weight"])  # tied: theirs has both names
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, save(arrays, {"format": "pt", **metadata(trained)}))
+    write_output(path, save(arrays, {"format": "pt", **metadata(trained)}))
 
 
 def refuse_foreign(config: Config, vocab_size: int) -> None:

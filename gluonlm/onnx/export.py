@@ -17,11 +17,11 @@ from gluonlm.config import Config
 from gluonlm.inference.predictor import Predictor
 from gluonlm.inference.sampling import generate
 from gluonlm.inference.scoring import surprise
-from gluonlm.model.checkpoint import Trained, check_replaceable
+from gluonlm.model.checkpoint import Trained
 from gluonlm.onnx.load import has_integers
 from gluonlm.onnx.session import OnnxModel, describe, require
 from gluonlm.system.errors import UserError
-from gluonlm.system.files import write_atomically, writing
+from gluonlm.system.files import check_output, write_output
 from gluonlm.text.batches import batchify
 from gluonlm.text.corpus import read_split
 from gluonlm.text.locate import is_here
@@ -47,7 +47,7 @@ def export_onnx(trained: Trained, path: Path) -> Exported:
         disagree, or the file cannot be written.
     """
     check_exportable(trained.config)
-    check_replaceable(path)
+    check_output(path)
     from gluonlm.onnx.layers import build  # here, because everything else works without onnx
 
     stored = trained.quantized or quantize_model(trained.model, {})
@@ -64,9 +64,7 @@ def export_onnx(trained: Trained, path: Path) -> Exported:
                 f"ONNX Runtime computes something else than MXNet (relative difference {difference:.1e}), so {path} "
                 "was not written: export with --format gluon, and report this"
             )
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, content)
+    write_output(path, content)
     return Exported(path, f"{path}: {len(content) / 1e6:.3g} MB; {said}", difference)
 
 

@@ -1,6 +1,8 @@
 """Where files go, and writing them: whole or not at all, with a sentence for the user when the disk is full."""
 
 import errno
+import itertools
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +11,16 @@ from pathlib import Path
 from gluonlm.system.errors import UserError
 
 MODEL_SUFFIXES = (".pt", ".params", ".safetensors", ".onnx")  # other names are those of folders
+RUN_FILES = (
+    "config.json",
+    "log.jsonl",
+    "curve.png",
+    "best.safetensors",
+    "last.safetensors",
+    "result.json",
+)
+HEADER_BYTES = 100_000_000  # the most that safetensors allows
+NUMBERS = itertools.count()  # of this process's temporary files
 
 
 def cache_folder() -> Path:
@@ -45,13 +57,76 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
+def write_output(path: Path, content: bytes | str) -> None:
+    """Write what a command was asked to write; everything that a user can name goes through here.
+
+    :raises UserError: when :func:`check_output` does, or the disk is full; an old file is then untouched.
+    """
+    check_output(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, content.encode() if isinstance(content, str) else content)
+
+
+def check_output(path: Path) -> None:
+    """Say before the work, and not after it, that :func:`write_output` would fail.
+
+    :raises UserError: when there is a folder, or what training has made, or nothing can be written.
+    """
+    with writing(path):
+        if path.is_dir():
+            raise UserError(f"{path} is a folder: name a file")
+        if is_device(path):
+            return
+        if of_training(path.resolve()):
+            raise UserError(
+                f"{path} is what a training has made, and would be lost: choose another name"
+            )
+        place = next(one for one in path.absolute().parents if one.exists())
+        if not place.is_dir() or not os.access(place, os.W_OK):
+            raise UserError(f"cannot write {path} (no access to {place}): choose another place")
+
+
+def is_device(path: Path) -> bool:
+    """Whether what is written there goes to a device, a pipe, or a stream of this process."""
+    path = path.absolute()
+    return path.parts[1] in ("dev", "proc") or (path.exists() and not path.is_file())
+
+
+def of_training(path: Path) -> bool:
+    """Whether a file is one that only training makes: of a run's folder, or a model in float32."""
+    if not path.is_file():
+        return False
+    if path.name in RUN_FILES and is_run(path.parent):
+        return True
+    with path.open("rb") as file:  # the header of a safetensors file, even if the rest is damaged
+        size = int.from_bytes(file.read(8), "little")
+        header = file.read(min(size, HEADER_BYTES)) if size < path.stat().st_size else b""
+    return b'"format":"gluonlm ' in header and b'"quantized":' not in header
+
+
+def is_run(folder: Path) -> bool:
+    """Whether training has made a folder."""
+    try:
+        return "bptt" in json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError, TypeError):
+        return False
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Replace ``path`` by ``content`` such that a reader, or a crash at any moment, sees the old or the new whole file.
 
+    What is no file but a device or a pipe is written to.
+
     :raises UserError: when the disk is full or the place cannot be written; the old file is then untouched.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
     with writing(path):
+        if is_device(path):
+            with open(path, "ab", buffering=0) as file:
+                file.write(content)
+            return
+        path = path.resolve()  # a link stays one
+        temporary = path.with_name(f".gluonlm-{os.getpid()}-{next(NUMBERS)}.tmp")
         try:
             with open(temporary, "wb") as file:
                 file.write(content)

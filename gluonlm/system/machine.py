@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gluonlm.system.files import write_atomically, writing
+from gluonlm.system.files import write_output
 
 RESULTS = Path(__file__).parents[2] / "results"
 
@@ -73,9 +73,7 @@ def record(out: Path | None, command: Sequence[str], **figures: Any) -> dict[str
     """
     result = {"command": shlex.join(command), "machine": machine_record(), **figures}
     if out:
-        with writing(out.parent):
-            out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(out, (json.dumps(result, indent=1) + "\n").encode())
+        write_output(out, json.dumps(result, indent=1) + "\n")
     return result
 
 

@@ -1,0 +1,124 @@
+"""Output: nothing that training made is replaced, devices stay devices, an old file is whole until the new one is."""
+
+import errno
+import json
+import os
+import threading
+
+import pytest
+from safetensors.numpy import save_file
+
+from gluonlm import evaluate, export, generate, quantize, train
+from gluonlm.system.errors import UserError
+from gluonlm.system.files import RUN_FILES, check_output, write_atomically, write_output
+
+SMALL = ["--emsize", "8", "--nhid", "8", "--batch-size", "4", "--bptt", "5", "--epochs", "1"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run whose best model is beside its folder, as ``--save PTB.pt`` makes it."""
+    folder = tmp_path_factory.mktemp("data")
+    for split in ("train", "valid", "test"):
+        (folder / f"{split}.txt").write_text("the cat sat on the mat\nthe dog ran\n" * 20)
+    train.main(["--data", str(folder), "--save", str(folder / "PTB.pt"), *SMALL])
+    return folder / "PTB"
+
+
+def content(folder):
+    return {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize("name", [*RUN_FILES, "../PTB.pt"])
+def test_no_command_replaces_what_training_made(run, name):
+    path = str(run / name)
+    commands = [
+        (evaluate, [str(run), "--record", path]),
+        (generate, [str(run), "--words", "5", "--outf", path]),
+        (export, [str(run), path]),
+        (export, [str(run), path, "--format", "torch"]),
+        (quantize, [str(run), "--out", path]),
+    ]
+    if not (run / name).exists():  # best.safetensors: here it is PTB.pt
+        return
+    before = content(run) | content(run.parent)
+    for command, arguments in commands:
+        with pytest.raises(UserError, match="is what a training has made, and would be lost"):
+            command.main(arguments)
+    assert content(run) | content(run.parent) == before
+
+
+def test_a_damaged_model_is_still_one_that_training_made(run, tmp_path):
+    whole = (run.parent / "PTB.pt").read_bytes()
+    (tmp_path / "model.pt").write_bytes(whole[:-9])
+    with pytest.raises(UserError, match="would be lost"):
+        check_output(tmp_path / "model.pt")
+
+
+def test_what_others_made_may_be_replaced(tmp_path):
+    save_file({}, tmp_path / "other.safetensors", {"format": "pt"})
+    (tmp_path / "config.json").write_text('{"hidden_size": 9}')
+    for name in ("other.safetensors", "config.json", "new.json"):
+        write_output(tmp_path / name, "new")
+        assert (tmp_path / name).read_text() == "new"
+    write_output(tmp_path / "not" / "yet" / "there.txt", "new")
+
+
+def test_a_pipe_is_written_to_and_stays_one(run, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    read = []
+    reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe").read_bytes()))
+    reader.start()
+    evaluate.main([str(run), "--record", str(tmp_path / "pipe")])
+    reader.join(60)
+    assert (tmp_path / "pipe").is_fifo()
+    assert json.loads(read[0])["split"] == "test"
+
+
+def test_a_stream_of_the_process_is_written_to(run, capfd):
+    evaluate.main([str(run), "--record", "/dev/stdout"])
+    assert '"machine"' in capfd.readouterr().out
+
+
+def test_a_link_stays_one(tmp_path):
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "link").symlink_to("file")
+    write_output(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file").read_text() == "new"
+
+
+def test_an_old_file_is_whole_until_the_new_one_is(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (tmp_path / "text").write_text("old")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="No space left"):
+        write_output(tmp_path / "text", "new")
+    assert content(tmp_path) == {tmp_path / "text": b"old"}
+
+
+def test_temporary_names_are_each_writers_own(tmp_path, monkeypatch):
+    names, replace = [], os.replace
+    monkeypatch.setattr(os, "replace", lambda a, b: (names.append(str(a)), replace(a, b)))
+    write_atomically(tmp_path / "a", b"1")
+    write_atomically(tmp_path / "a", b"2")
+    assert len(set(names)) == 2
+    assert all(str(os.getpid()) in name for name in names)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("x" * 300, "File name too long"),
+        ("", "is a folder: name a file"),
+        ("file/below", "choose another place"),
+    ],
+)
+def test_what_cannot_be_written_is_told_before_the_work(run, tmp_path, name, sentence):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=sentence):
+        check_output(tmp_path / name)
+    with pytest.raises(UserError, match=sentence):
+        generate.main([str(run), "--outf", str(tmp_path / name)])
