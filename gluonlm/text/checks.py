@@ -19,7 +19,7 @@ class Checks:
 
     def __init__(self):
         self.marks, self.characters, self.blanks = Counter(), 0, 0
-        self.held_out: dict[bytes, bool] = {}  # hash of a line -> whether the training text has it
+        self.held_out, self.repeated = Counter(), Counter()  # hash of a line -> lines
         self.longest: list[tuple[int, str]] = []  # characters, the line's beginning
         self.first: list[str] = []
 
@@ -38,9 +38,9 @@ class Checks:
         if len(line) >= TELLING:
             key = blake2b(line.encode(), digest_size=8).digest()
             if split != "train":
-                self.held_out.setdefault(key, False)
+                self.held_out[key] += 1
             elif key in self.held_out:
-                self.held_out[key] = True
+                self.repeated[key] = self.held_out[key]
         if split == "train" and len(self.first) < EXAMPLES:
             self.first.append(line.rstrip("\n"))
         if len(self.longest) < EXAMPLES or len(line) > self.longest[-1][0]:
@@ -69,8 +69,8 @@ class Checks:
                 f"{unknown:.1f} % of the test tokens are unknown: raise --vocab-size, lower --min-count, or take "
                 "--level subword"
             )
-        if sum(self.held_out.values()) > MUCH_REPEATED * max(len(self.held_out), 20):
-            share = sum(self.held_out.values()) / len(self.held_out)
+        share = self.repeated.total() / max(self.held_out.total(), 1)
+        if share > MUCH_REPEATED and self.repeated.total() > 1:
             found.append(
                 f"{share:.0%} of the long held-out lines are in the training text, too: the splits overlap"
             )

@@ -28,7 +28,7 @@ from gluonlm.text.reader import decoded, open_file
 from gluonlm.text.recognize import HEAD, compression, other_kind
 
 JOIN = "\x1f"  # at the end of a piece: the line goes on
-LONG = 10_000  # characters of a line that are read at once
+LONG = 4_000  # characters of a line that are read at once
 UNPACK = {"gzip": gzip.open, "xz": lzma.open, "bzip2": bz2.open}
 LICENCE_FROM = 800  # lines in which Project Gutenberg's header ends, if there is one
 GUTENBERG = r"\*\*\* ?{} (?:OF )?(?:THE|THIS) PROJECT GUTENBERG"

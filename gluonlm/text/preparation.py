@@ -21,7 +21,7 @@ from gluonlm.text.splits import LISTED, Splits, Unit
 from gluonlm.text.tokenizer import sentences, tokenize
 
 LOOKED_AT = 300  # lines that show whether a text is wrapped
-WIDEST = 100  # characters of a line in a wrapped text
+WIDEST, TALLEST = 100, 40  # characters of a line, lines of a usual paragraph in a wrapped text
 LONGEST = 500  # lines of a paragraph
 
 
@@ -145,7 +145,8 @@ def joined(lines: Iterable[str]) -> Iterator[str]:
 def is_wrapped(lines: list[str]) -> bool:
     """Whether the lines of a text are cut at some width, as those of Project Gutenberg are, with blank lines between."""
     full = [line for line in lines if line.strip()]
-    if not full or len(full) == len(lines) or max(map(len, full)) > WIDEST:
+    blank = len(lines) - len(full)
+    if blank <= len(full) / TALLEST or max(map(len, full), default=0) > WIDEST:
         return False
     neighbours = sum(bool(a.strip() and b.strip()) for a, b in zip(lines, lines[1:]))
     return neighbours > len(full) / 3 and sorted(map(len, full))[len(full) // 2] > 40

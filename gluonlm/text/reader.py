@@ -99,7 +99,7 @@ def decoded(
         pending = len(bytes_decoder.getstate()[0])  # bytes of a character begun in the chunk before
         try:
             text = decoder.decode(data, final=not data)
-        except UnicodeDecodeError as error:
+        except UnicodeError as error:
             if encoding != "utf-8":
                 raise UserError(
                     f"{path} is not in the encoding {encoding}: give another with --encoding"

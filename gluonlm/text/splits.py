@@ -142,6 +142,10 @@ class Splits:
                 content = line.encode()
                 digest.update(content)
                 file.write(content)
+            if not unit.whole:  # the last line was cut here
+                digest.update(b"\n")
+                file.write(b"\n")
+                figures.update(lines=1, tokens=1)
         counts = self.counts[split]
         return {
             **figures,

@@ -1,0 +1,261 @@
+"""From raw files to data sets: what is read, what becomes a token, where it goes, and what is said about it."""
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+import sys
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from gluonlm.prepare import main
+from gluonlm.system.errors import UserError
+from gluonlm.text.corpus import UNK, load_corpus, read_split
+from gluonlm.text.preparation import Rules, is_wrapped, select
+from gluonlm.text.splits import Splits, Unit
+
+LINES = [f'Mr. Number {n} came on the {n}th. "Yes!" he said--"I know it."\n' for n in range(200)]
+TEXT = "".join(LINES)
+SPLITS = ("train", "valid", "test")
+
+
+@pytest.fixture
+def prepared(tmp_path, capsys):
+    """Prepare a file of this content; returns the figures, the three texts and what was printed."""
+
+    def run(content: str | bytes, *options: str, name: str = "raw.txt"):
+        data = content if isinstance(content, bytes) else content.encode()
+        (tmp_path / name).write_bytes(data)
+        made = main([str(tmp_path / name), "--out", str(tmp_path / "out"), *options])
+        texts = {s: (tmp_path / "out" / f"{s}.txt").read_text(encoding="utf-8") for s in SPLITS}
+        return made, texts, capsys.readouterr().out
+
+    return run
+
+
+def test_words_sentences_and_figures(prepared, tmp_path):
+    made, texts, said = prepared(TEXT, "--lowercase", "--numbers")
+    assert texts["train"].splitlines()[:3] == [
+        "mr. number N came on the N .",
+        "“ yes ! ” he said -- “ i know it . ”",
+        "mr. number N came on the N .",
+    ]
+    assert [made["splits"][s]["lines"] for s in SPLITS] == [320, 40, 40]
+    assert made["rules"] == {"tokenizer": "moses", "lowercase": True, "numbers": True}
+    corpus = load_corpus(str(tmp_path / "out"))
+    for split in SPLITS:
+        assert made["splits"][split]["tokens"] == len(getattr(corpus, split))
+    assert made["vocabulary"] == len(corpus.dictionary)
+    assert corpus.dictionary.about["rules"] == made["rules"]
+    assert json.loads((tmp_path / "out" / "dataset.json").read_text()) == made
+    assert "0.00 %" in said
+    assert "train on it: python -m gluonlm.train --data" in said
+
+
+@pytest.mark.parametrize(
+    ("pack", "name"),
+    [
+        (gzip.compress, "raw.gz"),
+        (lzma.compress, "raw.xz"),
+        (bz2.compress, "raw.bz2"),
+        (lambda data: b"\xef\xbb\xbf" + data.replace(b"\n", b"\r\n"), "raw.txt"),
+        (lambda data: data.replace(b"\n", b"\r").replace(b"Yes", b"\xe2\x80\x8bYes"), "raw.txt"),
+    ],
+)
+def test_the_same_text_packed_or_with_other_line_ends(prepared, pack, name):
+    _, texts, _ = prepared(TEXT, "--no-sentences")
+    _, again, _ = prepared(pack(TEXT.encode()), "--no-sentences", name=name)
+    assert again == texts
+
+
+def test_a_zip_a_folder_and_standard_input(tmp_path, monkeypatch, capsys):
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    (tmp_path / "in" / "a.txt").write_text(TEXT)
+    (tmp_path / "in" / "deep" / "b.txt").write_text(TEXT)
+    (tmp_path / "in" / ".hidden").write_text("secret\n")
+    (tmp_path / "in" / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0")
+    with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
+        archive.writestr("a.txt", TEXT)
+        archive.writestr("deep/b.txt", TEXT)
+    first = main([str(tmp_path / "in"), "--out", str(tmp_path / "1")])
+    assert list(first["documents"]) == ["a.txt", "deep/b.txt"]
+    assert "1 files in" in first["notes"][0]
+    second = main([str(tmp_path / "in.zip"), "--out", str(tmp_path / "2")])
+    stdin = io.TextIOWrapper(io.BufferedReader(io.BytesIO(TEXT.encode())))
+    monkeypatch.setattr(sys, "stdin", stdin)
+    third = main(["-", str(tmp_path / "in" / "a.txt"), "--out", str(tmp_path / "3")])
+    assert first["splits"] == second["splits"] == third["splits"]
+    assert [file["name"] for file in third["sources"]] == ["stdin", "a.txt"]
+
+
+def test_the_licence_of_project_gutenberg_goes(prepared):
+    novel = (
+        "The Project Gutenberg eBook of X\n\n*** START OF THE PROJECT GUTENBERG EBOOK X ***\n\n"
+        f"Produced by A\nand B\n\n{TEXT}\n*** END OF THE PROJECT GUTENBERG EBOOK X ***\nlicence\n"
+    )
+    made, texts, said = prepared(novel, "--no-sentences")
+    assert texts == prepared(TEXT, "--no-sentences")[1]
+    assert "note: raw.txt: Project Gutenberg's header and licence were left out" in said
+
+
+@pytest.mark.parametrize("name", ["raw.jsonl", "raw.csv", "raw.txt"])
+def test_fields(prepared, name):
+    records = [{"id": n, "text": line.strip()} for n, line in enumerate(LINES)]
+    if name == "raw.csv":
+        quoted = (f'{r["id"]},"{r["text"].replace(chr(34), 2 * chr(34))}"\n' for r in records)
+        content = "id,text\n" + "".join(quoted)
+    else:
+        content = "".join(json.dumps(record) + "\n" for record in records)
+    made, texts, _ = prepared(content, "--field", "text", "--no-sentences", name=name)
+    assert Counter("".join(texts.values()).splitlines()) == Counter(
+        prepared(TEXT, "--no-sentences", "--min-count", "1")[1]["train"].splitlines()
+    ) or sum(made["splits"][s]["lines"] for s in SPLITS) == len(LINES)
+    with pytest.raises(UserError, match=r"say which of id, text holds the text with --field"):
+        prepared(content, name=name)
+    with pytest.raises(UserError, match="has no field body"):
+        prepared(content, "--field", "body", name=name)
+
+
+def test_documents_are_cut_at_the_same_shares_and_short_ones_go_whole(tmp_path):
+    splits = Splits(tmp_path, (80, 10, 10), "word")
+    splits.add("long", [Unit(f"long {n}", 8, 3) for n in range(100)])
+    for number in range(40):
+        splits.add(f"short {number}", [Unit(f"short {number}", 9, 3)] * 5)
+    units = {}
+    for split, file in splits.files.items():
+        file.flush()
+        units[split] = [unit.text for unit in splits.units(split)]
+    splits.open.close()
+    assert [sum(t.startswith("long") for t in units[s]) for s in SPLITS] == [80, 10, 10]
+    assert [len(units[s]) for s in SPLITS] == [240, 30, 30]
+    short = [{t for t in units[s] if t.startswith("short")} for s in SPLITS]
+    assert sum(map(len, short)) == len(set.union(*short)) == 40  # none is in two texts
+
+
+def test_documents_begin_and_end_within_a_file():
+    rules = Rules(document="^(ONE|TWO)$", begin="^CHAPTER", end="^FINIS$")
+    lines = ["ONE", "title page", "CHAPTER 1", "a", "FINIS", "note", "TWO", "by", "CHAPTER 1", "b"]
+    assert list(select("file", lines, rules)) == [
+        ("ONE", "CHAPTER 1"),
+        ("ONE", "a"),
+        ("TWO", "CHAPTER 1"),
+        ("TWO", "b"),
+    ]
+
+
+def test_wrapped_texts_are_told_from_others():
+    line = "a line of a novel that is cut at about seventy characters, as here"
+    assert is_wrapped([line, line, "the end.", "", line, line, line, ""] * 9)
+    assert not is_wrapped([line, "", line, ""] * 9)
+    assert not is_wrapped([line * 3, line, ""] * 9)
+    assert not is_wrapped(["a short one", "b", "c"] * 9)
+
+
+def test_rare_words_teach_unk(prepared, tmp_path):
+    made, texts, _ = prepared(TEXT, "--vocab-size", "20")
+    corpus = load_corpus(str(tmp_path / "out"))
+    assert made["vocabulary"] == len(corpus.dictionary) == 20
+    assert UNK in texts["train"]
+    assert made["splits"]["test"]["unknown"] == texts["test"].split().count(UNK)
+
+
+def test_characters(prepared, tmp_path):
+    text = TEXT.replace("Number 7 ", "Nümber 7 ")
+    made, texts, _ = prepared(text, "--level", "char", "--min-count", "2")
+    assert "".join(texts[s] for s in SPLITS) == text.replace("ü", "\ufffd")
+    corpus = load_corpus(str(tmp_path / "out"))
+    assert corpus.level == "char"
+    assert made["vocabulary"] == len(corpus.dictionary)
+    assert made["splits"]["train"]["unknown"] == sum(corpus.train == corpus.dictionary.unk_id) == 1
+
+
+def test_a_text_without_line_ends(prepared, tmp_path):
+    text = "one two three four " * 5000
+    made, texts, _ = prepared(text)
+    assert [texts[s].count("\n") for s in SPLITS] == [1, 1, 1]
+    assert " ".join(texts[s].strip() for s in SPLITS) == text.strip()
+    assert made["splits"]["train"]["tokens"] == len(load_corpus(str(tmp_path / "out")).train)
+    bases = "ACGT" * 20_000
+    made, texts, _ = prepared(bases, "--level", "char")
+    assert "".join(texts[s].strip() for s in SPLITS) == bases
+    assert "--level char or --level subword fits it better" in prepared(bases)[2]
+
+
+def test_subwords_come_back_as_the_text_and_lie_in_the_vocabulary(prepared, tmp_path):
+    made, texts, _ = prepared(TEXT, "--level", "subword", "--vocab-size", "60")
+    corpus = load_corpus(str(tmp_path / "out"))
+    assert corpus.level == "subword"
+    assert made["vocabulary"] == len(corpus.dictionary) <= 62
+    assert corpus.dictionary.about["subwords"] == made["subwords"]
+    first = texts["train"].splitlines()[0]
+    assert "".join(first.split()).replace("▁", " ").strip() == "Mr. Number 0 came on the 0th."
+    sizes = corpus.dictionary.about["sizes"]
+    words = prepared(TEXT)[0]["splits"]
+    for split in SPLITS:  # the same text at word level has as many words and characters
+        assert sizes[split] == {name: words[split][name] for name in ("words", "characters")}
+    with pytest.raises(UserError, match="no 100000 subwords|change --vocab-size"):
+        prepared("a b\n" * 50, "--level", "subword", "--vocab-size", "3")
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "warning"),
+    [
+        (TEXT.replace("\n", " <eos>\n"), (), "200 lines end with <eos> or </s>"),
+        (TEXT.replace("\n", " <UNK> <s>\n"), (), "marks of another tool: <UNK> (200), <s> (200)"),
+        ("abcdefghij" * 3000, (), "next to no blanks"),
+        ("".join(f"w{n} {n}x\n" for n in range(300)), (), "of the test tokens are unknown"),
+        (
+            TEXT,
+            ("--numbers", "--no-sentences"),
+            "of the long held-out lines are in the training text",
+        ),
+    ],
+)
+def test_warnings(prepared, text, options, warning):
+    assert warning in prepared(text, *options)[2]
+
+
+def test_a_second_end_can_be_dropped(prepared):
+    marked = prepared(TEXT.replace("\n", " <eos>\n"), "--drop", " ?<(eos|/s)>$")[1]
+    assert marked == prepared(TEXT)[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--split", "80", "20", "0"], "three shares above 0"),
+        (["--vocab-size", "2"], "--vocab-size 2: is too small"),
+        (["--drop", "("], "no regular expression"),
+        (["--encoding", "klingon"], "there is no such encoding"),
+        (["--encoding", "utf-16"], "not in the encoding utf-16"),
+    ],
+)
+def test_impossible_options_are_said(prepared, options, complaint):
+    with pytest.raises(UserError, match=complaint):
+        prepared(TEXT, *options)
+
+
+def test_places_that_would_be_overwritten_are_refused(prepared, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "train.txt").write_text("mine\n")
+    with pytest.raises(UserError, match="that was not prepared"):
+        prepared(TEXT)
+    with pytest.raises(UserError, match="lie in each other"):
+        main([str(tmp_path), "--out", str(tmp_path / "x")])
+    with pytest.raises(UserError, match="there is no file or folder"):
+        main([str(tmp_path / "nowhere"), "--out", str(tmp_path / "x")])
+    (tmp_path / "small.txt").write_text("one line\n")
+    with pytest.raises(UserError, match="nothing is left for the valid text"):
+        main([str(tmp_path / "small.txt"), "--out", str(tmp_path / "x")])
+    assert not list(Path(tmp_path / "x").glob("*.txt"))
+
+
+def test_prepared_texts_are_read_back_in_their_level(prepared, tmp_path):
+    prepared(TEXT, "--level", "subword", "--vocab-size", "60")
+    corpus = load_corpus(str(tmp_path / "out"))
+    again = read_split(str(tmp_path / "out"), "test", corpus.dictionary, corpus.level)
+    assert again.tolist() == corpus.test.tolist()
