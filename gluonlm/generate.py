@@ -3,20 +3,22 @@
 python -m gluonlm.generate runs/ptb                                    # 1000 words as they come
 python -m gluonlm.generate runs/ptb --seed-text "she was" --sentences 3 --temperature 0.7
 python -m gluonlm.generate runs/ptb --top-p 0.9 --samples 8 --words 50 --capitals
+python -m gluonlm.generate runs/ptb --no-repeat 3 --repetition-penalty 1.1   # against going in circles
 python -m gluonlm.generate runs/ptb --beam 10 --samples 3 --words 20   # the 3 most probable that it finds
 python -m gluonlm.generate --checkpoint model.pt --outf generated.txt --cuda
-python -m gluonlm.generate --onnx model.onnx --words 100               # exported; MXNet need not be installed
+python -m gluonlm.generate model.onnx --words 100                      # exported; MXNet need not be installed
 """
 
 import argparse
 import itertools
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gluonlm.cli import Parser, contexts, run
+from gluonlm.inference.beam import beam_search
 from gluonlm.inference.language_model import LanguageModel
-from gluonlm.inference.sampling import FINISHED, Strategy, beam_search, end_id, stream
+from gluonlm.inference.sampling import FINISHED, Strategy, end_id, stream
 from gluonlm.onnx.load import load, load_onnx
 from gluonlm.system.errors import UserError
 from gluonlm.system.files import check_output, write_output
@@ -25,6 +27,7 @@ from gluonlm.text.vocabulary import UNK, Dictionary
 
 DEFAULT_MODEL = Path("model.pt")  # where the word-level example has it
 SAMPLING = ("temperature", "top_k", "top_p", "greedy")
+REPETITION = ("repetition_penalty", "no_repeat")
 
 
 def parser() -> Parser:
@@ -33,71 +36,37 @@ def parser() -> Parser:
         prog="python -m gluonlm.generate", description="Write text with a trained model."
     )
     add = parser.add_argument
-    add(
-        "run",
-        nargs="?",
-        help="folder of a run, or model file (default: model.pt here, if there is one)",
-    )
+    add("run", nargs="?", help="a run's folder, model file or .onnx file (default: model.pt)")
     add("--checkpoint", help="the same by option")
-    add("--onnx", metavar="FILE", help="an exported model instead, on the CPU")
-    add(
-        "--seed-text",
-        default="",
-        metavar="TEXT",
-        help="go on from this phrase instead of from nothing",
-    )
-    add(
-        "--words",
-        type=int,
-        default=1000,
-        help="words to write, or characters; <eos> counts as one (default: 1000)",
-    )
-    add(
-        "--sentences",
-        type=int,
-        help="stop after so many sentences, or lines (and after --words at the latest)",
-    )
-    add("--samples", type=int, default=1, help="number of texts, written side by side (default: 1)")
+    add("--onnx", metavar="FILE", help="an exported model, whatever its name, on the CPU")
+    add("--seed-text", default="", metavar="TEXT", help="continue this phrase")
+    add("--words", type=int, default=1000, help="words or characters to write (default: 1000)")
+    add("--sentences", type=int, help="stop after so many sentences, or lines")
+    add("--samples", type=int, default=1, help="number of texts (default: 1)")
     add("--seed", type=int, default=1111, help="seed of what is random (default: 1111)")
-    add("--temperature", type=float, help="below 1 safer, above 1 more adventurous (default: 1)")
-    add("--top-k", type=int, help="draw among the k most probable words")
-    add(
-        "--top-p",
-        type=float,
-        help="draw among the most probable words that have probability p together",
-    )
-    add("--greedy", action="store_true", help="always the most probable word")
-    add(
-        "--beam",
-        type=int,
-        metavar="WIDTH",
-        help="look for the most probable text, keeping WIDTH candidates",
-    )
-    add(
-        "--unk",
-        choices=("forbid", "keep"),
-        default="forbid",
-        help="whether <unk> may be written (default: forbid)",
-    )
-    add(
-        "--eos",
-        choices=("forbid", "keep"),
-        default="keep",
-        help="whether a sentence may end (default: keep)",
-    )
+    add_strategy(parser.add_argument_group("how words are chosen"))
     add("--capitals", action="store_true", help="begin sentences with a capital letter")
     add("--raw", action="store_true", help="print the tokens as they are, <eos> too")
     add("--outf", type=Path, metavar="FILE", help="write to this file and show progress instead")
-    add(
-        "--log-interval",
-        type=int,
-        default=100,
-        help="with --outf: words between two progress lines (default: 100)",
-    )
+    add("--log-interval", type=int, default=100, help="with --outf: words between progress lines")
     add("--gpu", help="number of the GPU to use")
     add("--cuda", dest="gpu", action="store_const", const="0", help="the same as --gpu 0")
     add("--data", help="accepted and not needed: the vocabulary is in the model's file")
     return parser
+
+
+def add_strategy(group: argparse._ArgumentGroup) -> None:
+    """Add the options of :class:`Strategy`, and beam search."""
+    add, choices = group.add_argument, ("forbid", "keep")
+    add("--temperature", type=float, help="below 1 safer, above 1 more adventurous (default: 1)")
+    add("--top-k", type=int, help="draw among the K most probable words")
+    add("--top-p", type=float, help="draw among the fewest words with probability P together")
+    add("--greedy", action="store_true", help="always the most probable word")
+    add("--beam", type=int, metavar="WIDTH", help="search the most probable text with WIDTH beams")
+    add("--repetition-penalty", type=float, help="above 1: words used before are less probable")
+    add("--no-repeat", type=int, metavar="N", help="write no N words in a row a second time")
+    add("--unk", choices=choices, default="forbid", help="whether to write <unk> (default: forbid)")
+    add("--eos", choices=choices, default="keep", help="whether sentences end (default: keep)")
 
 
 def model_path(options: argparse.Namespace) -> Path:
@@ -123,12 +92,11 @@ def open_model(options: argparse.Namespace) -> LanguageModel:
 
 def strategy(options: argparse.Namespace, dictionary: Dictionary) -> Strategy:
     """How words are chosen, of the options that were given."""
-    given = {name: getattr(options, name) for name in SAMPLING}
-    given = {
-        name: value for name, value in given.items() if value is not None and value is not False
-    }
-    if options.beam is not None and given:
-        option = min(given).replace("_", "-")
+    values = {name: getattr(options, name) for name in (*SAMPLING, *REPETITION)}
+    given = {n: value for n, value in values.items() if value is not None and value is not False}
+    drawn = [name for name in SAMPLING if name in given]
+    if options.beam is not None and drawn:
+        option = drawn[0].replace("_", "-")
         raise UserError(
             f"--beam looks for the most probable text and draws nothing: leave out --{option}"
         )
@@ -141,51 +109,37 @@ def strategy(options: argparse.Namespace, dictionary: Dictionary) -> Strategy:
     return Strategy(**given, forbidden=tuple(index for index in forbidden if index is not None))
 
 
-def texts(
-    options: argparse.Namespace,
-    model: LanguageModel,
-    show: Callable[[str], None],
-    written: list[str],
-) -> None:
-    """Fill ``written`` with the texts the user wants, as far as they are; a single one is shown piece by piece, too."""
-    dictionary, chosen = model.dictionary, strategy(options, model.dictionary)
-    opening, unknown = tokens_of(options.seed_text, dictionary, model.level)
-    prompt = dictionary.encode(opening)
+def tokens(
+    options: argparse.Namespace, model: LanguageModel, chosen: Strategy, prompt: Sequence[int]
+) -> Iterator[Sequence[int]]:
+    """The next token of each text, one step at a time."""
+    words, sentences, samples = options.words, options.sentences, options.samples
+    if options.beam is None:
+        rest = words, chosen, options.seed, samples, sentences
+        return stream(model, model.dictionary, prompt, *rest)
+    found = beam_search(model, model.dictionary, prompt, words, options.beam, chosen, sentences)
+    return itertools.zip_longest(*(text.ids for text in found[:samples]), fillvalue=FINISHED)
+
+
+def write(options: argparse.Namespace, model: LanguageModel, written: list[str]) -> None:
+    """Fill ``written`` with the texts the user wants, as far as they are; a single one is shown as it comes."""
+    chosen = strategy(options, model.dictionary)
+    opening, unknown = tokens_of(options.seed_text, model.dictionary, model.level)
+    prompt, alone = model.dictionary.encode(opening), options.samples == 1 and not options.outf
     if unknown:
         print(f"not in the vocabulary, read as {UNK}: {' '.join(unknown)}", file=sys.stderr)
     writers = [
         Detokenizer(model.level, options.capitals, options.raw) for _ in range(options.samples)
     ]
     written += ["".join(map(writer, opening)) for writer in writers]
-
-    def add(sample: int, token: int) -> None:
-        piece = writers[sample](dictionary.idx2word[token])
-        written[sample] += piece
-        if options.samples == 1:
-            show(piece)
-
-    if options.samples == 1:
-        show(written[0])
-    if options.beam is not None:
-        found = beam_search(
-            model,
-            dictionary,
-            prompt,
-            options.words,
-            options.beam,
-            chosen.forbidden,
-            options.sentences,
-        )
-        steps = itertools.zip_longest(
-            *(text.ids for text in found[: options.samples]), fillvalue=FINISHED
-        )
-    else:
-        lengths = (options.words, chosen, options.seed, options.samples, options.sentences)
-        steps = stream(model, dictionary, prompt, *lengths)
-    for number, tokens in enumerate(steps, 1):
-        for sample, token in enumerate(tokens):
+    if alone:
+        print(written[0], end="", flush=True)
+    for number, row in enumerate(tokens(options, model, chosen, prompt), 1):
+        for sample, token in enumerate(row):
             if token != FINISHED:
-                add(sample, token)
+                piece = writers[sample](model.dictionary.idx2word[token])
+                written[sample] += piece
+                print(piece if alone else "", end="", flush=alone)
         if options.outf and number % options.log_interval == 0:
             print(f"| generated {number}/{options.words} words", flush=True)
 
@@ -199,33 +153,29 @@ def joined(written: list[str]) -> str:
 
 def main(argv: list[str]) -> list[str]:
     """Write as the command line says and return the texts, each with the seed phrase that it goes on from."""
-    options = parser().parse_args(argv)
+    options, written = parser().parse_args(argv), []
     if options.seed < 0 or options.log_interval < 1:
         raise UserError("--seed must be at least 0 and --log-interval at least 1")
     if options.samples < 1:
         raise UserError(f"--samples {options.samples}: must be at least 1")
-    model, written = open_model(options), []
+    model = open_model(options)
     if options.outf:
-        to_file(options.outf, written, lambda: texts(options, model, lambda piece: None, written))
-    elif options.samples == 1:
-        texts(options, model, lambda piece: print(piece, end="", flush=True), written)
+        check_output(options.outf)  # told now, not after an hour of writing
+        if not options.outf.parent.is_dir():
+            folder = options.outf.parent
+            raise UserError(
+                f"cannot write {options.outf}: there is no folder {folder}, make it first"
+            )
+    try:
+        write(options, model, written)
+    finally:  # after Ctrl-C, too
+        if options.outf and written:
+            write_output(options.outf, joined(written))
+    if not options.outf and options.samples == 1:
         print("" if written[0].endswith("\n") else "\n", end="")
-    else:
-        texts(options, model, lambda piece: None, written)
+    elif not options.outf:
         print(joined(written), end="")
     return written
-
-
-def to_file(path: Path, written: list[str], write: Callable[[], None]) -> None:
-    """Let ``write`` fill ``written`` and put that into a file, after Ctrl-C too; before, the file stays as it was."""
-    check_output(path)  # told now, not after an hour of writing
-    if not path.parent.is_dir():
-        raise UserError(f"cannot write {path}: there is no folder {path.parent}, make it first")
-    try:
-        write()
-    finally:
-        if written:
-            write_output(path, joined(written))
 
 
 if __name__ == "__main__":

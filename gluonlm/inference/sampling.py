@@ -2,21 +2,18 @@
 
     >>> predictor = Predictor(model)                        # gluonlm.inference.predictor
     >>> generate(predictor, dictionary, length=20, strategy=Strategy(temperature=0.8, top_k=50), seed=1, samples=3)
-    >>> beam_search(predictor, dictionary, width=5, length=20)
 
 A predictor is anything with ``begin_state(N) -> state`` and ``predict(ids (T, N), state) -> (logits (T, N, V),
 state)``, logits a NumPy array and state a list of arrays (layers, N, H). Everything here is NumPy.
 
-gluonnlp 0.10 has a SequenceSampler and a BeamSearchSampler. The first takes its ``top_k`` from ``argsort``, which gives
-the places of the best words where it needs the ranks of all, and so keeps k arbitrary words (a test shows it); it knows
-neither top-p nor a random stream per sample, and cannot write past an ``<eos>``. The second is right (a test compares
-ours with it), but holds places among width x V as float32, exact only up to 2^24, needs an ``<eos>``, and has no way
-to forbid words.
+gluonnlp 0.10 has a SequenceSampler. It takes its ``top_k`` from ``argsort``, which gives the places of the best words
+where it needs the ranks of all, and so keeps k arbitrary words (a test shows it); it knows neither top-p nor a random
+stream per sample, and cannot write past an ``<eos>``.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
@@ -39,7 +36,11 @@ class Strategy:
         (the "nucleus", Holtzman et al. 2020, arXiv:1904.09751).
     :param greedy: take the most probable token; nothing is drawn.
     :param forbidden: ids that are never chosen.
-    :raises UserError: when a value is out of range, or greedy is combined with the others.
+    :param repetition_penalty: above 1, tokens that the text has already become less probable: ln p times this, whose
+        exp is normalized again (after Keskar et al. 2019, arXiv:1909.05858, section 4.1).
+    :param no_repeat: so many tokens in a row are not written a second time (Paulus et al. 2017, arXiv:1705.04304,
+        section 2.5), unless a sentence ends among them or nothing else is left.
+    :raises UserError: when a value is out of range, or greedy is combined with what it makes needless.
     """
 
     temperature: float = 1.0
@@ -47,9 +48,11 @@ class Strategy:
     top_p: float | None = None
     greedy: bool = False
     forbidden: tuple[int, ...] = ()
+    repetition_penalty: float = 1.0
+    no_repeat: int | None = None
 
     def __post_init__(self):
-        if not LOWEST_TEMPERATURE <= self.temperature < float("inf"):
+        if not LOWEST_TEMPERATURE <= self.temperature < math.inf:
             raise UserError(
                 f"temperature {self.temperature}: must be at least {LOWEST_TEMPERATURE}; "
                 "for the most probable word use greedy (--greedy)"
@@ -58,12 +61,23 @@ class Strategy:
             raise UserError(f"top-k {self.top_k}: must be at least 1")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise UserError(f"top-p {self.top_p}: must be above 0 and at most 1")
+        if not 1 <= self.repetition_penalty < math.inf:
+            raise UserError(
+                f"repetition-penalty {self.repetition_penalty}: must be at least 1 and finite"
+            )
+        if self.no_repeat is not None and self.no_repeat < 2:
+            raise UserError(f"no-repeat {self.no_repeat}: must be at least 2")
         if self.greedy and (
             self.temperature != 1 or self.top_k is not None or self.top_p is not None
         ):
             raise UserError(
                 "greedy always takes the most probable word: leave out temperature, top-k and top-p"
             )
+
+    @property
+    def remembers(self) -> bool:
+        """Whether what was written before plays a part."""
+        return self.repetition_penalty != 1 or self.no_repeat is not None
 
 
 PLAIN = Strategy()  # drawn from the model's own distribution
@@ -131,6 +145,31 @@ def read(predictor, prompt: Sequence[int], start_id: int, samples: int) -> tuple
     return logits[-1], state
 
 
+def discourage(
+    logits: np.ndarray, texts: np.ndarray, strategy: Strategy, end: int | None
+) -> np.ndarray:
+    """Logits (N, V) changed by the rules against repetition, after the texts (N, t) written so far."""
+    if not strategy.remembers:
+        return logits
+    logits = log_softmax(logits, strategy.forbidden)
+    for row, text in zip(logits, texts, strict=True):
+        seen = np.unique(text)
+        row[seen] *= strategy.repetition_penalty
+        again = repeated(text, strategy.no_repeat, end)
+        if np.isfinite(np.delete(row, again)).any():
+            row[again] = -np.inf
+    return logits
+
+
+def repeated(text: np.ndarray, length: int | None, end: int | None) -> np.ndarray:
+    """The tokens that would complete ``length`` tokens in a row that a text (t,) has already, in a sentence."""
+    if length is None or len(text) < length:
+        return np.empty(0, np.int64)
+    rows = np.lib.stride_tricks.sliding_window_view(text, length)  # (t - length + 1, length)
+    same = (rows[:, :-1] == text[len(text) - length + 1 :]).all(axis=1) & (rows != end).all(axis=1)
+    return np.unique(rows[same, -1])
+
+
 def stream(
     predictor,
     dictionary: Dictionary,
@@ -149,14 +188,17 @@ def stream(
     end = check_lengths(dictionary, length, samples, sentences, strategy.forbidden)
     streams = [np.random.default_rng([seed, sample]) for sample in range(samples)]
     logits, state = read(predictor, prompt, dictionary.start_id, samples)
+    texts = np.empty((samples, len(prompt) + length), np.int64)  # what was read and written
+    texts[:, : len(prompt)] = prompt
     left = np.full(samples, sentences or length + 1)  # sentences still to be written
-    for step in range(length):
-        tokens = choose(logits, strategy, streams)  # (N,)
-        yield np.where(left > 0, tokens, FINISHED)
-        left -= tokens == end
-        if step == length - 1 or (sentences and not (left > 0).any()):
+    for place in range(len(prompt), len(prompt) + length):
+        logits = discourage(logits, texts[:, :place], strategy, end)
+        texts[:, place] = chosen = choose(logits, strategy, streams)  # (N,)
+        yield np.where(left > 0, chosen, FINISHED)
+        left -= chosen == end
+        if place == texts.shape[1] - 1 or (sentences and not (left > 0).any()):
             return
-        logits, state = predictor.predict(tokens[None], state)
+        logits, state = predictor.predict(chosen[None], state)
         logits = logits[0]  # (N, V)
 
 
@@ -209,75 +251,6 @@ def check_lengths(
             f"sentences {sentences}: what ends a sentence {why}: give a number of words instead"
         )
     return end
-
-
-class Hypothesis(NamedTuple):
-    """A text that beam search has found."""
-
-    ids: np.ndarray
-    log_probability: float  # natural logarithm, of all its tokens
-
-
-def beam_search(
-    predictor,
-    dictionary: Dictionary,
-    prompt: Sequence[int] = (),
-    length: int = 100,
-    width: int = 5,
-    forbidden: Sequence[int] = (),
-    sentences: int | None = None,
-) -> list[Hypothesis]:
-    """Look for the most probable continuation, keeping the ``width`` most probable beginnings at each step.
-
-    With ``width`` = V^length nothing is lost and the first result is the true best.
-
-    :param forbidden: ids that are not written; the probabilities are those of the others among themselves.
-    :param sentences: a text is complete with so many sentences; ``length`` tokens are the most in any case.
-    :return: at most ``width`` texts, the most probable first.
-    :raises UserError: when a number makes no sense.
-    """
-    end = check_lengths(dictionary, length, 1, sentences, forbidden)
-    if width < 1:
-        raise UserError(f"beam {width}: must be at least 1")
-    done: list[Hypothesis] = []
-    paths, scores, ended = (
-        np.empty((1, 0), np.int64),
-        np.zeros(1),
-        np.zeros(1, np.int64),
-    )  # (n, t), (n,), (n,)
-    logits, state = read(predictor, prompt, dictionary.start_id, 1)
-    for step in range(length):
-        extended = scores[:, None] + log_softmax(logits, forbidden)  # (n, V)
-        best = largest(extended.ravel(), width)
-        parents, tokens = np.divmod(best, extended.shape[1])
-        paths = np.concatenate([paths[parents], tokens[:, None]], axis=1)
-        scores, ended = extended[parents, tokens], ended[parents] + (tokens == end)
-        finished = ended >= sentences if sentences else np.zeros(len(best), bool)
-        done += map(Hypothesis, paths[finished], scores[finished].tolist())
-        done = sorted(done, key=lambda text: -text.log_probability)[:width]
-        # a beginning that is behind `width` complete texts already will never come before them
-        going = ~finished & (scores > done[-1].log_probability if len(done) == width else True)
-        paths, scores, ended = paths[going], scores[going], ended[going]
-        if step == length - 1 or not len(paths):
-            break
-        logits, state = predictor.predict(
-            tokens[None, going], [array[:, parents[going]] for array in state]
-        )
-        logits = logits[0]
-    done += map(Hypothesis, paths, scores.tolist())
-    return sorted(done, key=lambda text: -text.log_probability)[:width]
-
-
-def largest(values: np.ndarray, count: int) -> np.ndarray:
-    """The places of the ``count`` largest finite numbers, the largest first, the earlier first where they are equal."""
-    places = (
-        np.flatnonzero(values >= np.partition(values, -count)[-count])
-        if count < len(values)
-        else slice(None)
-    )
-    places = np.arange(len(values))[places]
-    places = places[np.argsort(-values[places], kind="stable")][:count]
-    return places[np.isfinite(values[places])]
 
 
 def log_softmax(logits: np.ndarray, forbidden: Sequence[int] = ()) -> np.ndarray:

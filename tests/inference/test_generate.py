@@ -97,6 +97,15 @@ def test_beam_writes_its_best(words):
     assert main([words, "--beam", "6", "--words", "4", "--eos", "forbid"]) == best[:1]
 
 
+def test_no_words_in_a_row_come_twice(words):
+    line = [words, "--words", "60", "--eos", "forbid", "--greedy"]
+    plain, other = (main([*line, *more])[0].split() for more in ([], ["--no-repeat", "2"]))
+    pairs, others = (list(itertools.pairwise(text)) for text in (plain, other))
+    assert len(set(pairs)) < len(pairs)
+    assert len(set(others)) == len(others)
+    assert main([*line, "--repetition-penalty", "5"])[0].split() != plain
+
+
 def test_streams_as_words_come(words, monkeypatch):
     pieces = []
 
@@ -195,6 +204,8 @@ def test_model_pt_is_the_default(tmp_path, monkeypatch):
         ("--beam 4 --top-k 3", "leave out --top-k"),
         ("--beam 4 --temperature 0.5", "leave out --temperature"),
         ("--beam 4 --greedy", "leave out --greedy"),
+        ("--no-repeat 1", "no-repeat 1"),
+        ("--repetition-penalty 0.5", "repetition-penalty 0.5"),
         ("--beam 0", "--beam 0"),
         ("--beam 2 --samples 3", "lower --samples"),
         ("--words 0", "words 0"),

@@ -11,13 +11,15 @@ from gluonnlp.model.sequence_sampler import BeamSearchSampler, BeamSearchScorer,
 from mxnet import nd
 
 from gluonlm.config import MODELS
+from gluonlm.inference.beam import beam_search
 from gluonlm.inference.predictor import MATRIX_ROWS, Predictor
 from gluonlm.inference.sampling import (
     Strategy,
-    beam_search,
     choose,
+    discourage,
     generate,
     log_softmax,
+    repeated,
     stream,
     weights,
 )
@@ -80,7 +82,9 @@ def test_a_beam_of_all_texts_finds_the_true_best_ones(seed, sentences, forbidden
     true = sorted(
         ((log_probability(toy, t, [0, *prompt], forbidden), t) for t in texts), reverse=True
     )
-    found = beam_search(toy, LETTERS, prompt, length, V**length, forbidden, sentences)
+    found = beam_search(
+        toy, LETTERS, prompt, length, V**length, Strategy(forbidden=forbidden), sentences
+    )
     assert len(found) == len(true)
     for hypothesis, (expected, ids) in zip(found[:20], true, strict=False):
         assert tuple(hypothesis.ids) == ids
@@ -313,7 +317,7 @@ def test_forbidden_tokens_are_not_written():
             np.concatenate(generate(predictor, WORDS, (), 60, strategy, samples=20))
         )
     assert not {0, 1} & set(
-        beam_search(predictor, WORDS, length=60, width=4, forbidden=(0, 1))[0].ids
+        beam_search(predictor, WORDS, (), 60, 4, Strategy(forbidden=(0, 1)))[0].ids
     )
 
 
@@ -410,3 +414,90 @@ def test_sentences_need_something_that_ends_one():
 def test_a_beam_has_a_width():
     with pytest.raises(UserError, match="beam 0"):
         beam_search(Toy(), LETTERS, width=0)
+
+
+# -------------------------------------------------------------------------------------------------- repetition
+
+
+def ngrams(ids, n):
+    """All stretches of n tokens within a sentence."""
+    rows = [tuple(ids[i : i + n]) for i in range(len(ids) - n + 1)]
+    return [row for row in rows if WORDS.eos_id not in row]
+
+
+@pytest.mark.parametrize("greedy", [True, False])
+@pytest.mark.parametrize("n", [2, 3])
+def test_no_n_tokens_in_a_row_come_twice(n, greedy):
+    predictor, prompt = Predictor(make()), [3, 5, 3, 8]
+    settings = {"greedy": True} if greedy else {"temperature": 0.1}
+    for rule, repeats in ((n, False), (None, True)):
+        strategy = Strategy(**settings, no_repeat=rule)
+        texts = generate(predictor, WORDS, prompt, 250, strategy, samples=3)
+        found = [ngrams([*prompt, *ids], n) for ids in texts]
+        assert any(len(set(rows)) < len(rows) for rows in found) is repeats
+    # a step that no rule touches is as it was
+    first, plain = (
+        generate(predictor, WORDS, prompt, 1, Strategy(**settings, no_repeat=rule))[0]
+        for rule in (9, None)
+    )
+    assert first.tolist() == plain.tolist()
+
+
+def test_where_all_would_repeat_something_is_written_nevertheless():
+    letters = Dictionary("ab")  # with two tokens there are four pairs
+    (ids,) = generate(
+        Predictor(make(vocab_size=2)), letters, length=40, strategy=Strategy(no_repeat=2)
+    )
+    assert len(ids) == 40
+
+
+def test_the_end_of_a_sentence_may_come_again():
+    logits = np.zeros((1, 4), np.float32)
+    text = np.array([[2, 0, 1, 2]])
+    assert repeated(text[0], 2, end=None).tolist() == [0]
+    assert repeated(text[0], 2, end=0).tolist() == []
+    after = discourage(logits, text, Strategy(no_repeat=2), None)
+    assert np.isneginf(after).tolist() == [[True, False, False, False]]
+
+
+@pytest.mark.parametrize("shift", [0, 100.0])
+def test_the_repetition_penalty_is_a_power_of_the_probability(shift):
+    logits = (LOGITS + np.float32(shift))[None]
+    text = np.array([[3, 6, 3]])
+    after = discourage(logits, text, Strategy(repetition_penalty=1.5), None)
+    p = expected()
+    p[[3, 6]] **= 1.5
+    np.testing.assert_allclose(np.exp(log_softmax(after))[0], p / p.sum(), rtol=1e-5)
+    assert discourage(logits, text, Strategy(), None) is logits
+
+
+def test_a_penalty_makes_texts_less_repetitive():
+    predictor, counts = Predictor(make()), []
+    for penalty in (1.0, 1.3, 3.0):
+        strategy = Strategy(repetition_penalty=penalty)
+        texts = generate(predictor, WORDS, length=25, strategy=strategy, samples=40)
+        counts.append(sum(len(set(ids)) for ids in texts))
+    assert counts == sorted(counts)
+    assert counts[0] < counts[-1]
+
+
+def test_a_beam_does_not_repeat_either():
+    predictor, prompt = Predictor(make()), [3, 5]
+    plain = beam_search(predictor, WORDS, prompt, 30, 4)[0].ids
+    assert len(set(ngrams([*prompt, *plain], 2))) < len(ngrams([*prompt, *plain], 2))
+    for hypothesis in beam_search(predictor, WORDS, prompt, 30, 4, Strategy(no_repeat=2)):
+        rows = ngrams([*prompt, *hypothesis.ids], 2)
+        assert len(set(rows)) == len(rows)
+
+
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [
+        ({"repetition_penalty": 0.9}, "repetition-penalty 0.9: must be at least 1"),
+        ({"repetition_penalty": math.inf}, "finite"),
+        ({"no_repeat": 1}, "no-repeat 1: must be at least 2"),
+    ],
+)
+def test_impossible_rules_are_refused(settings, what):
+    with pytest.raises(UserError, match=what):
+        Strategy(**settings)
