@@ -137,5 +137,6 @@ def draw_cell(axes: Axes, kind: str) -> None:
         axes.text(x, y, text, ha="center", va="center", fontsize=12)
     top = 3.5 if kind != "Elman" else 2.0
     axes.set(xlim=(-1.2, 9.8 if kind != "Elman" else 8.2), ylim=(-0.4, top))
-    axes.set(title=f"one step of {'a GRU' if kind == 'GRU' else f'an {kind}'}")
+    names = {"Elman": "an Elman layer", "LSTM": "an LSTM", "GRU": "a GRU"}
+    axes.set(title=f"one step of {names[kind]}")
     axes.axis("off")

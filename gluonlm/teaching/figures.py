@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import ipywidgets
 import matplotlib.pyplot as plt
 import numpy as np
 from IPython.core.pylabtools import print_figure
@@ -184,6 +183,8 @@ def explore(draw: Callable[..., None], **controls: Any) -> None:
     if "JPY_SESSION_NAME" not in os.environ:  # Jupyter sets it for a notebook that is open
         draw(**{name: c if isinstance(c, str) else c[0] for name, c in controls.items()})
         return
+    import ipywidgets  # not in the site's environment
+
     widgets = {}
     for name, control in controls.items():
         if isinstance(control, str):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import ipywidgets
 import matplotlib
 import matplotlib.pyplot as plt
 import mxnet as mx
@@ -164,7 +165,7 @@ def test_explore_draws_the_first_values_where_nothing_is_live(monkeypatch):
 def test_explore_has_controls_in_a_live_notebook(monkeypatch):
     monkeypatch.setenv("JPY_SESSION_NAME", "05.ipynb")
     seen = []
-    monkeypatch.setattr(figures.ipywidgets, "interact", lambda draw, **w: seen.append(w))
+    monkeypatch.setattr(ipywidgets, "interact", lambda draw, **w: seen.append(w))
     teaching.explore(lambda **values: None, t=(0.8, 0.1, 2.0, 0.1), k=(5, 1, 50, 1), text="emma")
     (widgets,) = seen
     kinds = {name: type(widget).__name__ for name, widget in widgets.items()}
@@ -179,7 +180,7 @@ def test_a_cell_is_drawn_with_all_its_parts(kind):
     teaching.draw_cell(axes, kind)
     texts = " ".join(text.get_text() for text in axes.texts)
     assert all(name in texts for name in {"Elman": "WR", "LSTM": "figo", "GRU": "zrn"}[kind])
-    assert axes.get_title().endswith(kind)
+    assert kind in axes.get_title()
 
 
 def test_an_unrolled_network_has_a_word_more_than_steps():
