@@ -5,75 +5,108 @@
     >>> to_text(["the", "company", "'s", "shares", "fell", "N", "%", "<eos>"])
     "the company's shares fell N%\\n"
 
-The corpora part punctuation and endings from words, each in its way: Penn Treebank ``do n't`` and ``$ N``, WikiText
-``1 @,@ 000``. The rules here undo what can be undone and leave all else as it is.
+The corpora set punctuation and endings apart, each in its way. The Moses detokenizer says where a blank belongs; what it
+does not know of Penn Treebank (``do n't``), WikiText (``1 @,@ 000``) and quotation marks with a direction is here.
 """
 
 import re
 from collections.abc import Iterable
+from functools import cache, lru_cache
 
+from gluonlm.text.subwords import BLANK, Subwords
+from gluonlm.text.tokenizer import tokenize
 from gluonlm.text.vocabulary import EOS, Dictionary
 
-TO_THE_LEFT = {
-    *",.;:!?)]%…”",
-    "''",
-    "'",
-    "n't",
-    "'s",
-    "'re",
-    "'ve",
-    "'ll",
-    "'d",
-    "'m",
-}  # no blank before these
-TO_THE_RIGHT = {*"([$£€#“", "``"}  # no blank after these
+TO_THE_LEFT = {"n't", "”", "’", "…", "''"}  # no blank before these
+TO_THE_RIGHT = {"“", "‘", "``", "#"}  # no blank after these
 ENDS = {*".!?"}  # of a sentence within a line
 BETWEEN = {"@-@": "-", "@,@": ",", "@.@": "."}  # WikiText: no blank on either side
 NUMBER = re.compile(r"\d+([.,]\d+)*")
 
 
+@cache
+def moses():
+    """The Moses detokenizer; gluonnlp's SacreMosesDetokenizer calls the same one, and would load MXNet for it."""
+    from sacremoses import MosesDetokenizer
+
+    return MosesDetokenizer("en")
+
+
+@lru_cache(maxsize=1 << 16)
+def parted(before: tuple[str, ...], token: str) -> bool:
+    """Whether Moses sets a blank between the last word of ``before`` and a token."""
+    text = moses().detokenize([*before, token], unescape=False)
+    return text.removesuffix(token).endswith(" ")
+
+
+def example(word: str) -> str:
+    """A short word that stands beside others as this one does, so that few pairs have to be asked for."""
+    return word[-1:].replace("s", "is") if word.isascii() and word.isalpha() else word
+
+
 class Detokenizer:
-    """Turns a model's words into text as they come; call it with one token after another.
+    """Turns a model's tokens into text as they come; call it with one after another.
 
     :param capitals: begin each sentence with a capital letter, and write I for i.
-    :param raw: leave the tokens as they are, ``<eos>`` too, parted by blanks.
+    :param raw: leave the tokens as they are, ``<eos>`` too, separated by blanks.
     """
 
     def __init__(self, level: str = "word", capitals: bool = False, raw: bool = False):
         self.level, self.capitals, self.raw = level, capitals, raw
-        self.glue = True  # nothing is parted from the beginning of a line
+        self._begin_line()
+
+    def _begin_line(self) -> None:
+        self.second_last = self.last = ""  # the tokens before, none at the beginning of a line
         self.sentence_start = True
-        self.quoted = False
+        self.open: tuple[str, ...] = ()  # straight quotation marks that wait for their partners
+        self.open_before: tuple[str, ...] = ()  # those that did so before the last token
 
     def __call__(self, token: str) -> str:
         """What this token adds to the text."""
         if self.level == "char" or self.raw:
             return self._plain(token)
         if token == EOS:
-            self.glue = self.sentence_start = True
-            self.quoted = False
+            self._begin_line()
             return "\n"
-        closing = token == '"' and self.quoted
-        tight = self.glue or closing or token in TO_THE_LEFT or token in BETWEEN
-        self.glue = token in TO_THE_RIGHT or token in BETWEEN or (token == '"' and not self.quoted)
-        self.quoted ^= token == '"'
-        piece = ("" if tight else " ") + self._cased(BETWEEN.get(token, token))
-        self.sentence_start |= token in ENDS
-        return piece
+        if self.level == "subword":
+            piece = token.replace(BLANK, " ")
+            piece = piece if self.last else piece.lstrip(" ")
+        else:
+            piece = (" " if self._needs_blank(token) else "") + BETWEEN.get(token, token)
+        self._follow(token)
+        return self._cased(piece)
+
+    def _needs_blank(self, token: str) -> bool:
+        if not self.last or self.last in TO_THE_RIGHT or self.last in BETWEEN:
+            return False
+        if token in TO_THE_LEFT or token in BETWEEN:
+            return False
+        before = (example(self.second_last),) if self.last in "'\"" and self.second_last else ()
+        return parted((*self.open_before, *before, example(self.last)), example(token))
+
+    def _follow(self, token: str) -> None:
+        self.open_before = self.open
+        if token in self.open:
+            self.open = tuple(mark for mark in self.open if mark != token)
+        elif token == '"' or (token == "'" and not self.last.endswith("s")):  # not the boys' room
+            self.open = (*self.open, token)
+        self.second_last, self.last = self.last, token
 
     def _plain(self, token: str) -> str:
-        blank = "" if self.level == "char" or self.glue else " "
-        self.glue = False
+        blank = " " if self.level != "char" and self.last else ""
+        self.last = token
         return blank + token
 
-    def _cased(self, word: str) -> str:
-        if not self.capitals or word.startswith("<"):
-            self.sentence_start = False
-            return word
-        if self.sentence_start or word == "i" or word.startswith("i'"):
-            self.sentence_start &= not word[0].isalnum()  # an opening quotation mark has no capital
-            return word[0].upper() + word[1:]
-        return word
+    def _cased(self, piece: str) -> str:
+        word = piece.lstrip(" ")
+        if not self.capitals or word.startswith("<") or not word:
+            self.sentence_start &= not word
+            return piece
+        begins = self.sentence_start and word not in TO_THE_LEFT  # “Oh!” said she
+        self.sentence_start = (begins and not word[0].isalnum()) or word in ENDS
+        if begins or word == "i" or word.startswith("i'"):
+            return piece[: len(piece) - len(word)] + word[0].upper() + word[1:]
+        return piece
 
 
 def to_text(
@@ -86,14 +119,35 @@ def to_text(
 def tokens_of(text: str, dictionary: Dictionary, level: str) -> tuple[list[str], list[str]]:
     """The tokens of a phrase that a person wrote, as this vocabulary spells them, and those of them it does not know.
 
-    A word that is not in the vocabulary is tried in small letters, without the punctuation around it, and as ``N`` if
-    it is a number. A line end is an ``<eos>``. At character level the tokens are the characters.
+    Words are found as they were when the data set was prepared, unless all that blanks separate are in the vocabulary.
+    A word that is not is tried in small letters, without the punctuation around it, and as ``N`` if it is a number. A
+    line end is an ``<eos>``. At character level the tokens are the characters.
     """
     if level == "char":
         tokens = list(text)
     else:
-        tokens = [spelled(word, dictionary) for word in text.replace("\n", f" {EOS} ").split()]
+        first, *others = (line_tokens(line, dictionary, level) for line in text.split("\n"))
+        tokens = sum(([EOS, *line] for line in others), first)
     return tokens, [token for token in tokens if token not in dictionary]
+
+
+def line_tokens(line: str, dictionary: Dictionary, level: str) -> list[str]:
+    """The tokens of a line, words or subwords."""
+    words, rules = line.split(), dictionary.about.get("rules", {})
+    if all(word in dictionary for word in words):
+        return words
+    if level == "subword":
+        line = line.lower() if rules.get("lowercase") else line
+        return subwords(dictionary.about["subwords"]).encode(line)
+    if rules.get("tokenizer") == "moses":
+        words = tokenize(line, rules["lowercase"], rules["numbers"])
+    return [spelled(word, dictionary) for word in words]
+
+
+@lru_cache(maxsize=2)
+def subwords(model: str) -> Subwords:
+    """The model of subwords in a vocabulary, decoded once."""
+    return Subwords(model)
 
 
 def spelled(word: str, dictionary: Dictionary) -> str:

@@ -6,6 +6,7 @@ import sys
 
 import mxnet as mx
 import pytest
+from gluonnlp.data import SacreMosesDetokenizer
 
 from gluonlm.cli import dashes
 from gluonlm.config import Config
@@ -14,6 +15,7 @@ from gluonlm.inference.predictor import Predictor
 from gluonlm.inference.sampling import generate
 from gluonlm.model.checkpoint import build_model, save_model
 from gluonlm.system.errors import UserError
+from gluonlm.text import sources
 from gluonlm.text.corpus import EOS, UNK, Dictionary
 from gluonlm.text.detokenize import Detokenizer, to_text, tokens_of
 
@@ -230,10 +232,40 @@ def test_bad_settings_are_told_in_a_sentence(words, options, what):
         ("1 @,@ 000 well @-@ known , ( old ) men .", "1,000 well-known, (old) men."),
         ('he said " no " to " them " .', 'he said "no" to "them".'),
         ("emma's father i 'm told", "emma's father i'm told"),
+        ("“ oh ! ” said he -- “ ' tis ma 'am . ”", "“oh!” said he -- “'tis ma'am.”"),
+        ("the boys ' room at seven o 'clock", "the boys' room at seven o'clock"),
     ],
 )
 def test_reads_well(tokens, text):
     assert to_text(tokens.split()) == text
+
+
+def test_text_reads_as_gluonnlp_writes_it():
+    """Where there is no quotation mark with a direction, which Moses does not know."""
+    lines = (
+        (sources.BUNDLED / "austen" / "valid.txt").read_text(encoding="utf-8").splitlines()[:400]
+    )
+    moses = SacreMosesDetokenizer()
+    for words in (line.split() for line in lines if not set(line) & set("“”")):
+        assert to_text(words) == moses(words, return_str=True)
+
+
+def test_subwords_read_as_the_text_they_are_pieces_of():
+    assert to_text(["▁She", "▁was", "▁un", "happ", "y", ".", EOS, "▁No"], "subword") == (
+        "She was unhappy.\nNo"
+    )
+
+
+def test_a_phrase_is_cut_as_the_data_set_was():
+    rules = {"tokenizer": "moses", "lowercase": True, "numbers": True}
+    words = ["she", "said", "“", "oh", "!", "”", "mr.", "N", UNK, EOS]
+    dictionary = Dictionary(words, about={"rules": rules})
+    phrase = 'She said "Oh!" Mr. 12 Blifil'
+    assert tokens_of(phrase, dictionary, "word") == (
+        ["she", "said", "“", "oh", "!", "”", "mr.", "N", "blifil"],
+        ["blifil"],
+    )
+    assert tokens_of("she said <unk>\noh", dictionary, "word")[0] == ["she", "said", UNK, EOS, "oh"]
 
 
 def test_capitals():
@@ -245,6 +277,10 @@ def test_capitals():
     assert (
         to_text(["she", "sat", ".", "<unk>", ".", "did", "he", "?", "3", "did"], capitals=True)
         == "She sat. <unk>. Did he? 3 did"
+    )
+    assert (
+        to_text(["“", "oh", "!", "”", "said", "she", ".", "no"], capitals=True)
+        == "“Oh!” said she. No"
     )
 
 
