@@ -14,6 +14,7 @@ docs/export.md.
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from gluonlm.cli import Parser, run
@@ -107,8 +108,7 @@ def bring_in(options: argparse.Namespace) -> Exported:
     dictionary = vocabulary(options.vocabulary) if options.vocabulary else None
     settings = {name: getattr(options, name) for name in SETTINGS if getattr(options, name)}
     trained = import_torch(Path(options.checkpoint), dictionary, settings, options.level)
-    parts = trained.model, trained.dictionary, trained.config, trained.level
-    save_model(options.path, *parts)
+    save_model(replace(trained, path=options.path))
     config = trained.config
     return Exported(
         options.path,

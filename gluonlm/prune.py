@@ -12,6 +12,7 @@ at once costs quality that training gets back: ``python -m gluonlm.train --finet
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -184,14 +185,7 @@ def main(argv: list[str]) -> Trained:
             f"validation {named(before, trained.level)} before, {displayed(after, trained.level)} after pruning"
         )
         if options.save:
-            save_model(
-                options.save,
-                trained.model,
-                trained.dictionary,
-                trained.config,
-                trained.level,
-                pruned,
-            )
+            save_model(replace(trained, path=options.save, pruned=pruned))
             size, dense = options.save.stat().st_size, trained.path.stat().st_size
             print(f"{options.save}: {size / 1e6:.2f} MB, {size / dense:.1%} of {trained.path.name}")
     print(report(trained.model))

@@ -19,7 +19,7 @@ written beside the run and can be used again with ``--statistics``.
 """
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gluonlm.cli import Parser, run
@@ -175,15 +175,7 @@ def write(trained: Trained, quantized: Quantized, path: Path) -> Written:
     check_output(path)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    save_model(
-        path,
-        trained.model,
-        trained.dictionary,
-        trained.config,
-        trained.level,
-        trained.pruned,
-        quantized=quantized,
-    )
+    save_model(replace(trained, path=path, quantized=quantized))
     return Written(path, quantized, path.stat().st_size, trained.path.stat().st_size)
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from test_launch import assert_gone, marked
 
-from gluonlm.model.checkpoint import LAST, STATE_FORMAT, read_arrays
+from gluonlm.model.checkpoint import LAST, STATE_FORMAT
+from gluonlm.model.storage import read_arrays
 
 WORDS = [f"w{number}" for number in range(30)]
 SMALL = ["--emsize", "8", "--nhid", "8", "--batch-size", "8", "--bptt", "5", "--dropout", "0"]

@@ -14,38 +14,12 @@ the largest number (Krishnamoorthi 2018, arXiv:1806.08342, section 2). Weights a
 unsigned (0 to 255): that is the one pairing that the processors' instruction for it (VNNI) multiplies.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
+
+from gluonlm.model.quantized import Integers, Quantized
 
 LEVELS = 255  # steps between the lowest and the highest integer
 WEIGHTS, ACTIVATIONS = np.int8, np.uint8
-
-
-@dataclass(frozen=True)
-class Integers:
-    """A matrix (R, C) as int8 ``values`` with one ``scale`` float32 and one ``zero`` int8: (R,) each, or () for all."""
-
-    values: np.ndarray
-    scale: np.ndarray
-    zero: np.ndarray
-
-    def floats(self) -> np.ndarray:
-        """What the integers stand for, float32 (R, C)."""
-        steps = self.values.astype(np.float32) - self.zero.astype(np.float32)[..., None]
-        return steps * self.scale[..., None]
-
-    def fits(self) -> bool:
-        """Whether types and shapes are those of a matrix of integers, as they must be after reading a file."""
-        types = [part.dtype for part in (self.values, self.scale, self.zero)]
-        shapes = ((), self.values.shape[:1])
-        return (
-            types == [np.int8, np.float32, np.int8]
-            and self.values.ndim == 2
-            and self.scale.shape == self.zero.shape
-            and self.scale.shape in shapes
-            and bool(np.isfinite(self.scale).all())
-        )
 
 
 def scale_and_zero(low, high, symmetric: bool, kind: type) -> tuple[np.ndarray, np.ndarray]:
@@ -79,3 +53,11 @@ def quantize_matrix(matrix: np.ndarray, symmetric: bool, rows: bool) -> Integers
     axis = 1 if rows else None
     scale, zero = scale_and_zero(matrix.min(axis), matrix.max(axis), symmetric, WEIGHTS)
     return Integers(to_integers(matrix, scale[..., None], zero[..., None]), scale, zero)
+
+
+def grid_of(stored: Quantized, part: str, signal: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """Scale and zero point of a signal where ``part`` multiplies it; None if they are found at each call."""
+    scheme = stored.schemes[part]
+    if not scheme.clip:
+        return None
+    return scale_and_zero(*stored.ranges[part][signal], scheme.mode == "symmetric", ACTIVATIONS)

@@ -62,10 +62,9 @@ class Variant:
 
     def __init__(self, trained: Trained, schemes: Schemes, statistics: Statistics, folder: Path):
         path = folder / "model.safetensors"
-        parts = trained.model, trained.dictionary, trained.config, trained.level, trained.pruned
         quantized = quantize_model(trained.model, schemes, statistics.ranges)
         is_float = all(scheme.kind == "fp32" for scheme in schemes.values())
-        save_model(path, *parts, quantized=None if is_float else quantized)
+        save_model(replace(trained, path=path, quantized=None if is_float else quantized))
         self.bytes, self.trained = path.stat().st_size, load_model(path)
         self.model = language_model(self.trained)
 

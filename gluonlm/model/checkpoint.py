@@ -1,113 +1,132 @@
-"""Files that a run leaves: models and training states, each one safetensors file, written whole or not at all.
+"""Files that a run leaves, read and written: a model with all that is needed to use it, and a state of training.
 
-A safetensors file is a JSON header and raw arrays: it runs no code when it is read. The header carries the settings
-and the vocabulary, so a model file is all that evaluation and generation need. Arrays with many zeros are stored
-without them (:mod:`gluonlm.model.sparse`).
+    >>> trained = load_model("runs/ptb")       # a model, ready to compute
+    >>> stored = read_model("runs/ptb")        # the same in NumPy: no model is built
+    >>> save_model(trained)                    # to trained.path
+
+All that a file says is checked before any memory is taken for it: types, bounds, and that its arrays are those that
+its settings lead to. :mod:`gluonlm.model.storage` is the format.
 """
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import mxnet as mx
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
-from gluonlm.compress.scheme import Quantized, read_quantized
 from gluonlm.config import Config
+from gluonlm.model.quantized import Integers, Quantized, read_quantized
 from gluonlm.model.rnn import RNNModel
-from gluonlm.model.sparse import pack, unpack
-from gluonlm.model.weights import to_parameters
+from gluonlm.model.storage import read_arrays, reading, write_arrays
+from gluonlm.model.weights import Shape, layout, parameter_shapes
 from gluonlm.system.errors import UserError
-from gluonlm.system.files import write_atomically
-from gluonlm.text.corpus import Dictionary
+from gluonlm.system.typed import parse
+from gluonlm.text.vocabulary import Dictionary
 
 BEST, LAST = "best.safetensors", "last.safetensors"
-MODEL_FORMAT, STATE_FORMAT = "gluonlm model 1", "gluonlm training state 1"
+MODEL_FORMAT, STATE_FORMAT = "gluonlm model", "gluonlm training state"
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A model out of a file, with what is needed to use it."""
+class Stored:
+    """What a model file holds.
 
-    model: RNNModel
+    :param arrays: by the names of :meth:`RNNModel.trainables`; of a quantized model as the file has them.
+    """
+
+    arrays: dict[str, np.ndarray]
     dictionary: Dictionary
     config: Config
     level: str  # "word" or "char"
     path: Path
-    pruned: tuple[
-        str, ...
-    ] = ()  # names of the tensors that have been pruned (gluonlm.compress.pruning)
-    quantized: Quantized | None = (
-        None  # the weights as the file has them if they are not float32; the model's are equal
-    )
+    pruned: tuple[str, ...] = ()  # names of the matrices whose zeros are to stay
+    quantized: Quantized | None = None
+
+    @property
+    def weights(self) -> dict[str, np.ndarray | Integers]:
+        """The weights by the names of :mod:`gluonlm.model.weights`."""
+        if self.quantized:
+            return self.quantized.weights
+        weights = layout(self.config, len(self.dictionary))
+        return {name: weight.of(self.arrays[weight.parameter]) for name, weight in weights.items()}
 
 
-def write_arrays(
-    path: Path, kind: str, arrays: dict[str, mx.nd.NDArray], metadata: dict[str, str]
-) -> None:
-    """Write named arrays and text as one safetensors file of the given kind."""
-    packed, shapes = pack({name: array.asnumpy() for name, array in arrays.items()})
-    write_atomically(path, save(packed, {"format": kind, "sparse": json.dumps(shapes), **metadata}))
+@dataclass(frozen=True)
+class Trained:
+    """A model with what is needed to use it; ``quantized`` are its weights as a file has them if not in float32."""
+
+    model: RNNModel
+    dictionary: Dictionary
+    config: Config
+    level: str
+    path: Path
+    pruned: tuple[str, ...] = ()
+    quantized: Quantized | None = None
 
 
-def read_arrays(path: Path, kind: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Read what :func:`write_arrays` wrote.
-
-    :raises UserError: when the file is missing, damaged, or of another kind.
-    """
-    if not path.is_file():
-        raise UserError(
-            f"there is no file {path}: give a run's folder or a model file that training has written"
-        )
-    try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != kind:
-                raise UserError(
-                    f"{path} is not a {kind.rsplit(' ', 1)[0]} of this version: give one that training wrote"
-                )
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return unpack(arrays, json.loads(metadata.get("sparse", "{}"))), metadata
-    except (SafetensorError, ValueError, OSError) as error:
-        raise UserError(
-            f"{path} is damaged or not a gluonlm file ({error}): use another checkpoint"
-        ) from None
-
-
-def save_model(
-    path: Path,
-    model: RNNModel,
-    dictionary: Dictionary,
-    config: Config,
-    level: str,
-    pruned: tuple[str, ...] = (),
-    quantized: Quantized | None = None,
-) -> None:
-    """Write a model with all that is needed to use it.
-
-    :param pruned: names of the tensors whose zeros are to stay.
-    :param quantized: what to write for the model's weights.
-    """
+def save_model(trained: Trained) -> None:
+    """Write a model to ``trained.path`` with all that is needed to use it."""
     metadata = {
-        "config": config.to_json(),
-        "dictionary": dictionary.to_json(),
-        "level": level,
-        "pruned": json.dumps(pruned),
+        "config": trained.config.to_json(),
+        "dictionary": trained.dictionary.to_json(),
+        "level": trained.level,
+        "pruned": json.dumps(trained.pruned),
     }
-    if quantized:
-        arrays = {
-            name: mx.nd.array(array, dtype=array.dtype)
-            for name, array in quantized.arrays().items()
-        }
-        metadata["quantized"] = quantized.to_json()
+    if trained.quantized:
+        arrays = trained.quantized.arrays()
+        metadata["quantized"] = trained.quantized.to_json()
     else:
         arrays = {
-            name: parameter.data(parameter.list_ctx()[0])
-            for name, parameter in model.trainables().items()
+            name: parameter.data(parameter.list_ctx()[0]).asnumpy()
+            for name, parameter in trained.model.trainables().items()
         }
-    write_arrays(path, MODEL_FORMAT, arrays, metadata)
+    write_arrays(trained.path, MODEL_FORMAT, arrays, metadata)
+
+
+def read_model(path: str | Path) -> Stored:
+    """Read a model from a run's folder or a model file.
+
+    :raises UserError: when there is none, or it is damaged, or its arrays do not fit its settings.
+    """
+    path = best_file(Path(path)) if Path(path).is_dir() else Path(path)
+    arrays, metadata = read_arrays(path, MODEL_FORMAT)
+    with reading(path):
+        config = Config.from_json(metadata["config"])
+        dictionary = Dictionary.from_json(metadata["dictionary"])
+        if (level := metadata["level"]) not in ("word", "char"):
+            raise ValueError(f"its level is {level}")
+        pruned = tuple(parse(metadata.get("pruned", "[]"), list[str]))
+        quantized = None
+        if "quantized" in metadata:
+            quantized = read_quantized(arrays, metadata["quantized"])
+        check_weights(config, len(dictionary), arrays, quantized)
+        if unknown := set(pruned) - set(layout(config, len(dictionary))):
+            raise ValueError(f"there is no matrix {min(unknown)} that could be pruned")
+    return Stored(arrays, dictionary, config, level, path, pruned, quantized)
+
+
+def check_weights(
+    config: Config, vocab_size: int, arrays: dict[str, np.ndarray], quantized: Quantized | None
+) -> None:
+    """Raise a ValueError unless these are the weights of a model with these settings."""
+    weights = layout(config, vocab_size)
+    if quantized:
+        check_arrays(quantized.weights, {name: weight.shape for name, weight in weights.items()})
+    else:
+        check_arrays(arrays, parameter_shapes(weights))
+
+
+def check_arrays(arrays: dict[str, np.ndarray | Integers], shapes: dict[str, Shape]) -> None:
+    """Raise a ValueError unless there are arrays of numbers of these names and shapes, and no others."""
+    for name in arrays.keys() | shapes.keys():
+        array = arrays.get(name)
+        if array is None or name not in shapes or array.shape != tuple(shapes[name]):
+            raise ValueError(f"array {name} is missing or does not fit the settings")
+        if not isinstance(array, Integers) and array.dtype not in (np.float32, np.float16):
+            raise ValueError(f"array {name} has numbers of the kind {array.dtype}")
 
 
 def load_model(path: str | Path, contexts: list[mx.Context] | None = None) -> Trained:
@@ -115,27 +134,20 @@ def load_model(path: str | Path, contexts: list[mx.Context] | None = None) -> Tr
 
     It has no memory for gradients: to train it, set the weights of one that :func:`build_model` gives.
 
-    :raises UserError: when there is none, or it is damaged, or its arrays do not fit its settings.
+    :raises UserError: as :func:`read_model`.
     """
-    path = Path(path)
-    path = best_file(path) if path.is_dir() else path
-    arrays, metadata = read_arrays(path, MODEL_FORMAT)
-    config, dictionary = (
-        Config.from_json(metadata["config"]),
-        Dictionary.from_json(metadata["dictionary"]),
-    )
-    quantized = (
-        read_quantized(arrays, metadata["quantized"], path) if "quantized" in metadata else None
-    )
-    model = build_model(config, len(dictionary), contexts, gradients=False)
+    stored = read_model(path)
+    model = build_model(stored.config, len(stored.dictionary), contexts, gradients=False)
+    quantized = stored.quantized
     if quantized:
-        set_weights(model, quantized.floats(), path)
+        set_weights(model, quantized.floats(), stored.path)
     else:
-        set_parameters(model, arrays, path)
-    if quantized and config.model != "QRNN" and computes_in_half(quantized, contexts):
+        set_parameters(model, stored.arrays, stored.path)
+    if quantized and stored.config.model != "QRNN" and computes_in_half(quantized, contexts):
         model.cast("float16")
-    pruned = tuple(json.loads(metadata.get("pruned", "[]")))
-    return Trained(model, dictionary, config, metadata["level"], path, pruned, quantized)
+    return Trained(
+        model, **{name: value for name, value in vars(stored).items() if name != "arrays"}
+    )
 
 
 def check_replaceable(path: Path) -> None:
@@ -146,19 +158,28 @@ def check_replaceable(path: Path) -> None:
                 metadata = file.metadata() or {}
         except SafetensorError:  # some other file
             return
-        if metadata.get("format") in (MODEL_FORMAT, STATE_FORMAT) and "quantized" not in metadata:
+        made = metadata.get("format", "").startswith((MODEL_FORMAT, STATE_FORMAT))
+        if made and "quantized" not in metadata:
             raise UserError(
                 f"{path} is what a training has made, and would be lost: choose another name"
             )
 
 
 def best_file(folder: Path) -> Path:
-    """Where the best model of the run in a folder is: in there, or where ``--save FILE`` has put it.
+    """Where the best model of the run in a folder is: in there, or beside it under the folder's name.
 
-    :raises UserError: when the run's config.json is damaged.
+    :raises UserError: when the run's config.json is damaged, or names a file elsewhere.
     """
     settings = folder / "config.json"
-    return folder / (read_json(settings).get("best", BEST) if settings.exists() else BEST)
+    said = read_json(settings).get("best", BEST) if settings.exists() else BEST
+    path = Path(os.path.normpath(folder / said)) if isinstance(said, str) else folder
+    home = Path(os.path.normpath(folder))
+    beside = path.parent == home.parent and path.stem == home.name
+    if home not in path.parents and not (beside and path != home):
+        raise UserError(
+            f"{settings} is damaged: its best model would be {said}, outside of the run; make that {BEST}"
+        )
+    return folder / said
 
 
 def computes_in_half(quantized: Quantized, contexts: list[mx.Context] | None) -> bool:
@@ -186,27 +207,22 @@ def build_model(
 
 
 def set_parameters(model: RNNModel, arrays: dict[str, np.ndarray], path: Path) -> None:
-    """Set all parameters of the model from named arrays read from ``path``."""
+    """Set all parameters of the model from arrays by the names of :meth:`RNNModel.trainables`, read from ``path``."""
     parameters = model.trainables()
+    with reading(path):
+        check_arrays(arrays, {name: parameter.shape for name, parameter in parameters.items()})
     for name, parameter in parameters.items():
-        if name not in arrays or arrays[name].shape != parameter.shape:
-            raise misfit(path, name)
         parameter.set_data(mx.nd.array(arrays[name]))
 
 
 def set_weights(model: RNNModel, arrays: dict[str, np.ndarray], path: Path) -> None:
     """Set all weights of the model from arrays by the names of its layout, read from ``path``."""
+    with reading(path):
+        check_arrays(arrays, {name: weight.shape for name, weight in model.layout.items()})
+    parameters = model.trainables()
     for name, weight in model.layout.items():
-        if name not in arrays or arrays[name].shape != weight.shape:
-            raise misfit(path, name)
-    set_parameters(model, to_parameters(arrays, model.layout), path)
-
-
-def misfit(path: Path, name: str) -> UserError:
-    """What to say of an array that the settings in its file do not expect."""
-    return UserError(
-        f"{path}: array {name} is missing or does not fit the settings: the file is damaged"
-    )
+        for data in parameters[weight.parameter].list_data():
+            weight.of(data)[:] = arrays[name]
 
 
 def read_json(path: Path) -> dict:
@@ -215,11 +231,11 @@ def read_json(path: Path) -> dict:
     :raises UserError: when it is missing or damaged.
     """
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             raise ValueError("no object of JSON")
         return content
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(
             f"cannot read {path} ({reason}): give the folder of a run that training has made"

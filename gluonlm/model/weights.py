@@ -13,7 +13,6 @@ Shapes: V vocabulary size, E embedding size, I inputs and H units of a layer, G 
 """
 
 import math
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -123,17 +122,13 @@ def named_arrays(model) -> dict[str, np.ndarray]:
     return {name: weight.of(arrays[weight.parameter]) for name, weight in model.layout.items()}
 
 
-def to_parameters(
-    arrays: dict[str, np.ndarray], weights: dict[str, Weight]
-) -> dict[str, np.ndarray]:
-    """Arrays by the names of a layout as arrays by the names of :meth:`RNNModel.trainables`."""
-    parts = defaultdict(list)
-    for name, weight in weights.items():  # which is in the order of the flat vectors
-        parts[weight.parameter].append(arrays[name])
-    return {
-        parameter: own[0] if len(own) == 1 else np.concatenate([part.ravel() for part in own])
-        for parameter, own in parts.items()
-    }
+def parameter_shapes(weights: dict[str, Weight]) -> dict[str, Shape]:
+    """The shape of each parameter of a layout: its weight's, or that of the flat vector."""
+    shapes: dict[str, Shape] = {}
+    for weight in weights.values():
+        flat = (weight.begin + weight.size,)  # the last weight of a flat vector ends it
+        shapes[weight.parameter] = flat if weight.parameter.endswith(".weights") else weight.shape
+    return shapes
 
 
 def model_bytes(config: Config, vocab_size: int) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from gluonlm.compress.affine import Integers
+from gluonlm.model.quantized import Integers
 from gluonlm.system.errors import UserError
 
 OPSET, IR_VERSION = 17, 8  # of 2022, which every runtime since then reads

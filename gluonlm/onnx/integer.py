@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 from onnx import GraphProto, TensorProto, helper
 
-from gluonlm.compress.affine import Integers
+from gluonlm.model.quantized import Integers
 from gluonlm.onnx.graph import MICROSOFT, Graph
 
 Grid = tuple[np.ndarray, np.ndarray]  # scale and zero point

@@ -17,9 +17,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from gluonlm.compress.affine import Integers
-from gluonlm.compress.scheme import Quantized
+from gluonlm.compress.affine import grid_of
 from gluonlm.config import Config
+from gluonlm.model.quantized import Integers, Quantized
 from gluonlm.model.weights import layer_sizes, projected, splits_of
 from gluonlm.onnx.graph import LARGEST, Graph
 from gluonlm.onnx.integer import Lstm, add_lookup, add_lstm, multiply, product
@@ -98,7 +98,7 @@ def add_linear(
         name = "encoder.weight"
     weight, bias = stored.weights[name], graph.weight(f"{part}.{kind}bias", bias)
     if stored.schemes[part].multiplies_integers:
-        by = product(graph, name, weight, bias, stored.input_of(part, signal))
+        by = product(graph, name, weight, bias, grid_of(stored, part, signal))
         return multiply(graph, rows, by)
     return graph.node("Gemm", [rows, graph.floats(name, weight), bias], transB=1)
 
@@ -151,7 +151,7 @@ def add_layer(graph: Graph, config: Config, stored: Quantized, index: int, input
     letters = "hc" if config.model == "LSTM" else "h"
     states = [graph.state(f"{letter}{index}", size) for letter in letters]
     if config.model == "LSTM" and stored.schemes[part].multiplies_integers:
-        grids = stored.input_of(part, inputs), stored.input_of(part, part)
+        grids = grid_of(stored, part, inputs), grid_of(stored, part, part)
         return add_lstm(graph, index, inputs, Lstm(i2h, h2h, bias), grids)
     operands = [
         inputs,
@@ -199,7 +199,7 @@ def add_gates(graph: Graph, stored: Quantized, index: int, seen: str, signal: st
     weight, bias = stored.weights[name], stored.weights[f"layers.{index}.bias"]
     bias = graph.weight(f"layers.{index}.bias", bias.astype(np.float32))
     if stored.schemes[part].multiplies_integers:
-        by = product(graph, name, weight, bias, stored.input_of(part, signal))
+        by = product(graph, name, weight, bias, grid_of(stored, part, signal))
         return multiply(graph, seen, by)
     if isinstance(weight, Integers):
         matrix = graph.node("Transpose", [graph.floats(name, weight)])

@@ -4,10 +4,12 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
 from gluonlm.system.errors import UserError
+from gluonlm.system.typed import parse, typed
 
 UNK = "<unk>"
 EOS = "<eos>"
@@ -105,5 +107,14 @@ class Dictionary:
 
     @classmethod
     def from_json(cls, text: str) -> "Dictionary":
-        """The vocabulary that :meth:`to_json` wrote."""
-        return cls(**json.loads(text))
+        """The vocabulary that :meth:`to_json` wrote.
+
+        :raises ValueError: when that is not what is here.
+        """
+        content = parse(text, dict[str, Any])
+        words, encoding = typed(content["words"], list[str]), typed(content["encoding"], str)
+        "a".encode(encoding)  # a LookupError unless this is the name of one
+        dictionary = cls(words, encoding)
+        if not words or len(dictionary) != len(words):
+            raise ValueError("its vocabulary is empty, or has a word twice")
+        return dictionary

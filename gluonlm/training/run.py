@@ -13,14 +13,14 @@ from gluonlm.model.checkpoint import (
     LAST,
     MODEL_FORMAT,
     STATE_FORMAT,
+    Trained,
     best_file,
-    read_arrays,
     read_json,
     save_model,
     set_parameters,
-    write_arrays,
 )
 from gluonlm.model.rnn import RNNModel
+from gluonlm.model.storage import read_arrays, write_arrays
 from gluonlm.system.errors import UserError
 from gluonlm.system.files import MODEL_SUFFIXES, write_atomically, writing
 from gluonlm.text.vocabulary import Dictionary
@@ -100,7 +100,8 @@ class Run:
     def save_state(self, arrays: dict[str, mx.nd.NDArray], progress: dict, schedule: dict) -> None:
         """Write what resuming needs."""
         metadata = {"progress": json.dumps(progress), "schedule": json.dumps(schedule)}
-        write_arrays(self.last, STATE_FORMAT, arrays, metadata)
+        stored = {name: array.asnumpy() for name, array in arrays.items()}
+        write_arrays(self.last, STATE_FORMAT, stored, metadata)
 
     def load_state(self) -> tuple[dict[str, np.ndarray], dict, dict]:
         """Read what :meth:`save_state` wrote: arrays, progress, schedule."""
@@ -116,7 +117,7 @@ class Run:
         pruned: tuple[str, ...] = (),
     ) -> None:
         """Write the best model so far."""
-        save_model(self.best, model, dictionary, config, level, pruned)
+        save_model(Trained(model, dictionary, config, level, self.best, pruned))
 
     def restore(self, model: RNNModel) -> None:
         """Set the model's weights to the best of this run."""

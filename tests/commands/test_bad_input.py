@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 from gluonlm import cli, evaluate, train
 from gluonlm.cli import contexts
 from gluonlm.model import checkpoint
+from gluonlm.model.storage import read_arrays, write_arrays
 from gluonlm.system.errors import UserError
 from gluonlm.system.gpu import Gpu
 from gluonlm.training.run import read_log
@@ -122,9 +123,9 @@ def test_a_foreign_checkpoint(trained, tmp_path):
 
 
 def test_arrays_that_do_not_fit_the_settings(trained, tmp_path):
-    arrays, metadata = checkpoint.read_arrays(trained / "best.safetensors", checkpoint.MODEL_FORMAT)
+    arrays, metadata = read_arrays(trained / "best.safetensors", checkpoint.MODEL_FORMAT)
     arrays["decoder.bias"] = arrays["decoder.bias"][:-1]
-    save_file(arrays, tmp_path / "odd.safetensors", metadata)
+    write_arrays(tmp_path / "odd.safetensors", checkpoint.MODEL_FORMAT, arrays, metadata)
     with pytest.raises(UserError, match=r"decoder\.bias is missing or does not fit"):
         evaluate.main([str(tmp_path / "odd.safetensors")])
 

@@ -21,15 +21,8 @@ from gluonlm.compress.pruning import (
 )
 from gluonlm.config import Config
 from gluonlm.inference.predictor import Predictor
-from gluonlm.model.checkpoint import (
-    BEST,
-    LAST,
-    MODEL_FORMAT,
-    STATE_FORMAT,
-    build_model,
-    load_model,
-    read_arrays,
-)
+from gluonlm.model.checkpoint import BEST, LAST, MODEL_FORMAT, STATE_FORMAT, build_model, load_model
+from gluonlm.model.storage import read_arrays
 from gluonlm.system.errors import UserError
 from gluonlm.training.loop import train_step
 from gluonlm.training.optim import Average, Updater

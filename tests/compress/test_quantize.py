@@ -4,6 +4,7 @@ takes them."""
 import json
 import math
 import re
+from dataclasses import replace
 
 import mxnet as mx
 import numpy as np
@@ -14,9 +15,9 @@ import gluonlm
 from gluonlm import evaluate, export, quantize, tradeoff, train
 from gluonlm.compress import calibrate
 from gluonlm.compress import compare as quantize_table
-from gluonlm.compress.affine import ACTIVATIONS, Integers, scale_and_zero, to_integers
+from gluonlm.compress.affine import ACTIVATIONS, grid_of, scale_and_zero, to_integers
 from gluonlm.compress.calibrate import Statistics, kl_threshold, ranges_of, read_statistics
-from gluonlm.compress.scheme import Quantized, Scheme, parse_scheme, parts_of, quantize_model
+from gluonlm.compress.scheme import parts_of, quantize_model
 from gluonlm.config import Config
 from gluonlm.generate import main as generate_text
 from gluonlm.inference.predictor import Predictor
@@ -26,11 +27,11 @@ from gluonlm.model.checkpoint import (
     build_model,
     computes_in_half,
     load_model,
-    read_arrays,
     save_model,
-    write_arrays,
 )
-from gluonlm.model.weights import to_parameters
+from gluonlm.model.quantized import Integers, Quantized, Scheme, parse_scheme
+from gluonlm.model.storage import read_arrays, write_arrays
+from gluonlm.model.weights import named_arrays
 from gluonlm.onnx.load import integers
 from gluonlm.onnx.session import cross_entropy
 from gluonlm.system.errors import UserError
@@ -82,7 +83,7 @@ def written(trained: Trained, schemes, path) -> Trained:
         schemes if isinstance(schemes, dict) else dict.fromkeys(parts_of(trained.model), schemes)
     )
     quantized = quantize_model(trained.model, schemes, statistics_of(trained).ranges)
-    save_model(path, trained.model, trained.dictionary, trained.config, "word", quantized=quantized)
+    save_model(replace(trained, path=path, quantized=quantized))
     return load_model(path)
 
 
@@ -129,13 +130,10 @@ def test_what_is_written_is_read(tmp_path, scheme, settings):
     assert again.quantized.ranges == quantized.ranges
     for name, array in quantized.arrays().items():
         np.testing.assert_array_equal(again.quantized.arrays()[name], array)
-    floats = to_parameters(quantized.floats(), again.model.layout)
-    for name, parameter in again.model.trainables().items():
-        np.testing.assert_array_equal(parameter.data().asnumpy(), floats[name])
-        exact = trained.model.trainables()[name].data().asnumpy()
-        assert np.abs(parameter.data().asnumpy() - exact).max() < (
-            0.0003 if scheme.kind == "fp16" else 0.005
-        )
+    floats, exact = quantized.floats(), named_arrays(trained.model)
+    for name, array in named_arrays(again.model).items():
+        np.testing.assert_array_equal(array, floats[name])
+        assert np.abs(array - exact[name]).max() < (0.0003 if scheme.kind == "fp16" else 0.005)
 
 
 def test_the_parts_of_a_model(tmp_path):
@@ -200,7 +198,7 @@ def test_a_file_of_an_earlier_version_has_other_names(tmp_path):
             return "body." + re.sub(r"^(layers\.\d+)\.", r"\1.weights/", name)
         return name if name.startswith("decoder") else f"body.{name}"
 
-    old = {earlier(name): mx.nd.array(a, dtype=a.dtype) for name, a in arrays.items()}
+    old = {earlier(name): array for name, array in arrays.items()}
     assert "body.layers.1.weights/h2h_weight.scale" in old
     write_arrays(path, MODEL_FORMAT, old, metadata)
     then = load_model(path).quantized
@@ -245,12 +243,9 @@ def damage(arrays, metadata, how):
 def test_a_damaged_file_gets_one_sentence(tmp_path, how):
     path = tmp_path / "q.safetensors"
     written(untrained(tmp_path / "x"), Scheme(), path)
-    kind = "gluonlm model 1"
-    arrays, metadata = read_arrays(path, kind)
+    arrays, metadata = read_arrays(path, MODEL_FORMAT)
     arrays = damage(arrays, metadata, how)
-    write_arrays(
-        path, kind, {name: mx.nd.array(a, dtype=a.dtype) for name, a in arrays.items()}, metadata
-    )
+    write_arrays(path, MODEL_FORMAT, arrays, metadata)
     with pytest.raises(UserError, match="damaged|says nothing about storing"):
         load_model(path)
 
@@ -307,19 +302,19 @@ def reference(stored: Quantized, ids: np.ndarray, layers: int) -> np.ndarray:
             weights[f"layers.{index}.{name}"]
             for name in ("i2h_weight", "h2h_weight", "i2h_bias", "h2h_bias")
         )
-        share = times(hidden.reshape(-1, hidden.shape[-1]), i2h, stored.input_of(part, signal))
+        share = times(hidden.reshape(-1, hidden.shape[-1]), i2h, grid_of(stored, part, signal))
         share = share.reshape(*hidden.shape[:2], -1) + b1 + b2
         h = c = np.zeros((ids.shape[1], len(b1) // 4))
         outputs = []
         for step in share:
-            i, f, g, o = np.split(step + times(h, h2h, stored.input_of(part, part)), 4, axis=1)
+            i, f, g, o = np.split(step + times(h, h2h, grid_of(stored, part, part)), 4, axis=1)
             c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
             h = sigmoid(o) * np.tanh(c)
             outputs.append(h)
         hidden, signal = np.array(outputs), part
     decoder = weights.get("decoder.weight", weights["encoder.weight"])
     logits = times(
-        hidden.reshape(-1, hidden.shape[-1]), decoder, stored.input_of("decoder", signal)
+        hidden.reshape(-1, hidden.shape[-1]), decoder, grid_of(stored, "decoder", signal)
     )
     return logits.reshape(*ids.shape, -1) + weights["decoder.bias"]
 

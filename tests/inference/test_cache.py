@@ -18,7 +18,7 @@ from gluonlm.inference.neural_cache import (
     evaluate_with_cache,
     tune,
 )
-from gluonlm.model.checkpoint import build_model, load_model, save_model
+from gluonlm.model.checkpoint import Trained, build_model, load_model, save_model
 from gluonlm.system.errors import UserError
 from gluonlm.text.corpus import Dictionary
 from gluonlm.text.sources import ALIASES, DATASETS
@@ -190,7 +190,7 @@ def saved(model, tmp_path_factory):
         words = DICTIONARY.decode(text(tokens, seed=tokens))
         (folder / f"{split}.txt").write_text(" ".join(words) + "\n")
     config = Config(data=str(folder), emsize=16, nhid=16, tied=True)
-    save_model(folder / "model.pt", model, DICTIONARY, config, "word")
+    save_model(Trained(model, DICTIONARY, config, "word", folder / "model.pt"))
     return folder / "model.pt"
 
 

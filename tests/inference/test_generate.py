@@ -13,7 +13,7 @@ from gluonlm.config import Config
 from gluonlm.generate import main, parser
 from gluonlm.inference.predictor import Predictor
 from gluonlm.inference.sampling import generate
-from gluonlm.model.checkpoint import build_model, save_model
+from gluonlm.model.checkpoint import Trained, build_model, save_model
 from gluonlm.system.errors import UserError
 from gluonlm.text import sources
 from gluonlm.text.corpus import EOS, UNK, Dictionary
@@ -27,7 +27,7 @@ def save(path, words, level):
     config, dictionary = Config(emsize=8, nhid=8, nlayers=1, data="austen"), Dictionary(words)
     model = build_model(config, len(dictionary))
     model.initialize(mx.init.Uniform(0.5), force_reinit=True)
-    save_model(path, model, dictionary, config, level)
+    save_model(Trained(model, dictionary, config, level, path))
     return model, dictionary
 
 

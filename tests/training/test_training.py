@@ -17,8 +17,9 @@ import pytest
 from gluonlm import train
 from gluonlm.config import Config
 from gluonlm.inference.predictor import Predictor
-from gluonlm.model.checkpoint import LAST, STATE_FORMAT, build_model, load_model, read_arrays
+from gluonlm.model.checkpoint import LAST, STATE_FORMAT, build_model, load_model
 from gluonlm.model.softmax import decoder_loss
+from gluonlm.model.storage import read_arrays
 from gluonlm.presets import resolve
 from gluonlm.system.errors import UserError
 from gluonlm.text.corpus import Dictionary

@@ -1,0 +1,133 @@
+"""Named arrays and text in one file that proves itself, and takes less room where arrays have many zeros.
+
+    >>> write_arrays(path, "gluonlm model", {"weight": array}, {"level": "word"})
+    >>> arrays, metadata = read_arrays(path, "gluonlm model")
+
+A safetensors file is a JSON header and raw arrays: it runs no code when it is read. The header has our metadata, with
+a digest (SHA-256) of all arrays and all other metadata, which every read checks.
+
+Of n float32 numbers k are not zero: one bit for each of the n, and those k, take n/8 + 4k bytes instead of 4n. Where
+that is less, the array is stored so. At a sparsity of 80 % that is 23 % of the bytes, at 90 % 13 %, at 95 % 8 %. Of
+8-bit integers with these sparsities it is 32.5, 22.5 and 17.5 %.
+"""
+
+import hashlib
+import json
+import math
+import sys
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from gluonlm.system.errors import UserError
+from gluonlm.system.files import write_atomically
+from gluonlm.system.typed import parse
+
+BITS = ".bits"
+SPARSE_TYPES = (np.float32, np.float16, np.int8)
+VERSION, EARLIER = "2", "1"  # of all kinds of files; the earlier one has no digest
+Arrays = dict[str, np.ndarray]
+
+
+def write_arrays(path: Path, kind: str, arrays: Arrays, metadata: dict[str, str]) -> None:
+    """Write named arrays and text as one file of the given kind, whole or not at all."""
+    packed, shapes = pack(arrays)
+    metadata = {**metadata, "format": f"{kind} {VERSION}", "sparse": json.dumps(shapes)}
+    write_atomically(path, save(packed, {**metadata, "digest": digest(packed, metadata)}))
+
+
+def read_arrays(path: Path, kind: str) -> tuple[Arrays, dict[str, str]]:
+    """Read what :func:`write_arrays` wrote, in this version or an earlier one.
+
+    :raises UserError: when the file is missing, damaged, or of another kind.
+    """
+    if not path.is_file():
+        raise UserError(
+            f"there is no file {path}: give a run's folder or a model file that training has written"
+        )
+    with reading(path), safe_open(path, framework="numpy") as file:
+        metadata = file.metadata() or {}
+        if (said := metadata.get("format")) not in (f"{kind} {VERSION}", f"{kind} {EARLIER}"):
+            raise ValueError(f"it is not a {kind} of this version")
+        packed = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        proof = metadata.pop("digest", None)
+        if proof is None and said.endswith(EARLIER):
+            print(
+                f"note: {path} is of an earlier version and has no digest: whether it is intact "
+                "cannot be checked",
+                file=sys.stderr,
+            )
+        elif proof != digest(packed, metadata):
+            raise ValueError("its content does not fit its digest")
+        arrays = unpack(packed, parse(metadata.pop("sparse", "{}"), dict[str, list[int]]))
+        for name, array in arrays.items():
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise ValueError(f"array {name} has numbers that are not finite")
+        del metadata["format"]
+        return arrays, metadata
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn whatever the content of a damaged file leads to into a sentence for the user."""
+    try:
+        yield
+    except (UserError, SafetensorError, ValueError, TypeError, LookupError, OSError) as error:
+        reason = textwrap.shorten(str(error), 200)
+        raise UserError(
+            f"{path} is damaged or not a gluonlm file ({reason}): use another checkpoint"
+        ) from None
+
+
+def digest(packed: Arrays, metadata: dict[str, str]) -> str:
+    """SHA-256 over arrays as they are stored, their names, types and shapes, and metadata."""
+    state = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name, array in sorted(packed.items()):
+        state.update(json.dumps([name, array.dtype.str, array.shape]).encode())
+        state.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    return state.hexdigest()
+
+
+def pack(arrays: Arrays) -> tuple[Arrays, dict[str, list[int]]]:
+    """The arrays as they are stored, and the shapes of those that are stored sparse.
+
+    >>> pack({"weight": np.array([0, 0, 0, 1.5, 0, 0, 0, 0, 0, 2.5], np.float32)})
+    ({'weight': array([1.5, 2.5], dtype=float32), 'weight.bits': array([16, 64], dtype=uint8)}, {'weight': [10]})
+    """
+    packed, shapes = {}, {}
+    for name, array in arrays.items():
+        packed[name] = array
+        if array.dtype not in SPARSE_TYPES:
+            continue
+        flat = np.ascontiguousarray(array).reshape(-1)
+        present = flat.view(f"u{flat.itemsize}") != 0  # also a zero with a minus sign
+        values, bits = flat[present], np.packbits(present)
+        if values.nbytes + bits.nbytes < flat.nbytes:
+            packed[name], packed[name + BITS] = values, bits
+            shapes[name] = list(array.shape)
+    return packed, shapes
+
+
+def unpack(packed: Arrays, shapes: dict[str, list[int]]) -> Arrays:
+    """What was given to :func:`pack`.
+
+    :raises ValueError: when the parts do not fit each other.
+    """
+    arrays = dict(packed)
+    for name, shape in shapes.items():
+        if name not in arrays or name + BITS not in arrays:
+            raise ValueError(f"a part of {name} is missing")
+        values, bits, size = arrays[name], arrays.pop(name + BITS), math.prod(shape)
+        fits = bits.dtype == np.uint8 and bits.shape == (-(-size // 8),) and min(shape) >= 0
+        present = np.unpackbits(bits, count=size).astype(bool) if fits else values
+        if not fits or values.shape != (np.count_nonzero(present),):
+            raise ValueError(f"the parts of {name} do not fit each other")
+        flat = np.zeros(size, values.dtype)
+        flat[present] = values
+        arrays[name] = flat.reshape(shape)
+    return arrays
