@@ -24,8 +24,9 @@ from pathlib import Path
 
 from gluonlm.cli import Parser, run
 from gluonlm.compress.calibrate import COLUMNS, TOKENS, Statistics, calibrate, read_statistics
-from gluonlm.compress.scheme import Quantized, Scheme, parse_scheme, parts_of, quantize_model
+from gluonlm.compress.scheme import parts_of, quantize_model
 from gluonlm.model.checkpoint import Trained, load_model, save_model
+from gluonlm.model.quantized import Quantized, Scheme, parse_scheme
 from gluonlm.system.errors import UserError
 from gluonlm.system.files import check_output, writing
 

@@ -17,9 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from gluonlm.compress.calibrate import Statistics
-from gluonlm.compress.scheme import Scheme, parts_of, quantize_model
+from gluonlm.compress.scheme import parts_of, quantize_model
 from gluonlm.inference.sampling import stream
 from gluonlm.model.checkpoint import Trained, load_model, save_model
+from gluonlm.model.quantized import Scheme
 from gluonlm.onnx.load import language_model
 from gluonlm.system.machine import record
 from gluonlm.text.corpus import read_split

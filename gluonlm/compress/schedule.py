@@ -1,9 +1,9 @@
-"""Schedule files of ``--compress``: which tensors are pruned, how far, and when.
+"""Schedule files of ``--compress``: which matrices are pruned, how far, and when.
 
 A YAML file with a list of rules; only ``sparsity`` must be there::
 
     - tensors: [layers.*]   # names or patterns (default: all matrices); `python -m gluonlm.prune RUN` lists them
-      sparsity: 0.8         # share of weights that are pruned in the end, of each tensor
+      sparsity: 0.8         # share of weights that are pruned in the end, of each matrix
       initial: 0.05         # share at the first pruning (default: 0.05)
       begin: 2              # first pruning, in epochs from the start of training (default: 0, the start)
       end: 20               # last pruning (default: begin, all at once)
@@ -18,7 +18,7 @@ its pruners are AutomatedGradualPruners; its names such as ``rnn.weight_hh_l0`` 
 """
 
 import re
-from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,60 @@ import yaml
 from gluonlm.compress.pruning import Rule, usual_rule
 from gluonlm.config import Config
 from gluonlm.system.errors import UserError
+from gluonlm.system.typed import typed
 
-KEYS = ("tensors", "sparsity", "initial", "begin", "end", "every")
 MOST_STEPS = 1_000_000  # prunings by one rule
-PARTS = {"ih": "i2h_weight", "hh": "h2h_weight"}
+LARGEST = 1e9  # number of epochs
+TORCH = {"ih": "i2h_weight", "hh": "h2h_weight"}
 TORCH_NAME = re.compile(r"(?:\w+\.)*weight_(ih|hh)_l(\d+)")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A rule as it is written in our format."""
+
+    sparsity: float
+    tensors: str | list[str] = "*"
+    initial: float | None = None
+    begin: float = 0.0
+    end: float | None = None
+    every: float | None = None
+
+
+@dataclass(frozen=True)
+class Pruner:
+    """Distiller's AutomatedGradualPruner."""
+
+    kind: str  # written as "class"
+    initial_sparsity: float
+    final_sparsity: float
+    weights: list[str]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A pruner by its name."""
+
+    instance_name: str
+
+
+@dataclass(frozen=True)
+class Policy:
+    """When one of Distiller's pruners prunes: at the start of epochs starting, + frequency, ... < ending."""
+
+    pruner: Reference
+    starting_epoch: int
+    ending_epoch: int
+    frequency: int = 1
+
+
+@dataclass(frozen=True)
+class Distiller:
+    """A schedule of Distiller."""
+
+    pruners: dict[str, dict[str, Any]]
+    policies: list[Policy]
+    version: Any = 1
 
 
 def read_schedule(path: str) -> str:
@@ -66,146 +115,80 @@ def parse_schedule(text: str) -> tuple[Rule, ...]:
     """
     try:
         content = yaml.safe_load(text)
+        entries = distiller(content) if "pruners" in (content or ()) else ours(content)
+        return tuple(rule(entry, where) for where, entry in entries.items())
     except yaml.YAMLError as error:
-        where = (
-            f" in line {mark.line + 1}" if (mark := getattr(error, "problem_mark", None)) else ""
-        )
-        raise UserError(
-            f"--compress: the schedule is not YAML{where}: {getattr(error, 'problem', error)}"
-        ) from None
-    except ValueError as error:  # a date that there is not
-        raise UserError(f"--compress: the schedule has a value that is none ({error})") from None
-    if isinstance(content, dict) and "pruners" in content:
-        return distiller_rules(content)
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", error)
+        raise UserError(f"--compress: the schedule is not YAML{where}: {problem}") from None
+    except (ValueError, RecursionError) as error:  # also a date that does not exist
+        raise UserError(f"--compress: the schedule is not valid, {error}") from None
+
+
+def ours(content: Any) -> dict[str, Entry]:
+    """The entries of a schedule in our format, by what to call them in a message."""
     if not isinstance(content, list) or not content:
-        raise UserError(
-            "--compress: the schedule must be a list of rules, each with at least a sparsity"
+        raise ValueError("it must be a list of rules, each with at least a sparsity")
+    return {
+        f"rule {number}": typed(entry, Entry, f"rule {number}")
+        for number, entry in enumerate(content, 1)
+    }
+
+
+def distiller(content: Any) -> dict[str, Entry]:
+    """The entries that mean what a schedule of Distiller does."""
+    schedule, entries = typed(content, Distiller, "the schedule"), {}
+    for number, policy in enumerate(schedule.policies, 1):
+        where, name = f"policy {number}", policy.pruner.instance_name
+        if name not in schedule.pruners:
+            raise ValueError(f"{where} uses a pruner {name}, which the schedule does not define")
+        values = {"kind": schedule.pruners[name].get("class"), **schedule.pruners[name]}
+        values.pop("class", None)
+        pruner = typed(values, Pruner, f"pruner {name}")
+        if pruner.kind != "AutomatedGradualPruner":
+            raise ValueError(
+                f"pruner {name}: {pruner.kind} is not supported, only AutomatedGradualPruner"
+            )
+        begin, every = policy.starting_epoch, policy.frequency
+        if not begin < policy.ending_epoch or every < 1:
+            raise ValueError(
+                f"{where}: ending_epoch must be after starting_epoch, frequency at least 1"
+            )
+        last = begin + (policy.ending_epoch - begin - 1) // every * every
+        tensors = [our_name(weight) for weight in pruner.weights]
+        entries[where] = Entry(
+            pruner.final_sparsity, tensors, pruner.initial_sparsity, begin, last, every
         )
-    return tuple(own_rule(rule, f"rule {number}") for number, rule in enumerate(content, 1))
+    return entries
 
 
-def own_rule(rule: Any, where: str) -> Rule:
-    """One rule of our format."""
-    check_keys(rule, KEYS, ("sparsity",), where)
-    begin = number(rule, "begin", where, 0)
-    end = number(rule, "end", where, begin)
-    if end < begin:
-        raise UserError(f"--compress: {where}: end {end:g} is before begin {begin:g}")
+def rule(entry: Entry, where: str) -> Rule:
+    """What an entry means, once its numbers are in range."""
+    for name, value in vars(entry).items():
+        if isinstance(value, int | float) and not 0 <= value < LARGEST:
+            raise ValueError(f"{where}: {name} {value:g}: must be a number from 0 on")
+    if not 0 < entry.sparsity < 1:
+        raise ValueError(f"{where}: sparsity {entry.sparsity:g}: must be between 0 and 1")
+    initial = min(0.05, entry.sparsity) if entry.initial is None else entry.initial
+    if initial > entry.sparsity:
+        raise ValueError(f"{where}: initial {initial:g} is above sparsity {entry.sparsity:g}")
+    time = (entry.begin if entry.end is None else entry.end) - entry.begin
+    if time < 0:
+        raise ValueError(f"{where}: end {entry.end:g} is before begin {entry.begin:g}")
     steps, every = 0, 1.0
-    if end > begin:
-        every = number(rule, "every", where, (end - begin) / 20)
-        steps = round((end - begin) / every) if every * MOST_STEPS > end - begin else 0
-        if not steps or abs(steps * every - (end - begin)) > 1e-6:
-            raise UserError(
-                f"--compress: {where}: every {every:g} does not divide end - begin = {end - begin:g}"
+    if time:
+        every = time / 20 if entry.every is None else entry.every
+        steps = round(time / every) if every * MOST_STEPS > time else 0
+        if not steps or abs(steps * every - time) > 1e-6:
+            raise ValueError(
+                f"{where}: every {every:g} does not divide end - begin = {time:g}: choose another"
             )
-    final, initial = sparsities(rule, "initial", "sparsity", where)
-    return Rule(names(rule.get("tensors", "*"), where), final, initial, begin, every, steps)
-
-
-def distiller_rules(content: dict) -> tuple[Rule, ...]:
-    """The rules of a Distiller schedule: prunings at the beginning of epochs starting, + frequency, ... < ending."""
-    check_keys(content, ("version", "pruners", "policies"), ("pruners", "policies"), "the schedule")
-    pruners, rules = content["pruners"], []
-    policies = content["policies"]
-    if not isinstance(pruners, dict) or not isinstance(policies, list):
-        raise UserError(
-            "--compress: pruners must be a mapping of names to pruners, and policies a list"
-        )
-    for index, policy in enumerate(policies, 1):
-        where = f"policy {index}"
-        keys = ("pruner", "starting_epoch", "ending_epoch", "frequency")
-        check_keys(policy, keys, keys[:3], where)
-        check_keys(policy["pruner"], ("instance_name",), ("instance_name",), f"{where}, pruner")
-        name = policy["pruner"]["instance_name"]
-        if not isinstance(name, str) or name not in pruners:
-            raise UserError(
-                f"--compress: {where} uses a pruner {name}, which the schedule does not define"
-            )
-        begin, end = whole(policy, "starting_epoch", where), whole(policy, "ending_epoch", where)
-        every = whole(policy, "frequency", where, 1)
-        if not begin < end or every < 1:
-            raise UserError(
-                f"--compress: {where}: ending_epoch must be after starting_epoch, frequency at least 1"
-            )
-        rules.append(
-            distiller_rule(
-                pruners[name], f"pruner {name}", begin, every, (end - begin - 1) // every
-            )
-        )
-    return tuple(rules)
-
-
-def distiller_rule(pruner: Any, where: str, begin: int, every: int, steps: int) -> Rule:
-    """A pruner with the time that a policy gives it."""
-    keys = ("class", "initial_sparsity", "final_sparsity", "weights")
-    check_keys(pruner, keys, keys, where)
-    if pruner["class"] != "AutomatedGradualPruner":
-        raise UserError(
-            f"--compress: {where}: class {pruner['class']} is not supported, only AutomatedGradualPruner"
-        )
-    values = sparsities(pruner, "initial_sparsity", "final_sparsity", where)
-    return Rule(
-        tuple(map(our_name, names(pruner["weights"], where))),
-        *values,
-        float(begin),
-        float(every),
-        steps,
-    )
+    tensors = (entry.tensors,) if isinstance(entry.tensors, str) else tuple(entry.tensors)
+    return Rule(tensors, entry.sparsity, initial, float(entry.begin), float(every), steps)
 
 
 def our_name(name: str) -> str:
-    """A tensor's name here for its name in PyTorch's example: ``rnn.weight_ih_l0`` is ``layers.0.i2h_weight``."""
+    """A matrix's name here for its name in PyTorch's example: ``rnn.weight_ih_l0`` is ``layers.0.i2h_weight``."""
     match = TORCH_NAME.fullmatch(name)
-    return f"layers.{match[2]}.{PARTS[match[1]]}" if match else name
-
-
-def check_keys(item: Any, known: Iterable[str], needed: Iterable[str], where: str) -> None:
-    """Raise a UserError unless the item is a mapping with no unknown and all needed keys."""
-    if not isinstance(item, dict):
-        raise UserError(f"--compress: {where} must be a mapping with {', '.join(known)}")
-    for key in item:
-        if key not in known:
-            raise UserError(f"--compress: {where}: unknown key {key}: use {', '.join(known)}")
-    for key in needed:
-        if key not in item:
-            raise UserError(f"--compress: {where}: {key} is missing")
-
-
-def names(value: Any, where: str) -> tuple[str, ...]:
-    """One name or a list of names."""
-    listed = [value] if isinstance(value, str) else value
-    if (
-        not isinstance(listed, list)
-        or not listed
-        or not all(isinstance(name, str) for name in listed)
-    ):
-        raise UserError(f"--compress: {where}: give a tensor's name or a list of names")
-    return tuple(listed)
-
-
-def number(item: dict, key: str, where: str, default: float) -> float:
-    """A number that is not negative."""
-    value = item.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e9:
-        raise UserError(f"--compress: {where}: {key} {value}: must be a number from 0 on")
-    return float(value)
-
-
-def whole(item: dict, key: str, where: str, default: int = 0) -> int:
-    """A whole number that is not negative."""
-    value = number(item, key, where, default)
-    if value != int(value):
-        raise UserError(f"--compress: {where}: {key} {value:g}: must be a whole number of epochs")
-    return int(value)
-
-
-def sparsities(item: dict, first: str, last: str, where: str) -> tuple[float, float]:
-    """The final and the initial sparsity."""
-    final = number(item, last, where, 0)
-    if not 0 < final < 1:
-        raise UserError(f"--compress: {where}: {last} {final:g}: must be between 0 and 1")
-    initial = number(item, first, where, min(0.05, final))
-    if initial > final:
-        raise UserError(f"--compress: {where}: {first} {initial:g} is above {last} {final:g}")
-    return final, initial
+    return f"layers.{match[2]}.{TORCH[match[1]]}" if match else name

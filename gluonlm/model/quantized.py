@@ -43,17 +43,16 @@ class Integers:
         steps = self.values.astype(np.float32) - self.zero.astype(np.float32)[..., None]
         return steps * self.scale[..., None]
 
-    def check(self, name: str) -> None:
-        """Raise a ValueError unless types and shapes are those of a matrix of integers."""
+    def fits(self) -> bool:
+        """Whether types and shapes are those of a matrix of integers, as they must be after reading a file."""
         types = [part.dtype for part in (self.values, self.scale, self.zero)]
-        shape = self.scale.shape
-        if (
-            types != [np.int8, np.float32, np.int8]
-            or self.values.ndim != 2
-            or shape != self.zero.shape
-            or shape not in ((), self.values.shape[:1])
-        ):
-            raise ValueError(f"the quantized arrays of {name} do not fit each other")
+        return (
+            types == [np.int8, np.float32, np.int8]
+            and self.values.ndim == 2
+            and self.scale.shape == self.zero.shape
+            and self.scale.shape in ((), self.values.shape[:1])
+            and bool(np.isfinite(self.scale).all())
+        )
 
 
 @dataclass(frozen=True)
@@ -154,19 +153,20 @@ def read_quantized(arrays: dict[str, np.ndarray], text: str) -> Quantized:
     :raises UserError: for a scheme that is none.
     """
     said = parse(text, dict[str, dict[str, Any]])
-    words = typed(said["schemes"], dict[str, str])
+    words = typed(said["schemes"], dict[str, str], "schemes")
     arrays = {our_name(name): array for name, array in arrays.items()}
     weights: dict[str, Integers | np.ndarray] = {}
     for name, array in arrays.items():
         if array.dtype == np.int8 and not name.endswith(ZERO):
             scale = arrays.get(name + SCALE, np.empty(0))
             zero = arrays.get(name + ZERO, np.zeros(scale.shape, np.int8))
-            Integers(array, scale, zero).check(name)
+            if not Integers(array, scale, zero).fits():
+                raise ValueError(f"the quantized arrays of {name} do not fit each other")
             weights[name] = Integers(array + zero[..., None], scale, zero)
         elif not name.endswith((SCALE, ZERO)):
             weights[name] = array
     schemes = {part: parse_scheme(scheme) for part, scheme in words.items()}
-    return Quantized(schemes, weights, typed(said["ranges"], dict[str, Ranges]))
+    return Quantized(schemes, weights, typed(said["ranges"], dict[str, Ranges], "ranges"))
 
 
 def our_name(name: str) -> str:

@@ -29,6 +29,7 @@ from gluonlm.system.files import write_atomically
 from gluonlm.system.typed import parse
 
 BITS = ".bits"
+TYPES = {"F32", "F16", "I8", "U8"}
 SPARSE_TYPES = (np.float32, np.float16, np.int8)
 VERSION, EARLIER = "2", "1"  # of all kinds of files; the earlier one has no digest
 Arrays = dict[str, np.ndarray]
@@ -54,7 +55,10 @@ def read_arrays(path: Path, kind: str) -> tuple[Arrays, dict[str, str]]:
         metadata = file.metadata() or {}
         if (said := metadata.get("format")) not in (f"{kind} {VERSION}", f"{kind} {EARLIER}"):
             raise ValueError(f"it is not a {kind} of this version")
-        packed = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        names = file.keys()
+        if foreign := {file.get_slice(name).get_dtype() for name in names} - TYPES:
+            raise ValueError(f"it has arrays of the kind {min(foreign)}")
+        packed = {name: file.get_tensor(name) for name in names}
         proof = metadata.pop("digest", None)
         if proof is None and said.endswith(EARLIER):
             print(
@@ -77,7 +81,7 @@ def reading(path: Path) -> Iterator[None]:
     """Turn whatever the content of a damaged file leads to into a sentence for the user."""
     try:
         yield
-    except (UserError, SafetensorError, ValueError, TypeError, LookupError, OSError) as error:
+    except (UserError, SafetensorError, ValueError, LookupError, OSError) as error:
         reason = textwrap.shorten(str(error), 200)
         raise UserError(
             f"{path} is damaged or not a gluonlm file ({reason}): use another checkpoint"
@@ -101,7 +105,7 @@ def pack(arrays: Arrays) -> tuple[Arrays, dict[str, list[int]]]:
     """
     packed, shapes = {}, {}
     for name, array in arrays.items():
-        packed[name] = array
+        array = packed[name] = np.asarray(array)  # also of a single number
         if array.dtype not in SPARSE_TYPES:
             continue
         flat = np.ascontiguousarray(array).reshape(-1)

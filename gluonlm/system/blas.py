@@ -18,9 +18,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from gluonlm.system.errors import UserError
-from gluonlm.system.files import cache_folder, write_atomically
+from gluonlm.system.files import write_atomically
 from gluonlm.system.machine import cpu_model, version
-from gluonlm.system.native import compiled
+from gluonlm.system.native import compiled, own_cache
 
 SOURCE = Path(__file__).with_name("blas.c")
 WHEEL = "scipy-openblas32"
@@ -92,7 +92,7 @@ def kept_rates(threads: int, shim: ctypes.CDLL, own: Path) -> Rates:
     core, mxnet = os.environ.get("OPENBLAS_CORETYPE"), version("mxnet") or version("mxnet-cu112")
     surroundings = [cpu_model(), threads, core, shim._name, mxnet, version(WHEEL)]
     key = hashlib.sha256(json.dumps(surroundings).encode()).hexdigest()[:16]
-    path = cache_folder() / "native" / f"blas-{key}.json"
+    path = own_cache() / f"blas-{key}.json"
     try:
         return Rates(**{name: float(rate) for name, rate in json.loads(path.read_text()).items()})
     except (OSError, ValueError, TypeError, AttributeError):  # not there, or not what was written

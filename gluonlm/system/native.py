@@ -1,22 +1,25 @@
-"""An operator in C for MXNet: compiled once for this processor, kept in the cache folder, loaded on first use.
+"""An operator in C for MXNet: compiled once for this processor, kept in the user's own cache, loaded on first use.
 
     >>> load_operators("fo_pool")                               # gluonlm/model/fo_pool.c
     >>> h, c = mx.nd.gluonlm_fo_pool(gates, c0)
 
-MXNet loads such a library with ``mx.library.load``; the operator then works in NDArray code and in graphs alike.
+MXNet loads such a library with ``mx.library.load``; the operator then works in NDArray code and in graphs alike. Code
+that is loaded must be our own and whole: it lies in ``~/.cache/gluonlm/native`` (``$XDG_CACHE_HOME``), not in a data
+folder that others may write, belongs to the user alone, and has a digest of its content in its name.
 """
 
 import hashlib
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import tempfile
 from functools import cache
 from pathlib import Path
 
 from gluonlm.system.errors import UserError
-from gluonlm.system.files import cache_folder, writing
+from gluonlm.system.files import writing
 from gluonlm.system.machine import cpu_flags
 
 FOLDER = Path(__file__).parents[1] / "model"
@@ -59,14 +62,14 @@ def compiled(source: Path) -> Path:
         path.read_bytes() for path in sorted(source.parent.glob("*.h"))
     )
     key = hashlib.sha256(content + " ".join(made_for).encode()).hexdigest()[:16]
-    library = cache_folder() / "native" / f"{source.stem}-{key}.so"
-    if library.exists():
+    cache = own_cache()
+    known = cache.glob(f"{source.stem}-{key}-*.so")
+    if library := next(filter(is_intact, known), None):
         return library
-    with writing(library):
-        library.parent.mkdir(parents=True, exist_ok=True)
-        temporary = tempfile.TemporaryDirectory(dir=library.parent)
+    with writing(cache):
+        temporary = tempfile.TemporaryDirectory(dir=cache)
     with temporary as folder:
-        made = Path(folder, library.name)
+        made = Path(folder, "made.so")
         result = subprocess.run(
             [*command, "-o", str(made), str(source), "-lm"], capture_output=True, text=True
         )
@@ -75,8 +78,45 @@ def compiled(source: Path) -> Path:
             raise UserError(
                 f"{compiler} cannot compile {source} ({reason}): set CC to a working C compiler"
             )
+        made.chmod(0o700)
+        library = cache / f"{source.stem}-{key}-{digest_of(made)}.so"
         os.replace(made, library)  # whole or not at all, whoever else compiles at the same time
     return library
+
+
+def own_cache() -> Path:
+    """The folder of compiled code, which this user alone may write.
+
+    :raises UserError: when there is none and it cannot be made, or it is not safe.
+    """
+    advice = "set XDG_CACHE_HOME to a folder that only you can write"
+    try:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        raise UserError(f"there is no home folder for compiled code: {advice}") from None
+    folder = home / "gluonlm" / "native"
+    with writing(folder):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not is_private(folder):
+            raise UserError(f"{folder} can be written by others: {advice}")
+    return folder
+
+
+def is_private(path: Path) -> bool:
+    """Whether a file or folder is this user's, no link, and nobody else may write it."""
+    status = path.lstat()
+    kind = stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)
+    return kind and status.st_uid == os.getuid() and not status.st_mode & 0o022
+
+
+def is_intact(library: Path) -> bool:
+    """Whether a library is ours and has the content that its name says."""
+    return is_private(library) and library.stem.endswith(f"-{digest_of(library)}")
+
+
+def digest_of(path: Path) -> str:
+    """A number that changes with any byte of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:32]
 
 
 def find_compiler() -> str:

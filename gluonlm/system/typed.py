@@ -1,16 +1,27 @@
-"""JSON from files that may be damaged or edited, read strictly: what is not of the expected type is a ValueError.
+"""What JSON or YAML holds, read strictly: whatever is not of the expected type is a ValueError that says where.
 
     >>> parse('{"layer0": [-0.78, 0.81]}', dict[str, tuple[float, float]])
     {'layer0': (-0.78, 0.81)}
 
-A type is str, int, float, bool, a list, a tuple, a dict with names as keys, a union of these, or a dataclass, whose
-fields without a default must be there. Numbers are finite, unless the text itself says Infinity where a float may be.
+A type is str, int, float, bool, Any, a list, a tuple, a dict with names as keys, a union of plain types, or a dataclass:
+then the names are its fields, and those without a default must be there.
 """
 
 import dataclasses
 import json
 import types
 from typing import Any, Union, get_args, get_origin, get_type_hints
+
+NAMES = {
+    float: "a number",
+    int: "a whole number",
+    str: "text",
+    bool: "true or false",
+    types.NoneType: "null",
+    dict: "a mapping",
+    list: "a list",
+    tuple: "a list",
+}
 
 
 def parse(text: str, kind: Any) -> Any:
@@ -19,61 +30,76 @@ def parse(text: str, kind: Any) -> Any:
     :raises ValueError: when it is not JSON or not of that type.
     """
     try:
-        return typed(json.loads(text), kind)
+        return typed(json.loads(text), kind, "its text")
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
 
-def typed(value: Any, kind: Any, where: str = "it") -> Any:
-    """A value out of JSON as one of that type, which may be a dataclass.
+def typed(value: Any, kind: Any, where: str) -> Any:
+    """A value as one of that type; lists become tuples, and mappings dataclasses, where the type says so.
 
     :raises ValueError: when it is of another type.
     """
     origin, inner = get_origin(kind), get_args(kind)
-    if origin in (Union, types.UnionType):
-        return value if any(is_one(value, one) for one in inner) else refuse(where, kind)
-    if dataclasses.is_dataclass(kind):
-        return of_dataclass(typed(value, dict[str, Any], where), kind, where)
-    if origin is dict and is_one(value, dict):
-        return {name: typed(one, inner[1], f"{where}, {name!r}") for name, one in value.items()}
-    if origin is list and is_one(value, list):
-        return [typed(one, inner[0], f"an element of {where}") for one in value]
-    if origin is tuple and is_one(value, list):
+    if dataclasses.is_dataclass(kind) and is_mapping(value):
+        return of_dataclass(value, kind, where)
+    if origin is dict and is_mapping(value):
+        return {name: typed(one, inner[1], f"{where}: {name}") for name, one in value.items()}
+    if origin is list and type(value) is list:
+        if inner[0] is str and all(type(one) is str for one in value):  # a vocabulary is long
+            return value
+        return [typed(one, inner[0], f"{where}, {i}") for i, one in enumerate(value, 1)]
+    if origin is tuple and type(value) is list:
         kinds = inner[:1] * len(value) if inner[1:] == (...,) else inner
         if len(kinds) == len(value):
-            return tuple(
-                typed(one, kind, f"an element of {where}")
-                for one, kind in zip(value, kinds, strict=True)
-            )
-    if origin is None and is_one(value, kind):
+            return tuple(typed(one, of, where) for one, of in zip(value, kinds, strict=True))
+    if origin in (Union, types.UnionType):
+        return of_union(value, inner, where)
+    if kind is Any or (origin is None and is_plain(value, kind)):
         return value
-    return refuse(where, kind)
+    raise ValueError(f"{where} must be {described(kind)}")
 
 
-def is_one(value: Any, kind: Any) -> bool:
-    """Whether a value is of a plain type; True is no number, and 1 is as good as 1.0."""
-    if kind is Any:
-        return True
-    if kind is float:
-        return type(value) in (int, float) and value == value
-    return type(value) is kind or (value is None and kind is types.NoneType)
+def described(kind: Any) -> str:
+    """What a type is called."""
+    if dataclasses.is_dataclass(kind):
+        names = ", ".join(field.name for field in dataclasses.fields(kind))
+        return f"a mapping with {names}"
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        return " or ".join(map(described, inner))
+    return f"a list of {described(inner[0])}" if origin is list else NAMES[origin or kind]
+
+
+def is_mapping(value: Any) -> bool:
+    """Whether a value is a mapping of names."""
+    return type(value) is dict and all(type(name) is str for name in value)
+
+
+def is_plain(value: Any, kind: Any) -> bool:
+    """Whether a value is of a plain type: True is no number, nor is nan, and 1 will do for 1.0."""
+    return type(value) is kind or (kind is float and type(value) is int and abs(value) < 2**1000)
+
+
+def of_union(value: Any, kinds: tuple, where: str) -> Any:
+    """A value of one of several types."""
+    for kind in kinds:
+        try:
+            return typed(value, kind, where)
+        except ValueError:
+            continue
+    raise ValueError(f"{where} must be {' or '.join(map(described, kinds))}")
 
 
 def of_dataclass(values: dict[str, Any], kind: Any, where: str) -> Any:
     """A dataclass from its fields."""
-    hints = get_type_hints(kind)
-    fields = {
-        name: typed(value, hints[name], name) if name in hints else refuse(f"{where}: {name}", None)
-        for name, value in values.items()
-    }
-    try:
-        return kind(**fields)
-    except TypeError:  # a field is missing
-        return refuse(where, kind)
-
-
-def refuse(where: str, kind: Any) -> None:
-    """Raise the ValueError."""
-    if kind is None:
-        raise ValueError(f"{where} is unknown")
-    raise ValueError(f"{where} is not of the kind {getattr(kind, '__name__', kind)}")
+    kinds = get_type_hints(kind)
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    for name in values.keys() - fields.keys():
+        raise ValueError(f"{where}: {name} is unknown: use {', '.join(fields)}")
+    for name, field in fields.items():
+        if name not in values and field.default is field.default_factory:  # neither is given
+            raise ValueError(f"{where}: {name} is missing")
+    return kind(
+        **{name: typed(one, kinds[name], f"{where}: {name}") for name, one in values.items()}
+    )

@@ -112,7 +112,10 @@ class Dictionary:
         :raises ValueError: when that is not what is here.
         """
         content = parse(text, dict[str, Any])
-        words, encoding = typed(content["words"], list[str]), typed(content["encoding"], str)
+        words, encoding = (
+            typed(content["words"], list[str], "words"),
+            typed(content["encoding"], str, "encoding"),
+        )
         "a".encode(encoding)  # a LookupError unless this is the name of one
         dictionary = cls(words, encoding)
         if not words or len(dictionary) != len(words):

@@ -383,9 +383,9 @@ def test_training_resumes_and_generates(tmp_path, capsys):
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("GLUONLM_DATA", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("CC", raising=False)
-    return tmp_path / "cache" / "native"
+    return tmp_path / "cache" / "gluonlm" / "native"
 
 
 def test_the_operator_is_compiled_once(cache, monkeypatch):
@@ -397,6 +397,33 @@ def test_the_operator_is_compiled_once(cache, monkeypatch):
     monkeypatch.setattr(native, "cpu_flags", lambda: {"another processor"})
     with pytest.raises(TypeError):  # would compile for it
         native.compiled(source)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda library: library.write_bytes(b""),
+        lambda library: library.write_bytes(library.read_bytes()[:3000]),
+        lambda library: library.write_bytes(library.read_bytes()[:-1] + b"?"),
+        lambda library: library.chmod(0o777),
+        lambda library: (library.rename(library.with_suffix(".x")), library.symlink_to("/x.so")),
+    ],
+    ids=["empty", "truncated", "other content", "open to others", "a link"],
+)
+def test_a_library_that_is_not_as_it_was_made_is_made_again(cache, damage):
+    library = native.compiled(native.FOLDER / "fo_pool.c")
+    content = library.read_bytes()
+    damage(library)
+    again = native.compiled(native.FOLDER / "fo_pool.c")
+    assert native.is_intact(again)
+    assert len(again.read_bytes()) == len(content)
+
+
+def test_code_in_a_folder_that_others_can_write_is_not_loaded(cache):
+    native.compiled(native.FOLDER / "fo_pool.c")
+    cache.chmod(0o777)
+    with pytest.raises(UserError, match="can be written by others: set XDG_CACHE_HOME"):
+        native.compiled(native.FOLDER / "fo_pool.c")
 
 
 def test_what_can_go_wrong_with_the_compiler_is_said(cache, tmp_path, monkeypatch):
@@ -415,7 +442,7 @@ def test_what_can_go_wrong_with_the_compiler_is_said(cache, tmp_path, monkeypatc
 
 
 def test_a_cache_that_cannot_be_written(cache, monkeypatch):
-    cache.parent.mkdir()
+    cache.parent.mkdir(parents=True)
     cache.write_text("a file, no folder")
     with pytest.raises(UserError, match="choose another place"):
         native.compiled(native.FOLDER / "fo_pool.c")

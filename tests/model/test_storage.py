@@ -1,5 +1,8 @@
 """Storage: what is read is what was written, with many zeros in fewer bytes, and damage is noticed."""
 
+import json
+import struct
+
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -119,4 +122,14 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path, number):
     array[3, 4] = number
     path = write(tmp_path / "model.safetensors", {"a": array})
     with pytest.raises(UserError, match="array a has numbers that are not finite"):
+        read(path)
+
+
+@pytest.mark.parametrize(("kind", "size"), [("BF16", 2), ("F8_E5M2", 1), ("I64", 8), ("BOOL", 1)])
+def test_arrays_of_other_kinds_are_refused(tmp_path, kind, size):
+    path, array = tmp_path / "model.safetensors", {"dtype": kind, "shape": [3]}
+    array["data_offsets"] = [0, 3 * size]
+    header = json.dumps({"__metadata__": {"format": "gluonlm model 1"}, "a": array}).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(3 * size))
+    with pytest.raises(UserError, match=f"it has arrays of the kind {kind}"):
         read(path)

@@ -26,7 +26,7 @@ for m, n, k in sizes:
 
 
 def process(code, cache, **variables):
-    environment = os.environ | {"GLUONLM_DATA": str(cache)} | variables
+    environment = os.environ | {"XDG_CACHE_HOME": str(cache)} | variables
     ended = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment
     )
@@ -36,7 +36,7 @@ def process(code, cache, **variables):
 
 def keep(cache, wheel, mxnet):
     """Let the measurement be what a test wants."""
-    for path in (cache / "native").glob("blas-*.json"):
+    for path in (cache / "gluonlm" / "native").glob("blas-*.json"):
         path.write_text(json.dumps({"wheel": wheel, "mxnet": mxnet}))
 
 
@@ -71,7 +71,7 @@ def test_the_faster_serves(cache):
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"wheel": "fast"}', '{"other": 1}'])
 def test_a_damaged_measurement_is_made_again(cache, content):
-    for path in (cache / "native").glob("blas-*.json"):
+    for path in (cache / "gluonlm" / "native").glob("blas-*.json"):
         path.write_text(content)
     assert process("import gluonlm; print(gluonlm.RUNTIME.blas.wheel > 0)", cache) == "True"
 
@@ -81,7 +81,7 @@ def test_a_damaged_measurement_is_made_again(cache, content):
     [
         "os.environ['CC'] = 'no-such-compiler'",
         "import importlib.metadata; importlib.metadata.files = lambda name: None",
-        "from pathlib import Path; Path(os.environ['GLUONLM_DATA']).write_text('a file, no "
+        "from pathlib import Path; Path(os.environ['XDG_CACHE_HOME']).write_text('a file, no "
         "folder')",
     ],
     ids=["no compiler", "no wheel", "no cache"],
