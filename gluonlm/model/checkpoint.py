@@ -15,7 +15,6 @@ from pathlib import Path
 
 import mxnet as mx
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from gluonlm.config import Config
 from gluonlm.model.quantized import Integers, Quantized, read_quantized
@@ -148,21 +147,6 @@ def load_model(path: str | Path, contexts: list[mx.Context] | None = None) -> Tr
     return Trained(
         model, **{name: value for name, value in vars(stored).items() if name != "arrays"}
     )
-
-
-def check_replaceable(path: Path) -> None:
-    """Raise a UserError when a file is there that only training makes: a model in float32, or a training state."""
-    if path.is_file():
-        try:
-            with safe_open(path, framework="numpy") as file:
-                metadata = file.metadata() or {}
-        except SafetensorError:  # some other file
-            return
-        made = metadata.get("format", "").startswith((MODEL_FORMAT, STATE_FORMAT))
-        if made and "quantized" not in metadata:
-            raise UserError(
-                f"{path} is what a training has made, and would be lost: choose another name"
-            )
 
 
 def best_file(folder: Path) -> Path:
