@@ -98,7 +98,7 @@ def of_dataclass(values: dict[str, Any], kind: Any, where: str) -> Any:
     for name in values.keys() - fields.keys():
         raise ValueError(f"{where}: {name} is unknown: use {', '.join(fields)}")
     for name, field in fields.items():
-        if name not in values and field.default is field.default_factory:  # neither is given
+        if name not in values and field.default is field.default_factory:  # both are missing
             raise ValueError(f"{where}: {name} is missing")
     return kind(
         **{name: typed(one, kinds[name], f"{where}: {name}") for name, one in values.items()}

@@ -4,6 +4,7 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,15 @@ from gluonlm.system.typed import parse, typed
 UNK = "<unk>"
 EOS = "<eos>"
 RARE = "\ufffd"  # what stands for an unknown character in a text that is read by characters
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a file holds of a vocabulary."""
+
+    words: list[str]
+    encoding: str = "utf-8"
+    about: dict[str, Any] = field(default_factory=dict)
 
 
 class Dictionary:
@@ -111,13 +121,10 @@ class Dictionary:
 
         :raises ValueError: when that is not what is here.
         """
-        content = parse(text, dict[str, Any])
-        words, encoding = (
-            typed(content["words"], list[str], "words"),
-            typed(content["encoding"], str, "encoding"),
-        )
-        "a".encode(encoding)  # a LookupError unless this is the name of one
-        dictionary = cls(words, encoding)
-        if not words or len(dictionary) != len(words):
+        written = parse(text, Written)
+        "a".encode(written.encoding)  # a LookupError unless this is the name of one
+        dictionary = cls(written.words, written.encoding, written.about)
+        if not written.words or len(dictionary) != len(written.words):
             raise ValueError("its vocabulary is empty, or has a word twice")
+        typed(dictionary.about.get("texts", {}), dict[str, str], "texts")
         return dictionary
