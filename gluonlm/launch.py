@@ -1,18 +1,19 @@
 """Train on several machines, or with several processes on this one.
 
-    python -m gluonlm.launch -n 2 --local -- --data ptb --tied              # two workers, one server, on this machine
-    python -m gluonlm.launch -n 4 -s 2 -H a,b -- --data wikitext-103        # by ssh; -H takes a file of names too
+    python -m gluonlm.launch -n 2 --local -- --data ptb --tied       # two workers, one server, here
+    python -m gluonlm.launch -n 4 -s 2 -H a,b -- --data wikitext-103  # by ssh; -H takes a file, too
     python -m gluonlm.launch -n 4 -s 2 -H a,b -- --resume runs/NAME
 
-The second part is what gluonlm.train takes; ``--batch-size`` is the batch of all workers together. The machine that
-launches runs ps-lite's scheduler; each machine needs gluonlm, its data and the working folder at the same paths. Only
-worker 0 writes, on the first machine. A job scheduler starts the same command in each process instead, with
-DMLC_ROLE (scheduler, server or worker), DMLC_PS_ROOT_URI, DMLC_PS_ROOT_PORT, DMLC_NUM_WORKER and DMLC_NUM_SERVER set,
-and DMLC_WORKER_ID if it matters which worker is number 0:
+What follows -- is what gluonlm.train takes; ``--batch-size`` is the batch of all workers together.
+The machine that launches runs ps-lite's scheduler; each machine needs gluonlm, its data and the
+working folder at the same paths. Only worker 0 writes, on the first machine. A job scheduler starts
+the same command in each process instead, with DMLC_ROLE (scheduler, server or worker),
+DMLC_PS_ROOT_URI, DMLC_PS_ROOT_PORT, DMLC_NUM_WORKER and DMLC_NUM_SERVER set, and DMLC_WORKER_ID if
+it matters which worker is number 0:
 
     python -m gluonlm.launch -- --data wikitext-103
 
-So does the launcher in MXNet's wheel, once it has the Thread.isAlive again that Python 3.9 dropped.
+So does the launcher in MXNet's wheel, once it has the Thread.isAlive that Python 3.9 dropped.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from gluonlm.cli import Parser, run, sentence_of
 from gluonlm.parallel import supervisor
 from gluonlm.parallel.supervisor import World
 from gluonlm.system.errors import UserError
+from gluonlm.system.network import free_port, own_address
 
 SSH = "ssh -o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=10"
 
@@ -71,8 +73,8 @@ def main(argv: list[str]) -> None:
     if options.servers is not None and options.servers < 1:
         raise UserError(f"-s {options.servers}: there must be at least one server")
     hosts = [None] if options.local else host_names(options.hosts)
-    root = "127.0.0.1" if options.local else options.root or supervisor.own_address(hosts)
-    port = options.port or supervisor.free_port(root)
+    root = "127.0.0.1" if options.local else options.root or own_address(hosts)
+    port = options.port or free_port(root)
     world = World(root, port, options.workers, options.servers or len(hosts))
     ssh = [] if options.local else ssh_command(options.ssh)
     command = [sys.executable, "-m", "gluonlm.launch", f"--wait={options.wait}"]
@@ -128,8 +130,8 @@ def ssh_command(ssh: str) -> list[str]:
         raise UserError(f"--ssh {ssh}: is no command ({error})") from None
     if not words or not shutil.which(words[0]):
         raise UserError(
-            f"there is no {words[0] if words else 'command in --ssh'} on this machine: install an SSH "
-            "client, use --local, or let a job scheduler start the processes"
+            f"there is no {words[0] if words else 'command in --ssh'} on this machine: install an "
+            "SSH client, use --local, or let a job scheduler start the processes"
         )
     return words
 

@@ -1,16 +1,13 @@
 """What a step of data-parallel training costs, and when more workers stop paying.
 
->>> cost = Cost(fixed=0.02, column=0.009, size=10.6e6, bandwidth=125e6)      # seconds, bytes, bytes per second
+>>> cost = Cost(fixed=0.02, column=0.009, size=10.6e6, bandwidth=125e6)  # seconds, bytes, bytes/s
 >>> cost.step(batch=20, workers=1), cost.step(batch=20, workers=4)
 (0.2, 0.2346)
->>> best_workers(cost, batch=20)
-20
 >>> best_workers(cost, batch=20, servers=1)
 1
 
-The model: a worker computes on its columns of the batch, then sends its gradient to the servers and fetches the
-average. Nothing overlaps, as in :class:`gluonlm.parallel.group.Together`, and every machine has one worker and one server
-unless told otherwise.
+The model: a worker computes on its columns of the batch, then sends its gradient to the servers and
+fetches the average; nothing overlaps. Every machine has one worker and one server by default.
 """
 
 from dataclasses import dataclass
@@ -22,7 +19,7 @@ TWO_BITS = 1 / 16  # MXNet's gradient compression sends 2 bits for 32, to the se
 class Cost:
     """The constants of a model on a kind of machine and network.
 
-    :param fixed: seconds of a step that do not depend on the batch: update, clipping, launching operators.
+    :param fixed: seconds of a step that do not depend on the batch: update, clipping, operators.
     :param column: seconds for each column of the batch.
     :param size: bytes of the gradient.
     :param bandwidth: bytes per second that a machine can send, and at the same time receive.
@@ -40,9 +37,9 @@ class Cost:
         return self.fixed + self.column * batch / workers
 
     def exchange(self, workers: int, servers: int | None = None, compression: float = 1.0) -> float:
-        """Seconds until all workers have the average of their gradients; 0 for one worker, which has it.
+        """Seconds until all workers have the average of their gradients; 0 for one, which has it.
 
-        Of W workers and S servers, each worker moves the gradient's bytes, each server W/S times as many.
+        Each of W workers moves the gradient's bytes, each of S servers W/S times as many.
 
         :param compression: bytes that are sent to the servers for each byte of gradient.
         """
@@ -67,7 +64,7 @@ class Cost:
 def best_workers(
     cost: Cost, batch: int, servers: int | None = None, compression: float = 1.0
 ) -> int:
-    """The number of workers that makes a step over ``batch`` columns fastest, of those that divide it."""
+    """The number of workers that makes a step over ``batch`` columns fastest; it divides them."""
     divisors = [workers for workers in range(1, batch + 1) if batch % workers == 0]
     return min(divisors, key=lambda workers: cost.step(batch, workers, servers, compression))
 

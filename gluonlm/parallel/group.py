@@ -1,46 +1,46 @@
 """Groups of several workers, which sum their gradients by MXNet's key-value store or by Horovod.
 
-    python -m gluonlm.launch -n 2 --local -- --data ptb --tied          # kvstore dist_sync, or dist_async
-    make horovod                                                        # builds Horovod, once
+    python -m gluonlm.launch -n 2 --local -- --data ptb --kvstore dist_sync    # or dist_async
     horovodrun -np 4 -H a:2,b:2 python -m gluonlm.train --kvstore horovod --data wikitext-103
 
-Each worker is a process with its own columns of the global batch. ``dist_sync`` and ``horovod``: in each step the
-workers' gradients are averaged and every worker makes the same update, so that the weights are those of one worker with
-the whole batch. ``dist_async``: nobody waits; each worker makes its own update (with its own clipping) and the servers
-add up what the workers have changed.
+Each worker is a process with its own columns of the global batch. ``dist_sync`` and ``horovod``: in
+each step the workers' gradients are averaged and all make the same update, so that the weights are
+those of one worker with the whole batch. ``dist_async``: nobody waits; each worker makes its own
+update (with its own clipping) and the servers add up what the workers have changed.
 """
 
 import contextlib
 import json
 import os
-import sys
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import mxnet as mx
 import numpy as np
 from mxnet import nd
 
-from gluonlm.parallel.supervisor import RESUME, exit_now
-from gluonlm.system.errors import UserError
+from gluonlm.parallel.supervisor import RESUME
+from gluonlm.system.errors import UserError, exit_now
 from gluonlm.training.group import LOCAL, Group, pack, unpack
 
 KVSTORES = (*LOCAL, "dist_sync", "dist_async", "horovod")
 ASSEMBLY = 120.0  # seconds for workers and servers to find each other, once all have been started
+UNCONNECTED = (
+    f"the workers and servers do not reach each other within {ASSEMBLY:g} seconds: open the "
+    "firewall between them"
+)
 
 
 class SynchronousGroup(Group):
-    """Workers that take each step together. A subclass has :meth:`sum`, from which all else is made."""
+    """Workers that take each step together.
+
+    A subclass has ``sum(key, flat)``, which replaces a vector by its sum over the workers.
+    """
 
     def __init__(self, rank: int, world_size: int):
         self.rank, self.world_size = rank, world_size
         self.wishes = self.agreed = (False, False)  # to stop and to save
         self.silence = contextlib.ExitStack()
-
-    def sum(self, key: str, flat: nd.NDArray) -> None:
-        """Replace a vector by its sum over the workers."""
-        raise NotImplementedError
 
     def all_gather_object(self, what, value):
         own = np.frombuffer(json.dumps([what, value]).encode(), np.uint8)
@@ -48,12 +48,19 @@ class SynchronousGroup(Group):
         sizes[self.rank] = len(own)
         self.sum("sizes", sizes)
         width = 1 << int(sizes.max().asscalar()).bit_length()  # few different lengths, few keys
-        rows = nd.zeros((self.world_size, width))  # one byte an element, which float32 has room for
+        rows = nd.zeros((self.world_size, width))  # an element has room for a byte
         rows[self.rank, : len(own)] = own
         flat = rows.reshape(-1)
         self.sum("objects", flat)
-        found = flat.reshape(rows.shape).asnumpy().astype(np.uint8)
-        return same_place(what, [json.loads(bytes(row).rstrip(b"\0")) for row in found])
+        found = flat.asnumpy().astype(np.uint8).reshape(rows.shape)
+        messages = [json.loads(bytes(row).rstrip(b"\0")) for row in found]
+        for rank, (other, _) in enumerate(messages):
+            if other != what:
+                raise UserError(
+                    f"worker {rank} tells its {other} when others tell their {what}: start all "
+                    "workers with the same command and the same gluonlm"
+                )
+        return [value for _, value in messages]
 
     def all_gather(self, arrays):
         everyone = [
@@ -77,11 +84,8 @@ class SynchronousGroup(Group):
             flat = pack(own)
             self.sum("broadcast", flat)
             unpack(flat, own)
-        found = (
-            array.asnumpy().astype(dtype)
-            for array, (_, dtype) in zip(own, kinds.values(), strict=True)
-        )
-        return dict(zip(kinds, found, strict=True)), *values
+        found = zip(kinds.items(), own, strict=True)
+        return {name: array.asnumpy().astype(kind) for (name, (_, kind)), array in found}, *values
 
     def all_reduce(self, gradients):
         flat = pack([*gradients, nd.array(self.wishes)])  # one message is the cheapest
@@ -115,8 +119,8 @@ class SynchronousGroup(Group):
 class KVStoreGroup(SynchronousGroup):
     """Workers that sum on ps-lite's servers: kvstore ``dist_sync``.
 
-    The sum over three or more workers is rounded in the order in which their gradients arrive: the last bit of a
-    weight may differ from run to run. With two it cannot.
+    The sum of three or more is rounded in the order in which the gradients arrive: the last bit of
+    a weight may differ from run to run.
     """
 
     def __init__(self, rank: int, world_size: int, kvstore: mx.kv.KVStore):
@@ -141,10 +145,10 @@ class KVStoreGroup(SynchronousGroup):
 class AsynchronousGroup(KVStoreGroup):
     """Workers that do not wait for each other: kvstore ``dist_async``.
 
-    The servers keep the weights and add to them. A worker's step is that of a single worker, divided by the number of
-    workers; it then goes on from what the servers have, to which others may have added meanwhile. One step of each
-    worker is to first order one step with the whole batch, but it depends on chance who sees what: no two runs are
-    the same, and resuming is not exact.
+    The servers keep the weights and add to them. A worker's step is that of a single worker,
+    divided by their number; it then goes on from what the servers have, to which others may have
+    added meanwhile. One step of each worker is to first order one step with the whole batch, but it
+    depends on chance who sees what: no two runs are the same, and resuming is not exact.
     """
 
     asynchronous = True
@@ -191,7 +195,7 @@ class AsynchronousGroup(KVStoreGroup):
         return weights
 
     def add(self, change: nd.NDArray) -> nd.NDArray:
-        """Add this worker's part of a change to the weights; the weights that the servers then have."""
+        """Add this worker's part of a change to the weights; what the servers then have."""
         weights = nd.empty(change.shape)
         self.kvstore.push("weights", change / -self.world_size)
         self.kvstore.pull("weights", out=weights)
@@ -199,16 +203,14 @@ class AsynchronousGroup(KVStoreGroup):
 
 
 class HorovodGroup(SynchronousGroup):
-    """Workers that horovodrun (or mpirun) has started and that pass sums on in a ring: kvstore ``horovod``.
+    """Workers that pass sums on in a ring: kvstore ``horovod``.
 
-    It is horovodrun that ends all when one of them dies, and says which; a worker that it does not end in time
-    notices that sums no longer come about, and ends with a sentence.
-
-    :param horovod: the module ``horovod.mxnet``.
+    horovodrun (or mpirun) has started them, and ends all when one of them dies; a worker that it
+    does not end in time notices that sums no longer come about, and ends with a sentence.
     """
 
     def __init__(self, horovod: Any):
-        horovod.init()
+        horovod.init()  # the module horovod.mxnet
         super().__init__(horovod.rank(), horovod.size())
         self.horovod = horovod
 
@@ -230,45 +232,35 @@ class HorovodGroup(SynchronousGroup):
         self.horovod.shutdown()
 
 
-def same_place(what: str, messages: list[list]) -> list:
-    """The values in the messages [what, value] of all workers.
-
-    :raises UserError: when another worker is at another place.
-    """
-    for rank, (other, _) in enumerate(messages):
-        if other != what:
-            raise UserError(
-                f"worker {rank} tells its {other} when others tell their {what}: start all workers "
-                "with the same command and the same gluonlm"
-            )
-    return [value for _, value in messages]
-
-
 def join(kvstore: str) -> Group:
     """The group that this process belongs to.
 
-    :param kvstore: one of ``KVSTORES``; ``dist_sync`` and ``dist_async`` are for workers of the launcher.
+    :param kvstore: one of ``KVSTORES``; ``dist_sync`` and ``dist_async`` are for the launcher's.
     :raises UserError: when this process was started in another way.
     """
-    launched = "GLUONLM_WORKER" in os.environ
-    distributed = kvstore.startswith("dist_")
+    launched, distributed = "GLUONLM_WORKER" in os.environ, kvstore.startswith("dist_")
     if launched and not distributed:  # each would be alone, and all would write the same run
         raise UserError(
-            f"--kvstore {kvstore} is not for the workers of python -m gluonlm.launch: leave it out, "
-            "or use dist_async"
+            f"--kvstore {kvstore} is not for the workers of python -m gluonlm.launch: leave it "
+            "out, or use dist_async"
         )
-    if distributed and not launched:
+    if kvstore == "horovod":
+        return join_horovod()
+    if not distributed:
+        return Group()
+    if not launched:
         raise UserError(
-            f"--kvstore {kvstore} needs several processes: start them with `python -m gluonlm.launch "
-            "-n 2 --local -- ...`, or let a job scheduler start that (see python -m gluonlm.launch "
-            "--help)"
+            f"--kvstore {kvstore} needs several processes: start them with `python -m "
+            "gluonlm.launch -n 2 --local -- ...`, or let a job scheduler start it (see --help)"
         )
-    if distributed:
-        kind = KVStoreGroup if kvstore == "dist_sync" else AsynchronousGroup
-        with deadline(ASSEMBLY, "the workers and servers do not reach each other"):
-            store = mx.kv.create(kvstore)
-        return kind(int(os.environ["GLUONLM_WORKER"]), store.num_workers, store)
-    return join_horovod() if kvstore == "horovod" else Group()
+    # nothing else ends a call into MXNet
+    deadline = threading.Timer(ASSEMBLY, exit_now, [UserError(UNCONNECTED)])
+    deadline.daemon = True
+    deadline.start()
+    store = mx.kv.create(kvstore)
+    deadline.cancel()
+    kind = KVStoreGroup if kvstore == "dist_sync" else AsynchronousGroup
+    return kind(int(os.environ["GLUONLM_WORKER"]), store.num_workers, store)
 
 
 def join_horovod() -> HorovodGroup:
@@ -290,23 +282,3 @@ def join_horovod() -> HorovodGroup:
             "-np 2 python -m gluonlm.train ...` (or with mpirun, if Horovod was built with MPI)"
         )
     return group
-
-
-@contextlib.contextmanager
-def deadline(seconds: float, what: str) -> Iterator[None]:
-    """A block that ends the process when it takes longer: nothing else ends a call into MXNet."""
-
-    def end() -> None:
-        print(
-            f"error: {what}: open the firewall between them ({seconds:g} seconds)", file=sys.stderr
-        )
-        sys.stderr.flush()
-        os._exit(2)
-
-    timer = threading.Timer(seconds, end)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()

@@ -1,4 +1,9 @@
-"""The one exception for mistakes that a user can mend."""
+"""The one exception for mistakes that a user can mend, and an end that waits for nothing."""
+
+import os
+import sys
+import traceback
+from typing import NoReturn
 
 
 class UserError(Exception):
@@ -6,3 +11,14 @@ class UserError(Exception):
 
     Commands print it as ``error: <sentence>`` and exit with code 2, without a traceback.
     """
+
+
+def exit_now(error: BaseException) -> NoReturn:
+    """Print an error and end the process at once, without waiting for threads or other workers."""
+    if isinstance(error, UserError):
+        print(f"error: {error}", file=sys.stderr)
+    else:
+        traceback.print_exception(type(error), error, error.__traceback__)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(2 if isinstance(error, UserError) else 1)

@@ -1,7 +1,7 @@
 """The workers of a training: which columns of the batch each reads, and what they tell each other.
 
-A :class:`Group` has a single worker. Those of several processes, in :mod:`gluonlm.parallel.group`, have its methods;
-all workers must call them in the same order.
+A :class:`Group` has a single worker. Those of several, in :mod:`gluonlm.parallel.group`, have its
+methods; all workers must call them in the same order.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,8 @@ LOCAL = ("local", "device", "nccl")  # kvstores over the devices of one process
 class Group:
     """The group of a single worker.
 
-    :ivar rank: number of this worker; rank 0 is the one that writes. :ivar world_size: number of workers.
+    :ivar rank: number of this worker; rank 0 is the one that writes.
+    :ivar world_size: number of workers.
     :ivar asynchronous: whether the workers take steps without waiting for each other.
     """
 

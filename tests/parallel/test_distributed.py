@@ -24,6 +24,7 @@ import gluonlm
 from gluonlm import train
 from gluonlm.config import Config
 from gluonlm.model.checkpoint import build_model
+from gluonlm.parallel import agreement, supervisor
 from gluonlm.parallel.agreement import check_asynchronous, check_equal
 from gluonlm.parallel.group import KVStoreGroup
 from gluonlm.system.errors import UserError
@@ -178,6 +179,50 @@ def test_two_machines_with_addresses_of_their_own(text, alone, tmp_path, two_mac
     assert_close(tmp_path / "two", alone[0])
 
 
+def test_a_machine_that_falls_silent(two_machines):
+    """Its wire is cut: no process can tell the other any more, as after a power cut."""
+    here = supervisor.World("10.77.0.1", 9091, 1, 1)
+    scheduler = waiting("scheduler")
+    leading = (
+        "import asyncio; from gluonlm.parallel import supervisor as s; s.SILENCE, s.GRACE = 3, 1.0\n"
+        f"s.SCHEDULER = {scheduler!r}; asyncio.run(s.lead(s.{here}, 20, {{}}))"
+    )
+    lines = {
+        "root": (0, leading),
+        "server": (0, waiting("server")),
+        "worker": (1, waiting("worker")),
+    }
+    processes = [
+        subprocess.Popen(
+            [*IN_NAMESPACE, NAMESPACES[place], sys.executable, "-c", line],
+            env={**os.environ, **here.variables(), "DMLC_ROLE": role},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for role, (place, line) in lines.items()
+    ]
+    assert processes[2].stdout.readline() == "here\n"
+    ip("-n", NAMESPACES[1], "link", "set", "w1", "down")
+    said = [process.communicate(timeout=30)[1].splitlines()[-1] for process in processes]
+    sentence = "worker 0 on 10.77.0.2 has died or lost its connection: all others were stopped"
+    assert sentence in said[0]
+    assert said[1].startswith(f"error: {sentence}")
+    assert said[2].startswith("error: lost the connection to the root of the training at 10.77.0.1")
+
+
+IN_NAMESPACE = ("ip", "netns", "exec")
+
+
+def waiting(role):
+    """A program that takes part in a training and waits for its end."""
+    return (
+        "import os, time; from gluonlm.parallel import supervisor as s; s.SILENCE = 3\n"
+        f"with s.Lifeline(s.World.of(os.environ), {role!r}, 20):\n"
+        "    print('here', flush=True); time.sleep(100)"
+    )
+
+
 @pytest.fixture
 def mounts():
     """Skips where nothing can be mounted for a process alone."""
@@ -308,6 +353,22 @@ def test_workers_that_differ(text, name, other, sentence):
     group = Two(lambda value: [value[0] | {name: other}, "b"])
     with pytest.raises(UserError, match=sentence):
         check_equal(group, config, corpus, 1, "dist_sync")
+
+
+@pytest.mark.parametrize(
+    "name", ["train.py", "model/rnn.py", "model/fo_pool.c", "model/fo_pool_cuda.h"]
+)
+def test_the_hash_of_the_code_is_of_all_files(tmp_path, monkeypatch, name):
+    package = tmp_path / "gluonlm"
+    for file in ("train.py", "parallel/agreement.py", "model/rnn.py", "model/fo_pool.c"):
+        (package / file).parent.mkdir(parents=True, exist_ok=True)
+        (package / file).write_text("")
+    (package / "model/fo_pool_cuda.h").write_text("")
+    monkeypatch.setattr(agreement, "__file__", str(package / "parallel/agreement.py"))
+    before = agreement.code_hash()
+    assert agreement.code_hash() == before
+    (package / name).write_text("// changed\n")
+    assert agreement.code_hash() != before
 
 
 def test_another_number_of_workers_on_resume(text, tmp_path):

@@ -20,9 +20,10 @@ import pytest
 
 from gluonlm import launch
 from gluonlm.parallel import supervisor
-from gluonlm.parallel.supervisor import Lifeline, Root, Start, World
+from gluonlm.parallel.supervisor import Lifeline, Root, World
 from gluonlm.system import runtime
 from gluonlm.system.errors import UserError
+from gluonlm.system.network import free_port
 
 
 def marked(mark):
@@ -45,7 +46,7 @@ def assert_gone(mark, seconds=10):
 
 
 def world(workers=1, servers=1):
-    return World("127.0.0.1", supervisor.free_port("127.0.0.1"), workers, servers)
+    return World("127.0.0.1", free_port("127.0.0.1"), workers, servers)
 
 
 WAITS = "import time; time.sleep(100)"
@@ -58,13 +59,19 @@ with Lifeline(World.of(os.environ), {role!r}, {patience}):
 """
 
 
-def small(here, role, program, patience=10.0, rank=0):
-    """A process that does not import mxnet: it runs a line of Python, early ones without lifeline."""
+def small(here, role, program, patience=10.0):
+    """The command of a process that does not import mxnet: it runs a line of Python, early ones
+    without a lifeline."""
     line = SMALL.format(role=role, program=program, patience=patience)
-    if program.startswith(EARLY):
-        line = program
-    environment = {**os.environ, **here.variables(), "DMLC_ROLE": role}
-    return Start(role, rank, None, [sys.executable, "-c", line], environment)
+    line = program if program.startswith(EARLY) else line
+    return supervisor.with_variables([sys.executable, "-c", line], here, role)
+
+
+def set_scheduler(monkeypatch, program, patience=10.0):
+    """Run a line of Python in the place of ps-lite's scheduler, and do not wait long for the end."""
+    line = SMALL.format(role="scheduler", program=program, patience=patience)
+    monkeypatch.setattr(supervisor, "SCHEDULER", line.replace("{", "{{").replace("}", "}}"))
+    monkeypatch.setattr(supervisor, "GRACE", 1.0)
 
 
 @dataclass
@@ -79,19 +86,15 @@ def together(
     monkeypatch, here, workers, server=WAITS, patience=10.0, launched=True, scheduler=WAITS
 ):
     """A training by small processes, which the root has started, or a job scheduler."""
-    monkeypatch.setattr(
-        supervisor, "scheduler", lambda *_: small(here, "scheduler", scheduler, patience)
-    )
-    monkeypatch.setattr(supervisor, "GRACE", 1.0)
-    programs = [("worker", program) for program in workers] + [("server", server)] * here.servers
-    starts = [small(here, *one, patience, rank % len(workers)) for rank, one in enumerate(programs)]
-    own = (
-        []
-        if launched
-        else [subprocess.Popen(s.command, env=s.environment, **PIPES) for s in starts]
-    )
+    set_scheduler(monkeypatch, scheduler, patience)
+    starts = {
+        ("worker", i): (None, small(here, "worker", p, patience)) for i, p in enumerate(workers)
+    }
+    for rank in range(here.servers):
+        starts["server", rank] = None, small(here, "server", server, patience)
+    own = [] if launched else [subprocess.Popen(line, **PIPES) for _, line in starts.values()]
     try:
-        asyncio.run(supervisor.lead(here, patience, starts if launched else []))
+        asyncio.run(supervisor.lead(here, patience, starts if launched else {}))
         error = None
     except UserError as raised:
         error = raised
@@ -191,14 +194,13 @@ def test_a_root_that_is_not_there():
         UserError,
         match="cannot reach the root of the training at 127.0.0.1, port .* within 0.3 seconds",
     ):
-        Lifeline(world(), "worker", 0.3)
+        Lifeline(world(), "worker", 0.3).__enter__()
 
 
 def test_a_root_that_dies_takes_the_processes_with_it():
     here = world()
     with socket.create_server((here.root, here.port + 1)) as listening:
-        start = small(here, "worker", WAITS)
-        process = subprocess.Popen(start.command, env=start.environment, **PIPES)
+        process = subprocess.Popen(small(here, "worker", WAITS), **PIPES)
         connection, _ = listening.accept()
         connection.recv(1000)
         connection.sendall(b'{"rank": 0}\n')
@@ -217,8 +219,8 @@ def test_ctrl_c_is_passed_on_and_the_second_time_ends_all(all_are_there):
     sent, here = [], world(1, 1)
 
     async def interrupted_twice():
-        root = Root(here, 10)
-        await root.start()
+        root = Root(here)
+        await root.start(10)
         if all_are_there:
             writer = SimpleNamespace(write=sent.append)
             root.members, root.missing = dict.fromkeys(root.missing, writer), set()
@@ -239,9 +241,9 @@ def test_ctrl_c_is_passed_on_and_the_second_time_ends_all(all_are_there):
 def test_a_worker_is_interrupted_and_a_server_is_not(monkeypatch):
     """What the root passes on, as the process sees it."""
     caught = "import signal, time; signal.signal(2, lambda *_: os._exit(0)); time.sleep(100)"
-    starts = [small(here := world(), "worker", caught), small(here, "server", WAITS)]
-    monkeypatch.setattr(supervisor, "scheduler", lambda *_: small(here, "scheduler", WAITS))
-    monkeypatch.setattr(supervisor, "GRACE", 1.0)
+    here, programs = world(), {"worker": caught, "server": WAITS}
+    starts = {(role, 0): (None, small(here, role, line)) for role, line in programs.items()}
+    set_scheduler(monkeypatch, WAITS)
 
     async def interrupted():
         asyncio.get_running_loop().call_later(1.5, os.kill, os.getpid(), signal.SIGINT)
@@ -396,18 +398,18 @@ def test_what_is_started_where(monkeypatch, tmp_path):
     here, names = World("10.0.0.1", 9091, 3, 2), launch.host_names(str(hosts))
     command = ["train", *options.arguments]
     starts = supervisor.starts(here, names, launch.ssh_command(options.ssh), command)
-    assert [(one.role, one.rank, one.host) for one in starts] == [
+    assert [(*seat, host) for seat, (host, _) in starts.items()] == [
         ("server", 0, "a"),
         ("server", 1, "me@b"),
         ("worker", 0, "a"),
         ("worker", 1, "me@b"),
         ("worker", 2, "a"),
     ]
-    worker = starts[2].command
+    _, worker = starts["worker", 0]
     assert worker[:3] == ["sh", "-x", "a"]
     shell, option, line = shlex.split(worker[3])
     assert (shell, option) == ("sh", "-c")
-    assert line.startswith(f"cd {Path.cwd()} && env ")
+    assert line.startswith(f"cd {Path.cwd()} && env -u OMP_NUM_THREADS ")
     for part in (
         "DMLC_ROLE=worker",
         "DMLC_WORKER_ID=0",
@@ -416,9 +418,9 @@ def test_what_is_started_where(monkeypatch, tmp_path):
         "'my text'",
     ):
         assert part in line
-    assert "GLUONLM_WORKERS_HERE=1" in starts[3].command[3]
+    assert "GLUONLM_WORKERS_HERE=1" in starts["worker", 1][1][3]
     twice = supervisor.starts(World("10.0.0.1", 9091, 3, 1), ["a", "a"], ["ssh"], command)
-    assert all("GLUONLM_WORKERS_HERE=3" in one.command[2] for one in twice)
+    assert all("GLUONLM_WORKERS_HERE=3" in line[2] for _, line in twice.values())
 
 
 def test_workers_share_the_cores(monkeypatch):
@@ -438,6 +440,6 @@ def test_threads_that_the_user_has_set_are_passed_on(monkeypatch, given):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     monkeypatch.setattr(supervisor, "RUNTIME", replace(supervisor.RUNTIME, threads_given=given))
     for host in (None, "a"):
-        for start in supervisor.starts(world(), [host], ["ssh"], ["train"]):
-            assert ("OMP_NUM_THREADS=3" in start.command[-1]) == (given and host is not None)
-            assert ("OMP_NUM_THREADS" in start.environment) == given
+        for _, line in supervisor.starts(world(), [host], ["ssh"], ["train"]).values():
+            assert "-u OMP_NUM_THREADS" in " ".join(line)
+            assert ("OMP_NUM_THREADS=3" in " ".join(line)) == given

@@ -14,7 +14,7 @@ from test_launch import assert_gone
 from workers import assert_close, command, disturbed
 
 from gluonlm import launch
-from gluonlm.parallel import supervisor
+from gluonlm.system.network import free_port
 
 HOSTS = ["127.0.0.1", "127.0.0.2"]
 SSHD = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/usr/bin")
@@ -47,7 +47,7 @@ def ssh(tmp_path_factory):
         pytest.skip(
             f"{' and '.join(missing)} not installed (Debian: openssh-server, openssh-client)"
         )
-    folder, port = tmp_path_factory.mktemp("ssh"), supervisor.free_port("127.0.0.1")
+    folder, port = tmp_path_factory.mktemp("ssh"), free_port("127.0.0.1")
     for name in ("host", "user"):
         subprocess.run(
             ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True
