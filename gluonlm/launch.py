@@ -86,7 +86,7 @@ def take_part(role: str, options: argparse.Namespace) -> None:
     """Be what a job scheduler, or the launcher, has made of this process."""
     world = World.of(os.environ)
     if role == "scheduler":
-        asyncio.run(supervisor.lead(world, options.wait, []))
+        asyncio.run(supervisor.lead(world, options.wait, {}))
     elif role == "server":
         supervisor.serve(role, options.wait)
     elif role == "worker":

@@ -112,7 +112,7 @@ def test_a_worker_that_is_killed_on_another_machine(text, tmp_path, ssh, hosts):
     code, _, said, processes = disturbed(line, str(tmp_path))
     assert code == 2
     sentence = (
-        "error: worker 1 on 127.0.0.1 was killed by SIGKILL: all others were stopped; go "
+        "error: worker 1 on 127.0.0.2 was killed by SIGKILL: all others were stopped; go "
         "on from the last"
     )
     assert said.splitlines()[-1].startswith(sentence)
