@@ -19,7 +19,6 @@ import argparse
 import json
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -83,13 +82,11 @@ def times_faster(trained: Trained, rounds: int, tokens: int, words: int) -> dict
     statistics = Statistics(
         fingerprint(trained.model), "random words", 700, measure(trained.model, ids[:700])
     )
-    with tempfile.TemporaryDirectory() as folder:
-        variants = {
-            name: Variant(
-                trained, dict.fromkeys(parts_of(trained.model), scheme), statistics, Path(folder)
-            )
-            for name, scheme in VARIANTS.items()
-        }
+    parts = parts_of(trained.model)
+    variants = {
+        name: Variant(trained, dict.fromkeys(parts, scheme), statistics, gluonlm.load)
+        for name, scheme in VARIANTS.items()
+    }
     sides = {**variants, "float32 onnx": Onnx(trained)}
     seconds: dict[str, list] = {name: [] for name in sides}
     for seed in range(rounds + 1):

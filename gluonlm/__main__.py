@@ -15,7 +15,6 @@ COMMANDS = (
     "generate",
     "prune",
     "quantize",
-    "tradeoff",
     "export",
     "launch",
     "prepare",

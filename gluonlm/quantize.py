@@ -19,16 +19,19 @@ written beside the run and can be used again with ``--statistics``.
 """
 
 import argparse
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from gluonlm.cli import Parser, run
 from gluonlm.compress.calibrate import COLUMNS, TOKENS, Statistics, calibrate, read_statistics
+from gluonlm.compress.compare import TABLE, Row, compare, markdown
 from gluonlm.compress.scheme import parts_of, quantize_model
 from gluonlm.model.checkpoint import Trained, load_model, save_model
 from gluonlm.model.quantized import Quantized, Scheme, parse_scheme
+from gluonlm.onnx.load import load
 from gluonlm.system.errors import UserError
 from gluonlm.system.files import check_output, writing
+from gluonlm.system.machine import record
 
 STATISTICS = "statistics.json"
 
@@ -49,43 +52,29 @@ def parse(argv: list[str]) -> argparse.Namespace:
         prog="python -m gluonlm.quantize", description="Store a trained model in fewer bytes."
     )
     add = parser.add_argument
-    add("checkpoint", help="folder of a run, or model file")
-    add(
-        "--int8",
-        nargs="?",
-        const="int8",
-        metavar="SCHEME",
-        help="8-bit integers (default), with these words of a scheme",
-    )
+    add("checkpoint", nargs="?", help="folder of a run, or model file")
+    words = "8-bit integers (default), with these words of a scheme"
+    add("--int8", nargs="?", const="int8", metavar="SCHEME", help=words)
     add("--fp16", action="store_true", help="16-bit floating point instead")
-    add(
-        "--part",
-        action="append",
-        default=[],
-        metavar="NAME=SCHEME",
-        help="another scheme for one part of the model",
-    )
+    words = "another scheme for one part of the model"
+    add("--part", action="append", default=[], metavar="NAME=SCHEME", help=words)
     add("--statistics", type=Path, metavar="FILE", help="use the ranges that were measured before")
     add("--calibration-tokens", type=int, help=f"training text to measure (default: {TOKENS})")
-    add(
-        "--out",
-        type=Path,
-        help="file to write (default: int8.safetensors, fp16.safetensors or quantized.json)",
-    )
-    add(
-        "--table",
-        action="store_true",
-        help="compare the usual schemes: bytes, perplexity, speed; writes no checkpoint",
-    )
-    add(
-        "--tokens",
-        type=int,
-        help="with --table: tokens of the validation and test text to evaluate (default: all)",
-    )
-    return parser.parse_args(argv)
+    names = f"int8.safetensors, fp16.safetensors or {TABLE}"
+    add("--out", type=Path, help=f"file to write (default: {names})")
+    words = "compare the usual schemes: bytes, perplexity, speed; writes no checkpoint"
+    add("--table", action="store_true", help=words)
+    words = "with --table: tokens of the validation and test text to evaluate (default: all)"
+    add("--tokens", type=int, help=words)
+    options = parser.parse_args(argv)
+    if options.checkpoint is None:  # `--int8 RUN`: what follows is no scheme but the model
+        if options.int8 in (None, "int8"):
+            parser.error("name a run or a model file")
+        options.checkpoint, options.int8 = options.int8, "int8"
+    return options
 
 
-def main(argv: list[str]) -> "Written | list":
+def main(argv: list[str]) -> "Written | list[Row]":
     """Quantize, or compare, as the command line says."""
     options = parse(argv)
     check(options)
@@ -93,17 +82,7 @@ def main(argv: list[str]) -> "Written | list":
     if trained.quantized:
         raise UserError(f"{trained.path} is quantized already: give the model that training wrote")
     if options.table:
-        from gluonlm.compress.compare import (  # here, because it needs onnxruntime and the data
-            TABLE,
-            compare,
-        )
-
-        check_output(options.out or trained.path.with_name(TABLE))
-        out, command = (
-            options.out or trained.path.with_name(TABLE),
-            ["python", "-m", "gluonlm.quantize", *argv],
-        )
-        return compare(trained, statistics_for(trained, options), command, out, options.tokens)
+        return table(trained, options, ["python", "-m", "gluonlm.quantize", *argv])
     base = Scheme("fp16") if options.fp16 else parse_scheme(options.int8 or "int8")
     schemes = choose_schemes(trained, base, options.part)
     statistics = None
@@ -117,6 +96,17 @@ def main(argv: list[str]) -> "Written | list":
     written = write(trained, quantize_model(trained.model, schemes, statistics), path)
     print(report(written))
     return written
+
+
+def table(trained: Trained, options: argparse.Namespace, command: list[str]) -> list[Row]:
+    """Measure the usual schemes, print them as a table and write it."""
+    out = options.out or trained.path.with_name(TABLE)
+    check_output(out)
+    rows, tokens = compare(trained, statistics_for(trained, options), load, options.tokens)
+    print(markdown(rows, trained.level))
+    model = {name: getattr(trained.config, name) for name in ("data", "model", "nhid")}
+    record(out, command, **model, tokens=tokens, rows=[asdict(row) for row in rows])
+    return rows
 
 
 def check(options: argparse.Namespace) -> None:

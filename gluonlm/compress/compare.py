@@ -11,18 +11,17 @@ import math
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from gluonlm.compress.calibrate import Statistics
 from gluonlm.compress.scheme import parts_of, quantize_model
+from gluonlm.inference.language_model import LanguageModel
 from gluonlm.inference.sampling import stream
-from gluonlm.model.checkpoint import Trained, load_model, save_model
+from gluonlm.model.checkpoint import Trained, save_model
 from gluonlm.model.quantized import Scheme
-from gluonlm.onnx.load import language_model
-from gluonlm.system.machine import record
 from gluonlm.text.corpus import read_split
 from gluonlm.training.progress import displayed, unit_of
 
@@ -42,7 +41,11 @@ VARIANTS = {
 TABLE = "quantized.json"
 COLUMNS, ROUNDS, WORDS = 10, 5, 100
 SPEED_TOKENS, SENSITIVITY_TOKENS = 5000, 2000
+MIXED = Scheme(
+    mode="asymmetric", activations="averaged"
+)  # of all parts but the one that costs most
 Schemes = dict[str, Scheme]
+Load = Callable[[Path], LanguageModel]
 
 
 @dataclass(frozen=True)
@@ -59,15 +62,18 @@ class Row:
 
 
 class Variant:
-    """A quantized copy of a model in a temporary file, read back and ready to evaluate and to write."""
+    """A quantized copy of a model, written, read back, and ready to evaluate and to write.
 
-    def __init__(self, trained: Trained, schemes: Schemes, statistics: Statistics, folder: Path):
-        path = folder / "model.safetensors"
+    :param load: what reads a model file, such as :func:`gluonlm.load`.
+    """
+
+    def __init__(self, trained: Trained, schemes: Schemes, statistics: Statistics, load: Load):
         quantized = quantize_model(trained.model, schemes, statistics.ranges)
         is_float = all(scheme.kind == "fp32" for scheme in schemes.values())
-        save_model(replace(trained, path=path, quantized=None if is_float else quantized))
-        self.bytes, self.trained = path.stat().st_size, load_model(path)
-        self.model = language_model(self.trained)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "model.safetensors")
+            save_model(replace(trained, path=path, quantized=None if is_float else quantized))
+            self.bytes, self.model = path.stat().st_size, load(path)
 
     def loss(self, ids: np.ndarray) -> float:
         """Mean loss in nats per token."""
@@ -80,30 +86,30 @@ class Variant:
 
 
 def compare(
-    trained: Trained, statistics: Statistics, command: list[str], out: Path, tokens: int | None
-) -> list[Row]:
-    """Measure all variants of a model, print the table and write it.
+    trained: Trained, statistics: Statistics, load: Load, tokens: int | None = None
+) -> tuple[list[Row], list[int]]:
+    """Measure all variants of a model, each as a row, and how many tokens of validation and test text were evaluated.
 
-    :param command: that was typed. :param tokens: to evaluate of the validation and test text; None for all.
+    :param tokens: to evaluate of each text; None for all.
     """
     valid, test = (
         read_split(trained.config.data, split, trained.dictionary, trained.level)[:tokens]
         for split in ("valid", "test")
     )
-    chosen = {
-        name: dict.fromkeys(parts_of(trained.model), scheme) for name, scheme in VARIANTS.items()
+    parts = parts_of(trained.model)
+    chosen = {name: dict.fromkeys(parts, scheme) for name, scheme in VARIANTS.items()}
+    costs = sensitivity(trained, MIXED, statistics, valid[:SENSITIVITY_TOKENS], load)
+    worst = max(parts, key=costs.get)
+    chosen[f"mixed: INT8 averaged, {worst} float16"] = {
+        part: Scheme("fp16") if part == worst else MIXED for part in parts
     }
-    part, mixed = mixed_schemes(trained, statistics, valid[:SENSITIVITY_TOKENS])
-    chosen[f"mixed: INT8 averaged, {part} float16"] = mixed
-    with tempfile.TemporaryDirectory() as folder:
-        variants = {
-            name: Variant(trained, schemes, statistics, Path(folder))
-            for name, schemes in chosen.items()
-        }
-        losses = {
-            name: [variant.loss(ids) for ids in (valid, test)] for name, variant in variants.items()
-        }
-        speeds = words_per_second(variants, valid[:SPEED_TOKENS])
+    variants = {
+        name: Variant(trained, schemes, statistics, load) for name, schemes in chosen.items()
+    }
+    losses = {
+        name: [variant.loss(ids) for ids in (valid, test)] for name, variant in variants.items()
+    }
+    speeds = words_per_second(variants, valid[:SPEED_TOKENS])
     rows = [
         Row(
             name,
@@ -114,44 +120,17 @@ def compare(
         )
         for name, variant in variants.items()
     ]
-    print(markdown(rows, trained.level))
-    model = {
-        "data": trained.config.data,
-        "model": trained.config.model,
-        "nhid": trained.config.nhid,
-    }
-    record(
-        out, command, **model, tokens=[len(valid), len(test)], rows=[asdict(row) for row in rows]
-    )
-    return rows
+    return rows, [len(valid), len(test)]
 
 
 def sensitivity(
-    trained: Trained, scheme: Scheme, statistics: Statistics, ids: np.ndarray
-) -> dict[str, tuple[float, float]]:
-    """What each part costs: part -> mean loss in nats with that part alone quantized, and with all others.
-
-    :param ids: text to evaluate, (tokens,).
-    """
-    parts, losses = parts_of(trained.model), {}
-    with tempfile.TemporaryDirectory() as folder:
-        for part in parts:
-            alone, others = {part: scheme}, {other: scheme for other in parts if other != part}
-            losses[part] = tuple(
-                Variant(trained, schemes, statistics, Path(folder)).loss(ids)
-                for schemes in (alone, others)
-            )
-    return losses
-
-
-def mixed_schemes(trained: Trained, statistics: Statistics, ids: np.ndarray) -> tuple[str, Schemes]:
-    """INT8 with averaged ranges everywhere but in the part that costs most: which one, and the schemes."""
-    scheme = Scheme(mode="asymmetric", activations="averaged")
-    alone = {
-        part: losses[0] for part, losses in sensitivity(trained, scheme, statistics, ids).items()
+    trained: Trained, scheme: Scheme, statistics: Statistics, ids: np.ndarray, load: Load
+) -> dict[str, float]:
+    """What each part costs: part -> mean loss in nats on a text (tokens,) with that part alone quantized."""
+    return {
+        part: Variant(trained, {part: scheme}, statistics, load).loss(ids)
+        for part in parts_of(trained.model)
     }
-    worst = max(alone, key=alone.get)
-    return worst, {part: Scheme("fp16") if part == worst else scheme for part in alone}
 
 
 def words_per_second(
@@ -165,13 +144,11 @@ def words_per_second(
             seconds[name].append(
                 (evaluated, clock(lambda variant=variant, seed=seed: variant.write(WORDS, seed)))
             )
-    medians = {
-        name: np.median(rounds[1:], axis=0) for name, rounds in seconds.items()
-    }  # the first has warmed up
-    return {
-        name: (len(ids) / float(times[0]), WORDS / float(times[1]))
-        for name, times in medians.items()
-    }
+    figures = {}
+    for name, rounds in seconds.items():
+        evaluated, written = np.median(rounds[1:], axis=0)  # the first has warmed up
+        figures[name] = len(ids) / float(evaluated), WORDS / float(written)
+    return figures
 
 
 def clock(work: Callable[[], object]) -> float:

@@ -9,10 +9,10 @@ from dataclasses import replace
 import mxnet as mx
 import numpy as np
 import pytest
-from scripts import load_script
+from scripts import ROOT, load_script
 
 import gluonlm
-from gluonlm import evaluate, export, quantize, tradeoff, train
+from gluonlm import evaluate, export, quantize, train
 from gluonlm.compress import calibrate
 from gluonlm.compress import compare as quantize_table
 from gluonlm.compress.affine import ACTIVATIONS, grid_of, scale_and_zero, to_integers
@@ -551,16 +551,31 @@ def test_the_table(run, capsys, monkeypatch):
     written = json.loads((run / "quantized.json").read_text())
     assert len(written["rows"]) == len(rows)
     assert written["command"].startswith("python -m gluonlm.quantize")
-    (series,) = tradeoff.main([str(run), "--out", str(run / "pictures" / "tradeoff.png")])
-    assert list(series.rows) == rows
-    assert (run / "pictures" / "tradeoff.png").stat().st_size > 10_000
+
+
+def test_the_picture_of_tables(tmp_path):
+    tradeoff = load_script("benchmarks/tradeoff.py")
+    tables = sorted((ROOT / "results").glob("quantized-ptb-lstm-400-tied-pruned-9*.json"))
+    picture = tmp_path / "pictures" / "tradeoff.png"
+    series = tradeoff.main([*map(str, tables), "--out", str(picture)])
+    assert [one.name for one in series] == [path.stem.removeprefix("quantized-") for path in tables]
+    assert picture.stat().st_size > 10_000
     for name in ("picture", "picture.foo"):
         with pytest.raises(UserError, match="give a name that ends in .png"):
-            tradeoff.main([str(run), "--out", str(run / name)])
+            tradeoff.main([str(tables[0]), "--out", str(tmp_path / name)])
     with pytest.raises(UserError, match="no table of quantized models"):
-        tradeoff.main([str(run / "config.json")])
+        tradeoff.main([str(ROOT / "results" / "step.json")])
     with pytest.raises(UserError, match="there is no table"):
-        tradeoff.main([str(run.parent)])
+        tradeoff.main([str(tmp_path)])
+
+
+def test_a_run_may_follow_int8(run, tmp_path):
+    out = ["--out", str(tmp_path / "q.safetensors")]
+    written = quantize.main(["--int8", str(run), *out])
+    assert set(written.quantized.schemes.values()) == {Scheme()}
+    for arguments in (["--int8"], [], ["--fp16"]):
+        with pytest.raises(UserError, match="name a run or a model file"):
+            quantize.main([*arguments, *out])
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
     python -m gluonlm.quantize runs/dense --table   # for each model: writes runs/dense/quantized.json
     python -m gluonlm.quantize runs/pruned-80 --table
-    python -m gluonlm.tradeoff runs/dense runs/pruned-80 --out tradeoff.png
+    python benchmarks/tradeoff.py runs/dense runs/pruned-80 --out tradeoff.png
 
 Each folder (or file that ``--table --out`` wrote) is a series of points, one for each way of storing its numbers. The
 further down, the better the model; the further left (bytes, on a logarithmic axis) or right (words per second), the
@@ -39,7 +39,7 @@ class Series:
 def parse(argv: list[str]) -> argparse.Namespace:
     """The command line's settings."""
     parser = Parser(
-        prog="python -m gluonlm.tradeoff", description="Perplexity against size and speed."
+        prog="python benchmarks/tradeoff.py", description="Perplexity against size and speed."
     )
     parser.add_argument(
         "tables", nargs="+", type=Path, help="folders of runs with a table, or tables"
