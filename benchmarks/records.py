@@ -67,7 +67,7 @@ def table() -> str:
     for name, (config, result) in recorded().items():
         theirs = published.get(name, {}).get("test")
         lines.append(
-            f"| [{name}](results/{name}) | {config['data']} | {result['epochs']} | "
+            f"| [{name}](../../results/{name}) | {config['data']} | {result['epochs']} | "
             f"{result['parameters'] / 1e6:.2f} M "
             f"| {result['valid_perplexity']:.2f} | **{result['test_perplexity']:.2f}** "
             f"| {f'{theirs:.2f}' if theirs else ''} | {result['seconds'] / 60:.0f} |"

@@ -16,7 +16,7 @@ import gluonlm
 project = "gluonlm"
 release = gluonlm.__version__
 root_doc = "index"
-exclude_patterns = ["_build", "_generated", "**.ipynb_checkpoints"]
+exclude_patterns = ["_build", "_generated", "guide/records.md", "**.ipynb_checkpoints"]
 extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",

@@ -10,7 +10,7 @@ from records import table
 from gluonlm.system.machine import RESULTS, recorded
 from gluonlm.training.run import draw_curve, read_log
 
-README = RESULTS.parent / "README.md"
+RECORDS = RESULTS.parent / "docs" / "guide" / "records.md"
 
 
 def results_page(pictures: Path) -> str:
@@ -18,9 +18,9 @@ def results_page(pictures: Path) -> str:
 
     :param pictures: the folder to draw the curves in.
     """
-    text = README.read_text().partition("\n## Results\n")[2].partition("\n## ")[0]
-    before, _, after = text.partition(table())  # a test holds README to that table
-    lines = ["# Results", before, table().replace("](results/", "](#"), after]
+    text = RECORDS.read_text().partition("\n")[2]
+    before, _, after = text.partition(table())  # a test holds that page to that table
+    lines = ["# Results", before, table().replace("](../../results/", "](#"), after]
     for name, (config, result) in recorded().items():
         lines += [*run_section(name, config, result), *curve(name, pictures), ""]
     lines += ["## Benchmarks", "", "Each file under `results/` with the command that wrote it.", ""]

@@ -292,22 +292,27 @@ def test_settings_of_another_version_are_refused():
         Config.from_json('{"warp": 9}')
 
 
-def readme_lines(module):
-    """What README's code blocks write after ``python -m gluonlm.MODULE``: joined, without
-    comments."""
-    text = (Path(__file__).parents[2] / "README.md").read_text().replace("\\\n", " ")
-    return re.findall(rf"^python -m gluonlm\.{module} (.*)$", text, flags=re.MULTILINE)
+ROOT = Path(__file__).parents[2]
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs" / "guide").glob("*.md")))
 
 
-@pytest.mark.parametrize("line", readme_lines("train"))
-def test_readme_trains_with_what_there_is(line):
+def documented(module):
+    """What the code blocks of README and the guide write after ``python -m gluonlm.MODULE``:
+    joined, without comments, each once."""
+    text = "\n".join(page.read_text() for page in PAGES).replace("\\\n", " ")
+    lines = re.findall(rf"^python -m gluonlm\.{module} (.*)$", text, flags=re.MULTILINE)
+    return list(dict.fromkeys(line.partition("  #")[0].strip() for line in lines))
+
+
+@pytest.mark.parametrize("line", documented("train"))
+def test_the_documentation_trains_with_what_there_is(line):
     given = vars(train.parser().parse_args(dashes(shlex.split(line, comments=True))))
     if not {"resume", "finetune"} & set(given):  # these need a run
         assert train.settings(given).epochs > 0
 
 
-@pytest.mark.parametrize("line", readme_lines("evaluate"))
-def test_readme_evaluates_with_what_there_is(line):
+@pytest.mark.parametrize("line", documented("evaluate"))
+def test_the_documentation_evaluates_with_what_there_is(line):
     assert evaluate.parse(shlex.split(line, comments=True)).checkpoint == "runs/NAME"
 
 
@@ -330,6 +335,6 @@ def config_of(line):
     return replace(settings, data=known_name(Path(settings.data)), seed=0)
 
 
-def test_readme_names_all_presets():
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    assert [name for name in PRESETS if f"`{name}`" not in readme] == []
+def test_the_guide_names_all_presets():
+    recipes = (ROOT / "docs" / "guide" / "recipes.md").read_text()
+    assert [name for name in PRESETS if f"`{name}`" not in recipes] == []

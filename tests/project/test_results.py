@@ -1,4 +1,4 @@
-"""Recorded results: complete, and README shows exactly what is recorded."""
+"""Recorded results: complete, and the guide shows exactly what is recorded."""
 
 import json
 import math
@@ -15,15 +15,15 @@ from gluonlm.system.errors import UserError
 from gluonlm.system.machine import RESULTS, machine_record, record, recorded
 from gluonlm.training.run import read_log
 
-README = RESULTS.parent / "README.md"
+PAGE = RESULTS.parent / "docs" / "guide" / "records.md"
 FOLDERS = (RESULTS, RESULTS / "ablation")
 RECORDED = {name: run for folder in FOLDERS for name, run in recorded(folder).items()}
 LOGS = {name: folder / name / "log.jsonl" for folder in FOLDERS for name in recorded(folder)}
 
 
-def test_readme_shows_the_recorded_table():
-    said = "run `python benchmarks/records.py table` and put its output in README.md"
-    assert records.table() in README.read_text(), said
+def test_the_guide_shows_the_recorded_table():
+    said = "run `python benchmarks/records.py table` and put its output in docs/guide/records.md"
+    assert records.table() in PAGE.read_text(), said
 
 
 def test_every_recorded_run_says_how_it_was_made():
