@@ -85,7 +85,7 @@ class LanguageModel:
         """The prompt and what the model writes after it, without ``<unk>``.
 
         :param words: tokens to write; with ``sentences``, at most to write.
-        :param strategy: how tokens are chosen, such as ``temperature=0.8`` (:class:`Strategy`).
+        :param strategy: how tokens are chosen, such as ``temperature=0.8`` (:class:`gluonlm.inference.sampling.Strategy`).
         """
         opening, _ = tokens_of(prompt, self.dictionary, self.level)
         unknown = () if self.dictionary.unk_id is None else (self.dictionary.unk_id,)

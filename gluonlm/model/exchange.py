@@ -154,7 +154,7 @@ def import_torch(
     """What PyTorch's ``RNNModel.state_dict()`` holds, or :func:`export_torch` wrote, as a model of this package.
 
     :param dictionary: the vocabulary, None for the one in the file.
-    :param settings: of the :class:`Config`; the sizes are those of the arrays.
+    :param settings: of the :class:`gluonlm.config.Config`; the sizes are those of the arrays.
     :raises UserError: when there is no vocabulary, or the arrays do not fit it or each other.
     """
     arrays, known = read_torch(path)
