@@ -265,7 +265,8 @@ NEEDS: dict[str, tuple[Callable[[Config], bool], str]] = {
     ),
     "plateau": (lambda config: config.schedule == "plateau", "--schedule plateau"),
     "averaging": (
-        lambda config: config.averages and (config.optimizer == "sgd" or config.finetune),
+        # a finetuned run may repeat what the run before it had
+        lambda config: bool(config.finetune) or (config.averages and config.optimizer == "sgd"),
         "--optimizer sgd and a --schedule that does not fall to 0",
     ),
 }

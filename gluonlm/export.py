@@ -9,7 +9,7 @@
 
 Each carries vocabulary and settings. Before an ONNX file is written, ONNX Runtime must give MXNet's logits and
 states for random tokens and for real text. Score with it: ``python -m gluonlm.evaluate FILE.onnx``. With PyTorch:
-docs/guide/torch.md.
+docs/guide/export.md.
 """
 
 import argparse
@@ -86,7 +86,7 @@ def take_out(options: argparse.Namespace) -> Exported:
         return Exported(path, f"{path}-symbol.json, {path}-0000.params, {path}-settings.json")
     check_output(path)
     export_torch(trained, path)
-    return Exported(path, f"{path}: for RNNModel.load_state_dict; docs/guide/torch.md says how")
+    return Exported(path, f"{path}: for RNNModel.load_state_dict; docs/guide/export.md says how")
 
 
 def export_web(trained: Trained, path: Path) -> Exported:

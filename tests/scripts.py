@@ -1,12 +1,10 @@
 """Scripts outside of the package, as modules."""
 
 import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "benchmarks"))  # the scripts there share modules
 
 
 def load_script(path: str) -> ModuleType:
