@@ -6,9 +6,11 @@
 
 import math
 import signal
+import sys
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
 from mxnet import nd
 
 from gluonlm.model.checkpoint import set_parameters
@@ -119,15 +121,26 @@ def load_training(training: "Training") -> None:
         training.average.arrays = {
             name: nd.array(array, ctx) for name, array in group["average"].items()
         }
-    devices = len(training.states)
-    if len(group["hidden"]) != worker.world_size * sum(len(state) for state in training.states):
-        then = len(group["hidden"]) // len(training.states[0])
-        raise UserError(
-            f"{run.folder} was trained on {then} device{'s' * (then > 1)} (those of all workers together) and these "
-            f"are {worker.world_size * devices}: resume it on as many"
-        )
-    for name, array in group["hidden"].items():
-        device, index = map(int, name.split("."))
-        if device // devices == worker.rank:
-            training.states[device % devices][index][:] = nd.array(array)
+    load_hidden(training, group["hidden"])
     run.truncate_log(training.progress.log_bytes)
+
+
+def load_hidden(training: "Training", arrays: dict[str, np.ndarray]) -> None:
+    """Divide the hidden states of all columns over the devices of all workers, however many.
+
+    :param arrays: by device and index in the state, such as "0.1".
+    """
+    states, group = training.states, training.group
+    then, now = len(arrays) // len(states[0]), len(states) * group.world_size
+    if then != now:
+        print(
+            f"caution: {training.run.folder} was trained on {then} device{'s' * (then > 1)} (those "
+            f"of all workers together) and these are {now}: the weights will not be exactly those "
+            "of a run that was never stopped",
+            file=sys.stderr,
+        )
+    for index in range(len(states[0])):
+        whole = np.concatenate([arrays[f"{device}.{index}"] for device in range(then)], axis=1)
+        own = whole[:, group.columns(whole.shape[1])]  # (1, n, C)
+        for state, part in zip(states, np.split(own, len(states), axis=1), strict=True):
+            state[index][:] = nd.array(part)

@@ -46,7 +46,7 @@ def test_four_workers_of_a_quarter_make_the_weights_of_one(text, alone, tmp_path
     assert result["test_loss"] == pytest.approx(alone[1].test_loss, abs=1e-5)
 
 
-def test_a_killed_worker_ends_all_and_the_run_resumes(text, alone, tmp_path):
+def test_a_killed_worker_ends_all_and_the_run_resumes(text, alone, tmp_path, capsys):
     line = command(
         text,
         tmp_path / "two",
@@ -66,12 +66,9 @@ def test_a_killed_worker_ends_all_and_the_run_resumes(text, alone, tmp_path):
     assert progress["step"] >= 12
     assert arrays["hidden.0.0"].shape == (1, 4, 8)  # of worker 0, and beside it:
     assert np.abs(arrays["hidden.1.0"]).max() > 0 or progress["batch"] == 0
-    with pytest.raises(
-        UserError, match="two was trained on 2 devices .* and these are 1: resume it on as many"
-    ):
-        train.main(["--resume", str(tmp_path / "two")])
     # as if it had never happened: the same epochs by one worker that was never stopped
     epochs = progress["epoch"] + 2
+    shutil.copytree(tmp_path / "two", tmp_path / "fewer")
     ended = launched(
         text, tmp_path / "two", "-n", "2", "--local", more=["--epochs", str(epochs)], resume=True
     )
@@ -79,6 +76,9 @@ def test_a_killed_worker_ends_all_and_the_run_resumes(text, alone, tmp_path):
     shutil.copytree(alone[0], tmp_path / "one")
     train.main(["--resume", str(tmp_path / "one"), "--epochs", str(epochs)])
     assert_close(tmp_path / "two", tmp_path / "one", 1e-4)
+    train.main(["--resume", str(tmp_path / "fewer"), "--epochs", str(epochs)])
+    assert "fewer was trained on 2 devices" in capsys.readouterr().err
+    assert_close(tmp_path / "fewer", tmp_path / "one", 1e-4)
 
 
 def test_ctrl_c_stops_all_workers_in_good_order(text, tmp_path):
@@ -371,20 +371,47 @@ def test_the_hash_of_the_code_is_of_all_files(tmp_path, monkeypatch, name):
     assert agreement.code_hash() != before
 
 
-def test_another_number_of_workers_on_resume(text, tmp_path):
-    config, corpus = Config(data=str(text), emsize=4, nhid=4, batch_size=4), load_corpus(str(text))
+class WorkerOf(Group):
+    """One of several workers, of which the others are only claimed."""
 
-    def training(group):
-        run = Run(tmp_path / "run")
-        run.begin(config, "")
-        return Training(
-            build_model(config, len(corpus.dictionary)), corpus, config, run, group=group
-        )
+    def __init__(self, rank, world_size):
+        self.rank, self.world_size = rank, world_size
 
-    save_training(training(Two()))
-    load_training(training(Two()))
-    with pytest.raises(UserError, match="trained on 2 devices .* and these are 1: resume it on as"):
-        load_training(training(Group()))
+    def broadcast(self, arrays, *values):
+        return Run(self.folder).load_state()
+
+
+@pytest.mark.parametrize("model", ["LSTM", "QRNN"])
+def test_another_number_of_workers_and_devices_on_resume(text, tmp_path, capsys, model):
+    """The columns of the hidden states find their workers and devices."""
+    config = Config(data=str(text), model=model, emsize=4, nhid=4, batch_size=8)
+    corpus = load_corpus(str(text))
+
+    def training(group, devices):
+        run, group.folder = Run(tmp_path / "run"), tmp_path / "run"
+        contexts = [mx.cpu(number) for number in range(devices)]
+        network = build_model(config, len(corpus.dictionary), contexts)
+        return Training(network, corpus, config, run, contexts, group=group)
+
+    def hidden(here):
+        layers = zip(*here.states, strict=True)
+        return [np.concatenate([a.asnumpy() for a in arrays], axis=1) for arrays in layers]
+
+    first = training(Group(), 2)
+    first.run.begin(config, "")
+    for state in first.states:
+        for array in state:
+            array[:] = mx.nd.random.normal(shape=array.shape)
+    save_training(first)
+    for workers, devices in ((1, 2), (1, 1), (1, 4), (4, 1), (2, 2), (2, 1)):
+        found = []
+        for rank in range(workers):
+            load_training(here := training(WorkerOf(rank, workers), devices))
+            found.append(hidden(here))
+        for whole, *parts in zip(hidden(first), *found, strict=True):
+            np.testing.assert_array_equal(np.concatenate(parts, axis=1), whole)
+        same = "the weights will not be exactly" not in capsys.readouterr().err
+        assert same == (workers * devices == 2)
 
 
 def test_what_is_shared_keeps_its_kind():
