@@ -135,7 +135,11 @@ def load_model(path: str | Path, contexts: list[mx.Context] | None = None) -> Tr
 
     :raises UserError: as :func:`read_model`.
     """
-    stored = read_model(path)
+    return make_model(read_model(path), contexts)
+
+
+def make_model(stored: Stored, contexts: list[mx.Context] | None = None) -> Trained:
+    """The model of a file that has been read, on the given devices; see :func:`load_model`."""
     model = build_model(stored.config, len(stored.dictionary), contexts, gradients=False)
     quantized = stored.quantized
     if quantized:

@@ -19,7 +19,7 @@ from gluonlm.system.errors import UserError
 if TYPE_CHECKING:
     import mxnet as mx
 
-    from gluonlm.model.checkpoint import Trained
+    from gluonlm.model.checkpoint import Stored, Trained
 
 
 def load(
@@ -34,9 +34,14 @@ def load(
     """
     if Path(path).suffix == ".onnx":
         return load_onnx(path, ctx, features)
-    from gluonlm.model.checkpoint import load_model  # here, because an ONNX file needs no MXNet
+    # here, because an ONNX file needs no MXNet
+    from gluonlm.model.checkpoint import make_model, read_model
 
-    return language_model(load_model(path, ctx and [ctx]), ctx, features)
+    stored = read_model(path)
+    arithmetic = integers(stored, ctx, features)  # of an INT8 file, without a model in MXNet
+    if arithmetic is None:
+        return language_model(make_model(stored, ctx and [ctx]), ctx)
+    return LanguageModel(arithmetic, stored.dictionary, stored.config, stored.level, stored.path)
 
 
 def load_onnx(
@@ -53,48 +58,46 @@ def load_onnx(
     return LanguageModel(model, *model.description(), Path(path))
 
 
-def language_model(
-    trained: "Trained", ctx: "mx.Context | None" = None, features: bool = False
-) -> LanguageModel:
-    """A checkpoint that has been read, with what computes it; arguments as those of :func:`load`."""
+def language_model(trained: "Trained", ctx: "mx.Context | None" = None) -> LanguageModel:
+    """A model of MXNet that is there already; computed in float32, whatever its file holds."""
     from gluonlm.inference.predictor import Predictor
 
-    if features and has_integers(trained):
-        simulated("with a cache")
-    arithmetic = None if features else integers(trained, ctx)
-    arithmetic = arithmetic or Predictor(trained.model, ctx)
-    return LanguageModel(
-        arithmetic, trained.dictionary, trained.config, trained.level, trained.path
-    )
+    rest = trained.dictionary, trained.config, trained.level, trained.path
+    return LanguageModel(Predictor(trained.model, ctx), *rest)
 
 
-def integers(trained: "Trained", ctx: "mx.Context | None" = None) -> OnnxModel | None:
+def integers(
+    stored: "Stored | Trained", ctx: "mx.Context | None" = None, features: bool = False
+) -> OnnxModel | None:
     """The arithmetic of integers; None where float32 is what the checkpoint wants, or all there is.
 
     That there is no integer arithmetic for a checkpoint of integers is said on stderr.
 
-    :param ctx: the device that was asked for.
+    :param ctx: the device that was asked for. :param features: whether hidden states are wanted.
     :raises UserError: when onnx or onnxruntime is not installed.
     """
-    if not has_integers(trained):
+    if not has_integers(stored):
         return None
+    if features:
+        return simulated("with a cache")
     if ctx is not None and ctx.device_type == "gpu":
         return simulated("on a GPU")
     require("onnx", "onnxruntime")
     from gluonlm.onnx.layers import OPERATORS, build  # here, because only this needs onnx
 
-    if trained.config.model not in (*OPERATORS, "QRNN"):
-        return simulated(f"for {trained.config.model} layers")
-    if trained.config.model not in ("LSTM", "QRNN"):
+    kind = stored.config.model
+    if kind not in (*OPERATORS, "QRNN"):
+        return simulated(f"for {kind} layers")
+    if kind not in ("LSTM", "QRNN"):
         print(
-            f"no integer arithmetic for {trained.config.model} layers: their weights are INT8, computed in float32",
+            f"no integer arithmetic for {kind} layers: their weights are INT8, computed in float32",
             file=sys.stderr,
         )
-    graph = build(trained.config, trained.quantized, describe(trained), losses=True)
+    graph = build(stored.config, stored.quantized, describe(stored), losses=True)
     return OnnxModel(graph.SerializeToString())
 
 
-def has_integers(trained: "Trained") -> bool:
+def has_integers(trained: "Stored | Trained") -> bool:
     """Whether a checkpoint asks for products of integers in any part."""
     stored = trained.quantized
     return stored is not None and any(

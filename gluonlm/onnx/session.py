@@ -8,6 +8,7 @@ asks of a model of MXNet.
 """
 
 import importlib.util
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from gluonlm.model.checkpoint import Trained
 
 FORMAT = "gluonlm onnx 1"
+# the key by which a tensor names another file, in each way that protobuf can write it. Ours never do, and ONNX Runtime
+# would read any file of the machine. Text that we store is JSON, which has no such control characters
+EXTERNAL = re.compile(rb"(\x0a|\x8a\x80*\x00)(\x08|\x88\x80*\x00)location")
 
 
 class OnnxModel:
@@ -54,11 +58,16 @@ class OnnxModel:
 
     def description(self) -> tuple[Dictionary, Config, str]:
         """The vocabulary, the settings and the level of the model, which its file carries."""
-        return (
-            Dictionary.from_json(self.metadata["dictionary"]),
-            Config.from_json(self.metadata["config"]),
-            self.metadata["level"],
-        )
+        try:
+            dictionary = Dictionary.from_json(self.metadata["dictionary"])
+            (size,) = (out.shape[-1] for out in self.session.get_outputs() if out.name == "logits")
+            if len(dictionary) != size:
+                raise ValueError(f"{len(dictionary)} words for {size} logits")
+            return dictionary, Config.from_json(self.metadata["config"]), self.metadata["level"]
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"the ONNX file's vocabulary or settings are damaged ({error}): export it again"
+            ) from None
 
     def begin_state(self, batch_size: int) -> list[np.ndarray]:
         """A state of zeros, arrays (1, N, H)."""
@@ -132,14 +141,13 @@ def open_session(source: str | Path | bytes, threads: int):
     require("onnxruntime")
     import onnxruntime
 
-    if isinstance(source, bytes):
-        name = "the model"
-    elif Path(source).is_file():
-        name = source = str(source)
-    else:
-        raise UserError(
-            f"there is no file {source}: give an ONNX file that `python -m gluonlm.export` wrote"
-        )
+    name, advice = "the model", "give an ONNX file that `python -m gluonlm.export` wrote"
+    if not isinstance(source, bytes):
+        if not Path(source).is_file():
+            raise UserError(f"there is no file {source}: {advice}")
+        name, source = str(source), Path(source).read_bytes()
+    if EXTERNAL.search(source):
+        raise UserError(f"{name} wants to read its weights from other files: {advice}")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
     options.add_session_config_entry(
@@ -151,6 +159,4 @@ def open_session(source: str | Path | bytes, threads: int):
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own kinds of error share no other base
         reason = " ".join(str(error).split())
-        raise UserError(
-            f"{name} is damaged or not an ONNX file ({reason}): give one that `python -m gluonlm.export` wrote"
-        ) from None
+        raise UserError(f"{name} is damaged or not an ONNX file ({reason}): {advice}") from None

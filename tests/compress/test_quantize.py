@@ -393,6 +393,13 @@ def test_where_there_is_no_integer_arithmetic_it_is_said(tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_no_model_in_mxnet_is_made_for_integers(tmp_path, monkeypatch):
+    written(untrained(tmp_path / "x"), Scheme(), tmp_path / "q.safetensors")
+    monkeypatch.setattr("gluonlm.model.checkpoint.build_model", None)
+    model = gluonlm.load(tmp_path / "q.safetensors")
+    assert model.predict([[1]], model.begin_state(1))[0].shape == (1, 1, V)
+
+
 def test_an_adaptive_softmax_multiplies_integers_too(tmp_path, capsys):
     source = untrained(tmp_path / "x", splits=(10, 20), tied=True)
     exact = gluonlm.onnx.load.language_model(source)

@@ -29,7 +29,7 @@ from gluonlm.model.exchange import export_gluon, load_gluon
 from gluonlm.onnx import graph as onnx_graph
 from gluonlm.onnx import layers
 from gluonlm.onnx.export import export_onnx
-from gluonlm.onnx.session import OnnxModel, cross_entropy
+from gluonlm.onnx.session import EXTERNAL, OnnxModel, cross_entropy, describe
 from gluonlm.system.errors import UserError
 from gluonlm.text.vocabulary import EOS, UNK, Dictionary
 
@@ -304,6 +304,42 @@ def test_a_cut_off_file(trained, tmp_path):
     (tmp_path / "x.onnx").write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match="damaged or not an ONNX file"):
         evaluate.main(["--onnx", str(tmp_path / "x.onnx")])
+
+
+@pytest.mark.parametrize("key", [b"\x0a\x08location", b"\x8a\x80\x00\x88\x00location"])
+@pytest.mark.parametrize("place", ["secret", "../secret", "{folder}/secret"])
+def test_an_onnx_file_reads_no_other_file(trained, tmp_path, monkeypatch, place, key):
+    """Its weights may be said to lie in another file: ONNX Runtime would read any that it can."""
+    (tmp_path / "secret").write_bytes(bytes(4 * 8 * 8 * 4))
+    model = onnx.load(trained / "at-once.onnx")
+    tensor = next(one for one in model.graph.initializer if len(one.dims) == 3)
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    entry = tensor.external_data.add()
+    entry.key, entry.value = "location", place.format(folder=tmp_path)
+    content = model.SerializeToString()
+    assert content.count(b"\x0a\x08location") == 1
+    if len(key) == 10:
+        (tmp_path / "x.onnx").write_bytes(content)
+        with pytest.raises(UserError, match="wants to read its weights from other files"):
+            gluonlm.load(tmp_path / "x.onnx")
+    assert EXTERNAL.search(key)  # protobuf also reads numbers that are longer than need be
+
+
+def test_damaged_metadata_is_told_in_a_sentence(tmp_path):
+    good = describe(untrained(tmp_path))
+    for name, value in (
+        ("dictionary", "["),
+        ("config", "[]"),
+        ("dictionary", "{}"),
+        ("level", None),
+    ):
+        metadata = {**good, name: value}
+        if value is None:
+            del metadata[name]
+        (tmp_path / "x.onnx").write_bytes(built(untrained(tmp_path), metadata).SerializeToString())
+        with pytest.raises(UserError, match="vocabulary or settings are damaged"):
+            gluonlm.load(tmp_path / "x.onnx")
 
 
 def test_a_foreign_onnx_model(tmp_path):
