@@ -19,7 +19,7 @@ from gluonlm.inference.sampling import generate
 from gluonlm.inference.scoring import surprise
 from gluonlm.model.checkpoint import Trained
 from gluonlm.onnx.load import has_integers
-from gluonlm.onnx.session import OnnxModel, describe, require
+from gluonlm.onnx.session import OnnxModel, describe, require, seal
 from gluonlm.system.errors import UserError
 from gluonlm.system.files import check_output, write_output
 from gluonlm.text.batches import batchify
@@ -51,7 +51,7 @@ def export_onnx(trained: Trained, path: Path) -> Exported:
     from gluonlm.onnx.layers import build  # here, because everything else works without onnx
 
     stored = trained.quantized or quantize_model(trained.model, {})
-    content = build(trained.config, stored, describe(trained)).SerializeToString()
+    content = seal(build(trained.config, stored, describe(trained)).SerializeToString())
     exported, (text, source) = OnnxModel(content), real_text(trained)
     if has_integers(trained):
         difference, agreement = None, agreement_of_integers(trained, exported, text, path)

@@ -7,8 +7,10 @@ It is an :class:`gluonlm.inference.language_model.Arithmetic`: ``gluonlm.load`` 
 asks of a model of MXNet.
 """
 
+import hashlib
 import importlib.util
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     from gluonlm.model.checkpoint import Trained
 
 FORMAT = "gluonlm onnx 1"
+ADVICE = "give an ONNX file that `python -m gluonlm.export` wrote"
+# the metadata entry "digest" as protobuf has it, up to its value of 64 characters
+SEAL = b"\x72\x4a\x0a\x06digest\x12\x40"
 # the key by which a tensor names another file, in each way that protobuf can write it. Ours never do, and ONNX Runtime
 # would read any file of the machine. Text that we store is JSON, which has no such control characters
 EXTERNAL = re.compile(rb"(\x0a|\x8a\x80*\x00)(\x08|\x88\x80*\x00)location")
@@ -42,7 +47,10 @@ class OnnxModel:
     )
 
     def __init__(self, source: str | Path | bytes, threads: int | None = None):
-        self.session = open_session(source, threads or prepare().threads)
+        name, content = "the model", source
+        if not isinstance(source, bytes):
+            name, content = str(source), read_file(Path(source))
+        self.session = open_session(content, threads or prepare().threads, name)
         self.metadata = self.session.get_modelmeta().custom_metadata_map
         if self.metadata.get("format") != FORMAT:
             raise UserError(
@@ -133,21 +141,42 @@ def require(*packages: str) -> None:
             )
 
 
-def open_session(source: str | Path | bytes, threads: int):
-    """The model in ONNX Runtime, on the CPU.
+def seal(content: bytes) -> bytes:
+    """An ONNX model with a further entry of metadata at its end: the SHA-256 of all that is before."""
+    return content + SEAL + hashlib.sha256(content).hexdigest().encode()
 
-    :raises UserError: when onnxruntime is not installed, or it cannot read the file.
+
+def read_file(path: Path) -> bytes:
+    """The content of an ONNX file.
+
+    :raises UserError: when there is none, or its content does not fit its digest.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no file {path}: {ADVICE}")
+    content = path.read_bytes()
+    begin = len(content) - len(SEAL) - 64
+    if begin < 0 or not content.startswith(SEAL, begin):
+        if FORMAT.encode() in content:
+            print(
+                f"note: {path} is of an earlier version and has no digest: whether it is intact "
+                "cannot be checked",
+                file=sys.stderr,
+            )
+    elif seal(content[:begin]) != content:
+        raise UserError(f"{path} is damaged: its content does not fit its digest; export it again")
+    return content
+
+
+def open_session(content: bytes, threads: int, name: str = "the model"):
+    """A model in ONNX Runtime, on the CPU.
+
+    :raises UserError: when onnxruntime is not installed, or it cannot read the model.
     """
     require("onnxruntime")
     import onnxruntime
 
-    name, advice = "the model", "give an ONNX file that `python -m gluonlm.export` wrote"
-    if not isinstance(source, bytes):
-        if not Path(source).is_file():
-            raise UserError(f"there is no file {source}: {advice}")
-        name, source = str(source), Path(source).read_bytes()
-    if EXTERNAL.search(source):
-        raise UserError(f"{name} wants to read its weights from other files: {advice}")
+    if EXTERNAL.search(content):
+        raise UserError(f"{name} wants to read its weights from other files: {ADVICE}")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
     options.add_session_config_entry(
@@ -156,7 +185,7 @@ def open_session(source: str | Path | bytes, threads: int):
     # where a processor has no VNNI its products of unsigned by signed integers overflow: make them of unsigned ones
     options.add_session_config_entry("session.x64quantprecision", "1")
     try:
-        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own kinds of error share no other base
         reason = " ".join(str(error).split())
-        raise UserError(f"{name} is damaged or not an ONNX file ({reason}): {advice}") from None
+        raise UserError(f"{name} is damaged or not an ONNX file ({reason}): {ADVICE}") from None

@@ -29,7 +29,7 @@ from gluonlm.model.exchange import export_gluon, load_gluon
 from gluonlm.onnx import graph as onnx_graph
 from gluonlm.onnx import layers
 from gluonlm.onnx.export import export_onnx
-from gluonlm.onnx.session import EXTERNAL, OnnxModel, cross_entropy, describe
+from gluonlm.onnx.session import EXTERNAL, SEAL, OnnxModel, cross_entropy, describe, seal
 from gluonlm.system.errors import UserError
 from gluonlm.text.vocabulary import EOS, UNK, Dictionary
 
@@ -230,8 +230,9 @@ def test_the_command_writes_the_same_text_without_mxnet(trained):
 
 
 def test_scores_and_texts_where_mxnet_is_not_installed(trained, tmp_path):
-    """In an environment that consists of the standard library, NumPy and ONNX Runtime."""
-    for package in ("numpy", "onnxruntime"):
+    """In an environment of the standard library, NumPy, ONNX Runtime and the Moses detokenizer."""
+    moses = ("sacremoses", "regex", "joblib", "cloudpickle", "click", "tqdm")
+    for package in ("numpy", "onnxruntime", *moses):
         folder = Path(importlib.util.find_spec(package).origin).parent
         for part in (folder, folder.with_name(f"{package}.libs")):
             if part.exists():
@@ -319,11 +320,31 @@ def test_an_onnx_file_reads_no_other_file(trained, tmp_path, monkeypatch, place,
     entry.key, entry.value = "location", place.format(folder=tmp_path)
     content = model.SerializeToString()
     assert content.count(b"\x0a\x08location") == 1
-    if len(key) == 10:
-        (tmp_path / "x.onnx").write_bytes(content)
+    if key in content:
+        (tmp_path / "x.onnx").write_bytes(seal(content))
         with pytest.raises(UserError, match="wants to read its weights from other files"):
             gluonlm.load(tmp_path / "x.onnx")
     assert EXTERNAL.search(key)  # protobuf also reads numbers that are longer than need be
+
+
+def test_a_flipped_bit_is_noticed_wherever_it_is(trained, tmp_path):
+    content = (trained / "at-once.onnx").read_bytes()
+    assert onnx.load_model_from_string(content).metadata_props[-1].key == "digest"
+    for place in np.random.default_rng(0).integers(len(content), size=40):
+        damaged = bytearray(content)
+        damaged[place] ^= 1
+        (tmp_path / "x.onnx").write_bytes(damaged)
+        with pytest.raises(UserError, match="x.onnx is damaged|x.onnx wants to read"):
+            gluonlm.load(tmp_path / "x.onnx")
+
+
+def test_a_file_of_an_earlier_version_has_no_digest(trained, tmp_path, capsys):
+    content = (trained / "at-once.onnx").read_bytes()
+    (tmp_path / "x.onnx").write_bytes(content[: content.rindex(SEAL)])
+    gluonlm.load(tmp_path / "x.onnx")
+    assert "x.onnx is of an earlier version and has no digest" in capsys.readouterr().err
+    gluonlm.load(trained / "at-once.onnx")
+    assert capsys.readouterr().err == ""
 
 
 def test_damaged_metadata_is_told_in_a_sentence(tmp_path):
