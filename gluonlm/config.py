@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
 from gluonlm.system.errors import UserError
+from gluonlm.system.typed import parse
 
 MODELS = ("RNN_TANH", "RNN_RELU", "LSTM", "GRU", "QRNN")
 OPTIMIZERS = ("sgd", "adam", "adamw")
@@ -244,8 +245,9 @@ class Config:
         """The settings that :meth:`to_json` wrote.
 
         :raises UserError: when a setting is unknown to this version or out of range.
+        :raises ValueError: when it is no JSON object.
         """
-        values = json.loads(text)
+        values = parse(text, dict[str, Any])
         unknown = set(values) - {field.name for field in dataclasses.fields(cls)}
         if unknown:
             raise UserError(

@@ -148,11 +148,12 @@ class RNNModel(HybridBlock):
     :param vocab_size: number V of words.
     :param mode: ``"LSTM"``, ``"GRU"``, ``"RNN_TANH"``, ``"RNN_RELU"`` or ``"QRNN"``.
     :param dropout: probability of dropping a unit after the embedding, between layers and before the decoder.
-    :param tied: let decoder and embedding share one (V, E) matrix (Press & Wolf 2017, arXiv:1608.05859); with E != H
-        a linear projection H -> E precedes the decoder, or the last layer has E units if ``narrow``.
-    :param settings: further settings of a model, by their names in :class:`gluonlm.config.Config`: ``narrow``,
-        ``dropouti``, ``dropouth``, ``dropoute``, ``locked``, ``wdrop``, ``window``, ``zoneout``, ``splits``, ``precision``. With
-        ``splits`` (:mod:`gluonlm.model.adaptive`) the logits are log-probabilities.
+    :param settings: further settings of a model, by their names in :class:`gluonlm.config.Config`: ``tied``, ``narrow``,
+        ``dropouti``, ``dropouth``, ``dropoute``, ``locked``, ``wdrop``, ``window``, ``zoneout``, ``splits``,
+        ``precision``. With ``splits`` (:mod:`gluonlm.model.adaptive`) the logits are log-probabilities.
+
+    ``tied`` lets decoder and embedding share one (V, E) matrix (Press & Wolf 2017, arXiv:1608.05859); with E != H a
+    linear projection H -> E precedes the decoder, or the last layer has E units if ``narrow``.
 
     ``inputs`` are word ids (T, N) of any dtype, ``state`` a list of float32 arrays as :meth:`begin_state` makes it;
     ``logits`` are (T, N, V). Training asks :attr:`body` for the features (T, N, C) and leaves the decoder to
@@ -169,11 +170,10 @@ class RNNModel(HybridBlock):
         nhid: int = 200,
         nlayers: int = 2,
         dropout: float = 0.0,
-        tied: bool = False,
         **settings,
     ):
         super().__init__()
-        sizes = {"emsize": emsize, "nhid": nhid, "nlayers": nlayers, "tied": tied}
+        sizes = {"emsize": emsize, "nhid": nhid, "nlayers": nlayers}
         config = Config(model=mode, dropout=dropout, **sizes, **settings)
         self.precision = config.precision
         self.layout, splits = layout(config, vocab_size), splits_of(config, vocab_size)
@@ -181,9 +181,9 @@ class RNNModel(HybridBlock):
             self.body = Body(config, vocab_size)
             self.body_with_outputs = BodyWithOutputs(self.body)
             options = {
-                "in_units": config.emsize if tied else nhid,
+                "in_units": emsize if config.tied else nhid,
                 "weight_initializer": mx.init.Uniform(INIT_RANGE),
-                "params": self.body.encoder.params if tied else None,
+                "params": self.body.encoder.params if config.tied else None,
             }
             if splits:
                 self.decoder = SplitDecoder(vocab_size, splits, **options)
