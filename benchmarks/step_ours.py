@@ -9,7 +9,6 @@ from step_worker import Work, serve
 
 from gluonlm.config import Config
 from gluonlm.model.checkpoint import build_model
-from gluonlm.model.precision import check_precision
 from gluonlm.model.softmax import SampledSoftmax, decoder_loss
 from gluonlm.text.corpus import Dictionary
 from gluonlm.training.loop import evaluate, train_step
@@ -32,7 +31,6 @@ def set_up(work: Work):
         bptt=work.bptt,
         precision=work.precision,
     )
-    check_precision(work.precision, on_gpu=False)
     model = build_model(config, work.vocab, gradients=work.mode != "evaluate")
     random = np.random.default_rng(1)
     facts = {"mxnet": mx.__version__, "threads": gluonlm.RUNTIME.threads}

@@ -1,16 +1,22 @@
-// A product of matrices in bfloat16 as an operator of MXNet; gluonlm/system/native.py compiles and loads it.
+// Products of matrices in bfloat16 as operators of MXNet; gluonlm/system/native.py compiles and loads them.
 //
 //     c = gluonlm_dot(a, b, transpose_a=0, transpose_b=0)       a (m, k), b (k, n), float32 like c (m, n)
 //     c = gluonlm_dot(a, b, bias, bias=1)                       bias (n) is added to each row
+//     out, h, c, gates, cells = gluonlm_lstm(x, weights, h0, c0)     as MXNet's RNN, for one layer; the last two outputs
+//                                                                    are for the backward pass
+
+#include <omp.h>
 
 #include "bfloat16_product.h"
 #include "operator.h"
 
-static const char message[] = "gluonlm_dot: out of memory";
+#include "bfloat16_lstm.h"
 
-static int inputs(attributes_t attributes) { return 2 + has(attributes, "bias"); }
+static const char message[] = "bfloat16: out of memory";
 
-static int shapes(attributes_t attributes, shape_t *in, shape_t *out) {
+static int dot_inputs(attributes_t attributes) { return 2 + has(attributes, "bias"); }
+
+static int dot_shapes(attributes_t attributes, shape_t *in, shape_t *out) {
   int by_columns = has(attributes, "transpose_a"), by_rows = has(attributes, "transpose_b");
   if (in[0].dims != 2 || in[1].dims != 2 || in[0].size[!by_columns] != in[1].size[by_rows]) return 0;
   out[0] = (shape_t){2, {in[0].size[by_columns], in[1].size[!by_rows]}};
@@ -25,5 +31,37 @@ static int dot(const call_t *call) {
   return product(a, b, call->inputs > 2 ? call->in[2] : NULL, call->out[0], m, n, k);
 }
 
-static operator_t OPERATORS[] = {{"gluonlm_dot", {dot}, {NULL}, 1, inputs, shapes}};
+static int lstm_inputs(attributes_t attributes) { return 4; }
+
+static int lstm_shapes(attributes_t attributes, shape_t *in, shape_t *out) {
+  if (in[0].dims != 3 || in[1].dims != 1 || in[2].dims != 3) return 0;
+  unsigned T = in[0].size[0], N = in[0].size[1], I = in[0].size[2], H = in[2].size[2];
+  shape_t state = {3, {1, N, H}}, steps = {3, {T, N, H}}, gates = {3, {T, N, GATES * H}};
+  if (in[1].size[0] != GATES * H * (I + H + 2)) return 0;
+  in[2] = in[3] = out[1] = out[2] = state;
+  out[0] = out[4] = steps, out[3] = gates;
+  return 1;
+}
+
+// The layer, from the arrays x, weights, h0, c0 and out, h, c, gates, cells.
+static lstm_t layer(void **in, void **out, const int64_t *x, int64_t H) {
+  int64_t blocks = ceiling(H, LANES);
+  return (lstm_t){x[0], x[1], x[2], H, blocks, blocks * LANES, in[0], in[1], in[2], in[3], out[0], out[3], out[4]};
+}
+
+static int forward(const call_t *call) {
+  lstm_t l = layer(call->in, call->out, call->in_shapes[0], call->out_shapes[0][2]);
+  return lstm_forward(&l, call->out[1], call->out[2]);
+}
+
+static int backward(const call_t *call) {  // in: five gradients, four inputs, five outputs
+  lstm_t l = layer(call->in + 5, call->in + 9, call->in_shapes[5], call->in_shapes[0][2]);
+  gradients_t d = {call->in[0], call->in[1], call->in[2], call->out[0], call->out[1], call->out[2], call->out[3]};
+  return lstm_backward(&l, &d);
+}
+
+static operator_t OPERATORS[] = {
+    {"gluonlm_dot", {dot}, {NULL}, 1, dot_inputs, dot_shapes},
+    {"gluonlm_lstm", {forward}, {backward}, 5, lstm_inputs, lstm_shapes},
+};
 EXPORT_OPERATORS

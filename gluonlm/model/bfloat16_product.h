@@ -14,6 +14,8 @@ enum { DEPTH = 384, GROUP = 7 };  // pairs of k at a time; row panels that a thr
 typedef uint32_t pair_t;  // two numbers in bfloat16
 typedef struct { const float *data; int64_t stride, step; } factor_t;  // one row of A or column of B: k by step
 
+#define INLINE static inline __attribute__((always_inline))  // and so compiled for each constant size by itself
+
 static inline int64_t ceiling(int64_t a, int64_t b) { return (a + b - 1) / b; }
 static inline __mmask16 lanes(int64_t count) { return count >= LANES ? 0xffff : count > 0 ? (1 << count) - 1 : 0; }
 
@@ -25,8 +27,7 @@ static inline __m512i paired(__m512 first, __m512 second) {
 }
 
 // A panel of `width` rows of A or columns of B, of which the first `count` are there: pairs[p * width + i].
-static inline __attribute__((always_inline)) void pack_panel(factor_t from, int64_t count, int64_t k, int width,
-                                                             pair_t *pairs) {
+INLINE void pack_panel(factor_t from, int64_t count, int64_t k, int width, pair_t *pairs) {
   int64_t steps = ceiling(k, 2);
   if (from.stride == 1) {  // neighbours in memory: 16 rows or columns at once
     for (int64_t p = 0; p < steps; p++)
@@ -39,7 +40,6 @@ static inline __attribute__((always_inline)) void pack_panel(factor_t from, int6
       }
     return;
   }
-  const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
   for (int64_t i = 0; i < width; i++)  // steps of k are neighbours: 16 pairs of a row or column at once
     for (int64_t p = 0; p < steps; p += LANES) {
       const float *at = from.data + i * from.stride + 2 * p;
@@ -49,29 +49,33 @@ static inline __attribute__((always_inline)) void pack_panel(factor_t from, int6
       _mm512_storeu_si512(some, (__m512i)_mm512_cvtne2ps_pbh(high, low));
       for (int j = 0; j < (steps - p < LANES ? steps - p : LANES); j++) pairs[(p + j) * width + i] = some[j];
     }
-  (void)even;
 }
 
-// One tile of C, from pairs of A and B of some steps; `rows` x `columns` of it are there.
-static inline __attribute__((always_inline)) void tile(const pair_t *a, const pair_t *b, int64_t steps, int vectors,
-                                                       const float *bias, int first, float *c, int64_t width, int rows,
-                                                       int64_t columns) {
-  __m512 sums[ROWS][VECTORS];
-  for (int i = 0; i < ROWS; i++)
-    for (int v = 0; v < vectors; v++) {
-      __mmask16 there = lanes(columns - v * LANES);
-      const float *start = first ? bias + v * LANES : c + i * width + v * LANES;
-      sums[i][v] = (first ? bias != NULL : i < rows) ? _mm512_maskz_loadu_ps(there, start) : _mm512_setzero_ps();
-    }
+// sums[i][v] += a[.][i] b[.][v] over `steps` pairs; a has `rows` of them at each step, b has `pitch` vectors.
+INLINE void multiply(const pair_t *a, const pair_t *b, int64_t steps, int rows, int vectors, int pitch,
+                     __m512 sums[rows][vectors]) {
   for (int64_t p = 0; p < steps; p++) {
-    __m512bh right[VECTORS];
-    for (int v = 0; v < vectors; v++) right[v] = (__m512bh)_mm512_load_si512(b + p * WIDTH + v * LANES);
+    __m512bh right[4];
+    for (int v = 0; v < vectors; v++) right[v] = (__m512bh)_mm512_load_si512(b + (p * pitch + v) * LANES);
 #pragma GCC unroll 16
-    for (int i = 0; i < ROWS; i++) {
-      __m512bh left = (__m512bh)_mm512_set1_epi32(a[p * ROWS + i]);
+    for (int i = 0; i < rows; i++) {
+      __m512bh left = (__m512bh)_mm512_set1_epi32(a[p * rows + i]);
       for (int v = 0; v < vectors; v++) sums[i][v] = _mm512_dpbf16_ps(sums[i][v], left, right[v]);
     }
   }
+}
+
+// One tile of C, from pairs of A and B of some steps; `rows` x `columns` of it are there.
+INLINE void tile(const pair_t *a, const pair_t *b, int64_t steps, int vectors, const float *bias, int first, float *c,
+                 int64_t width, int rows, int64_t columns) {
+  __m512 sums[ROWS][vectors];
+  for (int i = 0; i < ROWS; i++)
+    for (int v = 0; v < vectors; v++) {
+      const float *start = first ? bias + v * LANES : c + i * width + v * LANES;
+      int there = first ? bias != NULL : i < rows;
+      sums[i][v] = there ? _mm512_maskz_loadu_ps(lanes(columns - v * LANES), start) : _mm512_setzero_ps();
+    }
+  multiply(a, b, steps, ROWS, vectors, VECTORS, sums);
   for (int i = 0; i < rows; i++)
     for (int v = 0; v < vectors; v++)
       _mm512_mask_storeu_ps(c + i * width + v * LANES, lanes(columns - v * LANES), sums[i][v]);

@@ -10,7 +10,7 @@ its settings lead to. :mod:`gluonlm.model.storage` is the format.
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import mxnet as mx
@@ -186,6 +186,8 @@ def build_model(
 
     :param gradients: whether there is to be memory for gradients, as much as the weights take.
     """
+    if not gradients:  # rounding is for training
+        config = replace(config, precision="float32")
     model = RNNModel.from_config(config, vocab_size)
     if not gradients:
         model.collect_params().setattr("grad_req", "null")

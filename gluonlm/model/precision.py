@@ -3,7 +3,8 @@
     python -m gluonlm.train --precision bfloat16
 
 A bfloat16 number has the range of a float32 and 8 of its 24 digits, and a processor with AVX512_BF16 multiplies twice
-as many of them at a time. Only training rounds: validation, evaluation and checkpoints are in float32.
+as many of them at a time. The decoder and LSTM layers round, while a run trains; what is saved is float32, and whatever
+loads it computes in float32.
 """
 
 from mxnet import nd
@@ -13,7 +14,7 @@ from gluonlm.system.errors import UserError
 from gluonlm.system.machine import cpu_flags
 
 
-def check_precision(precision: str, on_gpu: bool) -> None:
+def check_precision(precision: str, on_gpu: bool = False) -> None:
     """Get ready for a run's precision.
 
     :raises UserError: when this processor has no instructions for it, or their operator cannot be compiled.

@@ -18,6 +18,7 @@ from mxnet.gluon import HybridBlock, nn
 
 from gluonlm.config import Config
 from gluonlm.model.adaptive import SplitDecoder
+from gluonlm.model.precision import check_precision
 from gluonlm.model.qrnn import QRNNLayer
 from gluonlm.model.regularize import LockedDropout, WordDropEmbedding, drop_rows
 from gluonlm.model.weights import layer_shapes, layer_sizes, layout, projected, splits_of, stretches
@@ -32,11 +33,20 @@ class RecurrentLayer(HybridBlock):
     :meth:`parts` shows them as matrices. All are drawn from U(-1/sqrt(H), 1/sqrt(H)).
 
     :param wdrop: probability of dropping each hidden-to-hidden weight in training, for a whole segment.
+    :param precision: of the products of an LSTM (:mod:`gluonlm.model.precision`).
     """
 
-    def __init__(self, mode: str, input_size: int, hidden_size: int, wdrop: float = 0.0, **kwargs):
+    def __init__(
+        self,
+        mode: str,
+        input_size: int,
+        hidden_size: int,
+        wdrop: float = 0.0,
+        precision: str = "float32",
+        **kwargs,
+    ):
         super().__init__(**kwargs)
-        self.mode, self.wdrop = mode, wdrop
+        self.mode, self.wdrop, self.precision = mode, wdrop, precision
         self.input_size, self.hidden_size = input_size, hidden_size
         self.state_count = 2 if mode == "LSTM" else 1
         self.layout = stretches("weights", layer_shapes(mode, input_size, hidden_size))
@@ -54,6 +64,9 @@ class RecurrentLayer(HybridBlock):
             first, rows = h2h.begin // columns, h2h.shape[0]
             matrix = weights.reshape((-1, columns))
             weights = drop_rows(F, matrix, self.wdrop, first, first + rows).reshape((-1,))
+        if self.precision == "bfloat16" and self.mode == "LSTM":
+            outputs, *state = F.gluonlm_lstm(inputs, weights, *state)
+            return outputs, state[:2]
         outputs, *state = F.RNN(
             inputs,
             weights,
@@ -84,7 +97,7 @@ def make_layers(config: Config) -> list[HybridBlock]:
             QRNNLayer(*size, window, config.wdrop, config.zoneout)
             for size, window in zip(sizes, windows, strict=True)
         ]
-    return [RecurrentLayer(config.model, *size, config.wdrop) for size in sizes]
+    return [RecurrentLayer(config.model, *size, config.wdrop, config.precision) for size in sizes]
 
 
 class Body(HybridBlock):
@@ -175,6 +188,7 @@ class RNNModel(HybridBlock):
         super().__init__()
         sizes = {"emsize": emsize, "nhid": nhid, "nlayers": nlayers}
         config = Config(model=mode, dropout=dropout, **sizes, **settings)
+        check_precision(config.precision)
         self.precision = config.precision
         self.layout, splits = layout(config, vocab_size), splits_of(config, vocab_size)
         with self.name_scope():
