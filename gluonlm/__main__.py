@@ -12,6 +12,7 @@ from pathlib import Path
 COMMANDS = (
     "train",
     "evaluate",
+    "score",
     "generate",
     "prune",
     "quantize",

@@ -1,0 +1,126 @@
+"""The probability of many lines, each on its own: batched over lines of like length, returned in order.
+
+    >>> for line in score_lines(model, ["She was here.", "Here she was."]):
+    ...     print(line.log_probability, line.perplexity)
+
+Lines come in blocks of bounded size, so that there may be any number of them.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+
+import numpy as np
+
+from gluonlm.inference.sampling import log_softmax
+from gluonlm.text.detokenize import tokens_of
+from gluonlm.text.vocabulary import EOS, Dictionary
+
+BLOCK_LINES, BLOCK_TOKENS = 4096, 1 << 18  # of lines that are sorted by length together
+ROWS = 2048  # tokens of a batch that are scored at once: their logits are an array of ROWS x V
+ROUND = 4  # lengths of batches are multiples of this: every new shape has to be planned
+
+
+@dataclass
+class Line:
+    """A line with its score. ``next`` are the most probable tokens after it, with their probabilities."""
+
+    text: str
+    tokens: list[str]  # with the end of the line
+    ids: np.ndarray  # (tokens,) int32
+    unknown: int
+    nats: np.ndarray = field(default_factory=lambda: np.empty(0))  # (tokens,) -ln p of each
+    next: list[tuple[str, float]] = field(default_factory=list)
+
+    @property
+    def log_probability(self) -> float:
+        """ln p of the line, its end included."""
+        return -float(self.nats.sum())
+
+    @property
+    def perplexity(self) -> float:
+        """exp of the mean loss per token."""
+        return math.exp(min(-self.log_probability / len(self.ids), 700.0))
+
+
+def read_line(text: str, dictionary: Dictionary, level: str) -> Line:
+    """A line as tokens: cut as a seed phrase is, with the line's end."""
+    tokens, unknown = tokens_of(text, dictionary, level)
+    end = EOS if dictionary.eos_id is not None else "\n"
+    tokens = [*tokens, *([end] if end in dictionary else [])]
+    ids = dictionary.encode(tokens)
+    count = int(np.sum(ids == dictionary.unk_id)) if dictionary.unk_id is not None else 0
+    return Line(text, tokens, ids, count or len(unknown))
+
+
+def score_lines(
+    model, texts: Iterable[str], columns: int = 64, carry: bool = False, following: int = 0
+) -> Iterator[Line]:
+    """Score lines, each from a zero state after a line end.
+
+    :param model: a :class:`gluonlm.inference.language_model.LanguageModel`. :param columns: lines side by side.
+    :param carry: one line after the other instead, the state carried over: the loss of the whole as one text.
+    :param following: how many of the most probable next tokens each line is to have.
+    """
+    lines = (read_line(text, model.dictionary, model.level) for text in texts)
+    state = model.begin_state(1) if carry else None
+    last = model.dictionary.start_id
+    while block := take_block(lines, 1 if carry else BLOCK_LINES):
+        if carry:
+            state = score_batch(model, block, state, last, following)
+            last = int(block[0].ids[-1])
+        else:
+            by_length = sorted(block, key=lambda line: len(line.ids))
+            for start in range(0, len(by_length), columns):
+                batch = by_length[start : start + columns]
+                score_batch(model, batch, model.begin_state(len(batch)), last, following)
+        yield from block
+
+
+def take_block(lines: Iterator[Line], most: int) -> list[Line]:
+    """The next lines, not many more than ``BLOCK_TOKENS`` tokens of them."""
+    block, tokens = [], 0
+    for line in islice(lines, most):
+        block.append(line)
+        tokens += len(line.ids)
+        if tokens >= BLOCK_TOKENS:
+            break
+    return block
+
+
+def score_batch(model, batch: list[Line], state: list, first_id: int, following: int) -> list:
+    """Fill in the nats of lines that are read side by side; returns the state after them."""
+    longest = max(len(line.ids) for line in batch)
+    rounded = longest if len(batch) == 1 else -(-longest // ROUND) * ROUND
+    targets = np.full((rounded, len(batch)), first_id, np.int32)  # (T, N)
+    for column, line in enumerate(batch):
+        targets[: len(line.ids), column] = line.ids
+    inputs = np.concatenate([np.full((1, len(batch)), first_id, np.int32), targets[:-1]])
+    steps, nats = max(1, min(model.steps, ROWS // len(batch))), []
+    for start in range(0, rounded, steps):
+        part = slice(start, start + steps)
+        if following:
+            logits, state = model.predict(inputs[part], state)  # (T, N, V)
+            logs = log_softmax(logits)
+            nats.append(-np.take_along_axis(logs, targets[part, :, None], 2)[..., 0])
+            add_next(model.dictionary, batch, logs, start, following)
+        else:
+            losses, state = model.losses(inputs[part], targets[part], state)
+            nats.append(losses)
+    together = np.concatenate(nats).astype(np.float64)  # (T, N)
+    for column, line in enumerate(batch):
+        line.nats = together[: len(line.ids), column]
+    return state
+
+
+def add_next(
+    dictionary: Dictionary, batch: list[Line], logs: np.ndarray, start: int, count: int
+) -> None:
+    """Note the most probable tokens where a line ends within these steps; ``logs`` are (T, N, V)."""
+    for column, line in enumerate(batch):
+        step = len(line.ids) - 1 - start  # where the end of the line is predicted
+        if 0 <= step < len(logs):
+            row = logs[step, column]
+            best = np.argsort(-row, kind="stable")[:count]
+            line.next = [(dictionary.idx2word[i], float(np.exp(row[i]))) for i in best]

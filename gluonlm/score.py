@@ -1,0 +1,122 @@
+"""Score lines one by one: log-probability, tokens, unknown words and perplexity of each.
+
+python -m gluonlm.score runs/NAME sentences.txt                # tab-separated, in order
+some command | python -m gluonlm.score runs/NAME --json        # lines of JSON, from standard input
+python -m gluonlm.score runs/NAME nbest.txt | sort -gr | head -1     # the most probable candidate
+python -m gluonlm.score model.onnx drafts.txt --words          # how surprising each word is
+python -m gluonlm.score runs/NAME - --next 10                  # and what might come next
+
+A line is cut into tokens as the model's data set was, and its end is a token, too. Each line begins with a fresh state;
+with --carry they are read as one text, as ``python -m gluonlm.evaluate`` reads it.
+"""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from gluonlm.cli import Parser, contexts, run
+from gluonlm.inference.lines import Line, score_lines
+from gluonlm.onnx.load import load
+from gluonlm.system.errors import UserError
+from gluonlm.text.documents import physical_lines
+from gluonlm.text.reader import decoded, open_file
+
+PIECE = 1 << 16  # bytes read at once
+
+
+def parser() -> Parser:
+    """The command line."""
+    parser = Parser(prog="python -m gluonlm.score", description="Score lines of text one by one.")
+    add = parser.add_argument
+    add("run", help="folder of a run, model file, or exported .onnx file")
+    add("file", nargs="?", default="-", help="text file, or - for standard input (default)")
+    add("--json", action="store_true", help="a JSON object per line instead of a table")
+    add("--words", action="store_true", help="add the surprise of each token, -ln p")
+    add("--next", type=int, default=0, metavar="N", help="add the N most probable next tokens")
+    add("--carry", action="store_true", help="do not reset the state between lines")
+    add("--batch-size", type=int, default=64, help="lines side by side (default: 64)")
+    add("--gpu", help="number of the GPU to use")
+    add("--cuda", dest="gpu", action="store_const", const="0", help="the same as --gpu 0")
+    return parser
+
+
+def read_lines(name: str) -> Iterator[str]:
+    """The lines of a file or of standard input, as they come."""
+    if name == "-":
+        source = getattr(sys.stdin.buffer, "read1", sys.stdin.buffer.read)
+        yield from physical_lines(decoded(iter(lambda: source(PIECE), b""), "stdin"), None)
+        return
+    with open_file(Path(name)) as file:
+        yield from physical_lines(decoded(iter(lambda: file.read(PIECE), b""), name), None)
+
+
+def row(line: Line, words: bool, following: bool) -> str:
+    """A line of the table; the text comes last, since anything may be in it."""
+    cells = [f"{line.log_probability:.4f}", len(line.ids), line.unknown, f"{line.perplexity:.2f}"]
+    if words:
+        cells.append(" ".join(f"{t}:{n:.2f}" for t, n in zip(shown(line), line.nats)))
+    if following:
+        cells.append(" ".join(f"{shown_token(t)}:{p:.4f}" for t, p in line.next))
+    return "\t".join(map(str, [*cells, line.text.replace("\t", " ")]))
+
+
+def as_json(line: Line, words: bool, following: bool) -> str:
+    """A line as a JSON object."""
+    values = {
+        "log_probability": line.log_probability,
+        "tokens": len(line.ids),
+        "unknown": line.unknown,
+        "perplexity": line.perplexity,
+    }
+    if words:
+        values["words"] = [[t, round(float(n), 4)] for t, n in zip(line.tokens, line.nats)]
+    if following:
+        values["next"] = [[token, round(p, 6)] for token, p in line.next]
+    return json.dumps({**values, "text": line.text}, ensure_ascii=False)
+
+
+def shown(line: Line) -> list[str]:
+    """The tokens of a line, visible ones."""
+    return list(map(shown_token, line.tokens))
+
+
+def shown_token(token: str) -> str:
+    """A token that is no blank itself."""
+    return {"\n": "\\n", " ": "␣", "\t": "\\t"}.get(token, token)
+
+
+def main(argv: list[str]) -> dict[str, float]:
+    """Score as the command line says; returns the totals, which stderr shows."""
+    options = parser().parse_args(argv)
+    if options.batch_size < 1 or options.next < 0:
+        raise UserError("--batch-size must be at least 1 and --next at least 0")
+    ctx = None if options.gpu is None else contexts(options.gpu)[0]
+    model = load(options.run, ctx)
+    if not options.json:
+        extra = ["words"] * options.words + ["next"] * bool(options.next)
+        print("\t".join(["log_probability", "tokens", "unknown", "perplexity", *extra, "text"]))
+    write = as_json if options.json else row
+    count = tokens = 0
+    total, began = 0.0, time.monotonic()
+    lines = score_lines(
+        model, read_lines(options.file), options.batch_size, options.carry, options.next
+    )
+    for line in lines:
+        print(write(line, options.words, options.next > 0))
+        count, tokens = count + 1, tokens + len(line.ids)
+        total += line.log_probability
+    seconds = time.monotonic() - began
+    perplexity = math.exp(min(-total / max(tokens, 1), 700.0))
+    print(
+        f"{count} lines, {tokens} tokens | log-probability {total:.4f} | perplexity {perplexity:.2f} | "
+        f"{count / max(seconds, 1e-9):.0f} lines/s",
+        file=sys.stderr,
+    )
+    return {"lines": count, "tokens": tokens, "log_probability": total, "perplexity": perplexity}
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,119 @@
+"""Lines scored one by one: the same figures however they are batched, in order, and in memory that is bounded."""
+
+import io
+import itertools
+import json
+import sys
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from gluonlm.config import Config
+from gluonlm.inference import lines as scoring
+from gluonlm.inference.language_model import LanguageModel
+from gluonlm.inference.lines import score_lines
+from gluonlm.inference.predictor import Predictor
+from gluonlm.inference.scoring import surprise
+from gluonlm.model.checkpoint import build_model, save_model
+from gluonlm.score import main
+from gluonlm.system.errors import UserError
+from gluonlm.text.corpus import encode_file
+from gluonlm.text.vocabulary import EOS, UNK, Dictionary
+
+WORDS = [EOS, UNK, *"abcdefgh"]
+TEXT = ["a b c", "", "h g f e d c b a", "a zebra b", "b", "c d e f g h a b c d e f"] * 5
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("score") / "model.safetensors"
+    config, dictionary = Config(emsize=8, nhid=8, nlayers=2), Dictionary(WORDS)
+    save_model(path, build_model(config, len(WORDS)), dictionary, config, "word")
+    (path.parent / "text.txt").write_text("\n".join(TEXT) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def model():
+    config, dictionary = Config(emsize=8, nhid=8, nlayers=2), Dictionary(WORDS)
+    arithmetic = Predictor(build_model(config, len(WORDS)))
+    return LanguageModel(arithmetic, dictionary, config, "word", None)
+
+
+@pytest.mark.parametrize("columns", [1, 4, 64])
+def test_each_line_is_scored_as_if_it_were_alone(model, columns, monkeypatch):
+    monkeypatch.setattr(scoring, "ROWS", 16)  # long lines come in several segments
+    lines = list(score_lines(model, TEXT, columns))
+    assert [line.text for line in lines] == TEXT
+    for line in lines:
+        alone = surprise(model, line.ids, model.dictionary.start_id)
+        np.testing.assert_allclose(line.nats, alone, rtol=1e-4, atol=1e-5)
+    assert [line.unknown for line in lines[:6]] == [0, 0, 0, 1, 0, 0]
+    assert [len(line.ids) for line in lines[:6]] == [4, 1, 9, 4, 2, 13]
+
+
+def test_carried_over_the_sum_is_that_of_the_whole_text(model, tmp_path):
+    (tmp_path / "text.txt").write_text("\n".join(TEXT) + "\n")
+    ids = encode_file(tmp_path / "text.txt", model.dictionary, "word")
+    total = sum(line.log_probability for line in score_lines(model, TEXT, carry=True))
+    assert -total / len(ids) == pytest.approx(model.evaluate(ids, 1), rel=1e-6)
+
+
+def test_the_most_probable_next_tokens(model):
+    plain = list(score_lines(model, TEXT))
+    lines = list(score_lines(model, TEXT, following=3))
+    for line, other in zip(lines, plain):
+        np.testing.assert_allclose(line.nats, other.nats, rtol=1e-4)
+        expected = model.next_words(line.text, 3)
+        assert [token for token, _ in line.next] == [token for token, _ in expected]
+        assert [p for _, p in line.next] == pytest.approx([p for _, p in expected], rel=1e-4)
+
+
+def test_any_number_of_lines_in_bounded_memory(model, monkeypatch):
+    monkeypatch.setattr(scoring, "BLOCK_LINES", 64)
+    given = itertools.count()
+    endless = (f"a b c {next(given)}" for _ in itertools.repeat(None))
+    scored = score_lines(model, endless)
+    next(scored)
+    assert next(given) <= 65  # no more than a block was read
+    tracemalloc.start()
+    for _ in itertools.islice(scored, 2000):
+        pass
+    assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    tracemalloc.stop()
+
+
+def test_a_table_and_json_lines(path, capsys, monkeypatch):
+    text = str(path.parent / "text.txt")
+    totals = main([str(path), text])
+    table, said = capsys.readouterr()
+    head, *rows = [line.split("\t") for line in table.splitlines()]
+    assert head == ["log_probability", "tokens", "unknown", "perplexity", "text"]
+    assert [row[-1] for row in rows] == TEXT
+    assert f"{len(TEXT)} lines, {totals['tokens']} tokens" in said
+    monkeypatch.setattr(
+        sys, "stdin", io.TextIOWrapper(io.BytesIO("\r\n".join(TEXT).encode() + b"\r\n"))
+    )
+    main([str(path), "--json", "--words", "--next", "2"])
+    objects = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    for row, values in zip(rows, objects, strict=True):
+        assert float(row[0]) == pytest.approx(values["log_probability"], abs=1e-3)
+        assert sum(nats for _, nats in values["words"]) == pytest.approx(-float(row[0]), abs=1e-2)
+        assert [int(row[1]), int(row[2])] == [values["tokens"], values["unknown"]]
+        assert len(values["next"]) == 2
+    assert objects[3]["words"][1][0] == "zebra"
+    main([str(path), text, "--words", "--next", "1"])
+    assert "zebra:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--batch-size", "0"], "--batch-size must be at least 1"),
+        (["/nowhere/text.txt"], "there is no file"),
+    ],
+)
+def test_impossible_requests_are_said(path, arguments, complaint):
+    with pytest.raises(UserError, match=complaint):
+        main([str(path), *arguments])
