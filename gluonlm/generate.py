@@ -56,7 +56,7 @@ def parser() -> Parser:
 
 
 def add_strategy(group: argparse._ArgumentGroup) -> None:
-    """Add the options of :class:`Strategy`, and beam search."""
+    """Add the options of :class:`gluonlm.inference.sampling.Strategy`, and beam search."""
     add, choices = group.add_argument, ("forbid", "keep")
     add("--temperature", type=float, help="below 1 safer, above 1 more adventurous (default: 1)")
     add("--top-k", type=int, help="draw among the K most probable words")

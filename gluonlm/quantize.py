@@ -7,7 +7,7 @@
     python -m gluonlm.quantize runs/ptb --table                        # the usual ones side by side
 
 What it writes is a model like any other: for evaluate, generate and export. A scheme is words in any order, the first
-of each line if none is said (:class:`gluonlm.compress.scheme.Scheme`):
+of each line if none is said (:class:`gluonlm.model.quantized.Scheme`):
 
     int8 | fp16 | fp32                                     numbers
     symmetric | asymmetric                                 of weights and activations

@@ -64,7 +64,7 @@ class Row:
 class Variant:
     """A quantized copy of a model, written, read back, and ready to evaluate and to write.
 
-    :param load: what reads a model file, such as :func:`gluonlm.load`.
+    :param load: what reads a model file, such as ``gluonlm.load``.
     """
 
     def __init__(self, trained: Trained, schemes: Schemes, statistics: Statistics, load: Load):

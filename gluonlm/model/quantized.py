@@ -1,4 +1,4 @@
-"""Weights stored in fewer bytes: what a file holds of a quantized model. :mod:`gluonlm.compress` makes it.
+"""Weights stored in fewer bytes: what a file holds of a quantized model. ``gluonlm.compress`` makes it.
 
     >>> quantized.arrays()      # name: array, as the file has them
     >>> quantized.floats()      # name: float32 array, which the stored ones stand for
