@@ -29,6 +29,20 @@ def pytest_collection_modifyitems(items):
     )  # the longest first, or one would wait
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _elsewhere(tmp_path_factory):
+    """Whatever the clone holds, such as runs/, is nothing to the tests: they run in another folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("folder"))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _empty_folder(tmp_path_factory, monkeypatch):
+    """Every test begins in an empty folder of its own."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("folder"))
+
+
 @pytest.fixture(scope="session")
 def text(tmp_path_factory):
     """A folder with a small text in which each word all but tells the next."""

@@ -6,6 +6,7 @@ What stands in TOO_LARGE and UPWARD is older than the rule and may only shrink o
 
 import ast
 from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
 
 import pytest
 from scripts import load_script
@@ -196,3 +197,8 @@ def test_make_size_prints_the_figures(capsys):
     assert f"{lines:,} lines" in said
     assert "median" in said
     assert "longest parameter list" in said
+
+
+def test_tests_begin_in_an_empty_folder_outside_of_the_clone():
+    assert not Path.cwd().is_relative_to(size.PACKAGE.parent)
+    assert list(Path.cwd().iterdir()) == []
