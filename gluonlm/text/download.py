@@ -1,12 +1,13 @@
 """Downloads that can be trusted: several mirrors in turn, resumed after a break, verified before use.
 
-A file is fetched into ``NAME.part`` and renamed only when its checksum is right, so that a file under its own
-name is complete. One process at a time downloads into a folder; others wait and then find the files.
+pooch fetches and verifies; what it lacks is here: going on with a broken transfer in ``NAME.part``, mirrors in turn,
+and one process at a time in a folder. A file under its own name is complete.
 """
 
 import contextlib
 import fcntl
 import hashlib
+import logging
 import os
 import re
 import shutil
@@ -18,9 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import pooch
 import requests
 
 from gluonlm.system.errors import UserError
+from gluonlm.system.files import write_atomically
 from gluonlm.text.reader import progress_bar
 
 TIMEOUT = (10.0, 30.0)  # seconds to connect, and of silence before a transfer counts as stalled
@@ -28,7 +31,9 @@ ATTEMPTS = 3  # in a row without a new byte before a mirror is given up
 PIECE = 1 << 14  # bytes written at once: what a break can cost
 LARGEST_MEMBER = (
     2 << 30
-)  # bytes: no text of ours is larger, so an archive that says so is not the one we want
+)  # bytes: no text of ours is larger, so such an archive is not the one we want
+CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)")
+pooch.get_logger().setLevel(logging.WARNING)
 
 
 @dataclass(frozen=True)
@@ -63,20 +68,19 @@ class MirrorFailed(Exception):
         self.short = f"{urlsplit(url).hostname}: {reason}"
 
 
+class Complete(Exception):
+    """There is nothing after what we have."""
+
+
 def correct(path: Path, digest: str) -> bool:
     """Whether the file is there with this checksum (``sha256:...`` or ``sha1:...``)."""
     algorithm, _, expected = digest.partition(":")
     try:
-        file = path.open("rb")
+        return pooch.file_hash(str(path), alg=algorithm) == expected
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    checksum = hashlib.new(algorithm)
-    with file:
-        while piece := file.read(1 << 20):
-            checksum.update(piece)
-    return checksum.hexdigest() == expected
 
 
 def fetch(name: str, folder: Path, files: Sequence[File], mirrors: Sequence[Mirror]) -> None:
@@ -96,8 +100,8 @@ def fetch(name: str, folder: Path, files: Sequence[File], mirrors: Sequence[Mirr
             f"{folder} cannot be written ({error.strerror}): make room there or change its permissions, or "
             "set GLUONLM_DATA to another folder"
         ) from None
-    if missing(folder, files):
-        raise UserError(by_hand(name, folder, missing(folder, files), mirrors[0], reasons))
+    if wanted := missing(folder, files):
+        raise UserError(by_hand(name, folder, wanted, mirrors[0], reasons))
 
 
 def missing(folder: Path, files: Sequence[File]) -> list[File]:
@@ -164,36 +168,37 @@ def part_of(path: Path) -> Path:
 def download(url: str, path: Path, digest: str | None) -> None:
     """Fetch a URL to ``path``, going on with ``path.part`` if there is one; raises MirrorFailed.
 
-    A ``.part`` file that comes out with a wrong checksum is deleted. If some of it was left by an earlier
-    transfer, which may have been of another file, it is fetched once more from the start.
+    What came out with a wrong checksum is not kept. If some of it was left by an earlier transfer, which may have been
+    of another file, it is fetched once more from the start.
     """
     part = part_of(path)
     resumed = part.exists()
-    transfer_all(url, part)
-    if digest and resumed and not correct(part, digest):
-        part.unlink()
-        transfer_all(url, part)
-    if digest and not correct(part, digest):
-        part.unlink()
-        raise MirrorFailed(url, f"its {digest.partition(':')[0]} is not that of the file expected")
-    os.replace(part, path)
+
+    def transfer_all(url: str, target: str, _pooch) -> None:
+        transfer(url, part)
+        os.replace(part, target)
+
+    try:
+        pooch.retrieve(url, digest, path.name, path.parent, downloader=transfer_all)
+    except ValueError:  # the checksum
+        if not resumed:
+            reason = f"its {digest.partition(':')[0]} is not that of the file expected"
+            raise MirrorFailed(url, reason) from None
+        download(url, path, digest)
 
 
-def transfer_all(url: str, part: Path) -> None:
+def transfer(url: str, part: Path) -> None:
     """Transfer until the file is complete; a connection that breaks or stalls is taken up where it ended."""
     failures = 0
     while True:
-        before = size(part)
+        before = part.stat().st_size if part.exists() else 0
         try:
-            return transfer(url, part)
+            return request(url, part, before)
         except requests.RequestException as error:
-            failures = 1 if size(part) > before else failures + 1
+            grown = part.exists() and part.stat().st_size > before
+            failures = 1 if grown else failures + 1
             if failures >= ATTEMPTS:
                 raise MirrorFailed(url, describe(error)) from None
-
-
-def size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
 
 
 def describe(error: requests.RequestException) -> str:
@@ -205,49 +210,28 @@ def describe(error: requests.RequestException) -> str:
     return "no connection"
 
 
-def transfer(url: str, part: Path) -> None:
-    """One request: append what ``part`` lacks, or write it anew if the server does not know ranges."""
-    have = size(part)
+def request(url: str, part: Path, have: int) -> None:
+    """Ask once: append what ``part`` lacks, or write it anew if the server does not know ranges."""
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
-        content_range = re.match(
-            r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", response.headers.get("Content-Range", "")
-        )
-        if response.status_code == 416 and have:  # nothing behind what we have
-            if content_range is None or content_range[2] != str(have):
-                part.unlink()  # it is not a part of this file
-                raise requests.exceptions.ChunkedEncodingError("range refused")
-            return
+
+    def check(response: requests.Response, **_) -> None:
+        found = CONTENT_RANGE.match(response.headers.get("Content-Range", ""))
+        if response.status_code == 416 and have:
+            if found and found[2] == str(have):
+                raise Complete
+            file.truncate(0)  # it is not a part of this file
+            raise requests.exceptions.ChunkedEncodingError("range refused")
         if not response.ok:
             raise MirrorFailed(url, f"HTTP {response.status_code}")
-        goes_on = (
-            response.status_code == 206
-            and content_range is not None
-            and content_range[1] == str(have)
-        )
-        if response.status_code == 206 and not goes_on:
+        if response.status_code == 206 and not (found and found[1] == str(have)):
             raise MirrorFailed(url, "the server sent another part than asked for")
-        write_body(response, part, have if goes_on else 0)
+        if response.status_code != 206:
+            file.truncate(0)
 
-
-def write_body(response: requests.Response, part: Path, start: int) -> None:
-    """Write the body of a response to ``part`` from byte ``start`` on, with a progress bar."""
-    length = (
-        int(response.headers["Content-Length"])
-        if response.headers.get("Content-Length", "").isdigit()
-        else None
-    )
-    total = None if length is None else start + length
-    name = response.url.rsplit("/", 1)[-1]
-    with (
-        part.open("ab" if start else "wb") as file,
-        progress_bar(total, name, initial=start) as bar,
-    ):
-        for piece in response.iter_content(PIECE):
-            file.write(piece)
-            bar.update(len(piece))
-    if total is not None and size(part) < total:
-        raise requests.exceptions.ChunkedEncodingError("the body is shorter than announced")
+    with part.open("ab") as file, progress_bar(1, url.rsplit("/", 1)[-1]) as bar:
+        options = {"timeout": TIMEOUT, "headers": headers, "hooks": {"response": check}}
+        with contextlib.suppress(Complete):
+            pooch.HTTPDownloader(bar, PIECE, **options)(url, file, None)
 
 
 def from_archive(mirror: Mirror, folder: Path, wanted: Sequence[File]) -> None:
@@ -292,16 +276,14 @@ def unpack(zipped: zipfile.ZipFile, member: str, path: Path, digest: str) -> Non
 
 
 def write_verified(path: Path, content: bytes, digest: str) -> None:
-    """Write a file made from others, atomically; raises UserError if it does not come out as it should."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}") from None
-    if not correct(part, digest):
-        part.unlink()
+    """Write a file made from others; raises UserError if it does not come out as it should."""
+    algorithm, _, expected = digest.partition(":")
+    if hashlib.new(algorithm, content).hexdigest() != expected:
         raise UserError(
             f"{path} did not come out as expected: the files it is made from differ from the usual ones"
         )
-    os.replace(part, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from None
+    write_atomically(path, content)
