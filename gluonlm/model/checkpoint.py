@@ -192,7 +192,8 @@ def build_model(
     if not gradients:
         model.collect_params().setattr("grad_req", "null")
     model.initialize(ctx=contexts or mx.cpu())
-    model.hybridize(static_alloc=True)
+    # memory set aside for one length of segment would be laid out anew for each other one, and stay taken between steps
+    model.hybridize(static_alloc=not config.random_bptt)
     return model
 
 

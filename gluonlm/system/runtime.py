@@ -9,7 +9,6 @@ import ctypes
 import importlib.metadata
 import math
 import os
-import platform
 import sys
 import warnings
 from dataclasses import dataclass
@@ -18,16 +17,8 @@ from pathlib import Path
 
 from gluonlm.system import blas, gpu
 from gluonlm.system.machine import cpu_flags, read
+from gluonlm.system.memory import keep_memory
 
-# glibc's mallopt parameters (malloc.h) and the environment variables with which a user sets them
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -3, -4, -8
-MALLOC_VARIABLES = (
-    "MALLOC_TRIM_THRESHOLD_",
-    "MALLOC_MMAP_THRESHOLD_",
-    "MALLOC_MMAP_MAX_",
-    "MALLOC_ARENA_MAX",
-)
-KEEP_BYTES = 1 << 30
 # How a thread of Intel's OpenMP waits for work: it spins for 0.1 ms, which bridges the gaps between operators, without
 # giving its core away for the moment, then sleeps. The default, 200 ms with sched_yield, lasts for ever where each of
 # MXNet's engine threads has a team of its own; with other work on the machine they take the cores from each other.
@@ -227,21 +218,3 @@ def loaded_libraries() -> list[str]:
     """The files that are mapped into this process; empty where that cannot be read."""
     fields = [line.split(maxsplit=5) for line in read(Path("/proc/self/maps")).splitlines()]
     return sorted({field[5] for field in fields if len(field) == 6 and field[5].startswith("/")})
-
-
-def keep_memory() -> bool:
-    """Let malloc keep freed memory and give it out again; False where there is no glibc, or the user has set it.
-
-    Otherwise each large temporary is mapped, faulted in and unmapped anew: at V = 33,278 that is 37,000 page faults
-    and 90 ms in a training step. All threads share one arena, as those of glibc's other arenas end at 64 MiB.
-    Before version 2.39 glibc may keep up to ten times an array that is made and dropped again and again (its bug
-    30723), but with the mixture of sizes of a training step only 20 MB more were seen.
-    """
-    if platform.libc_ver()[0] != "glibc" or any(os.environ.get(name) for name in MALLOC_VARIABLES):
-        return False
-    libc = ctypes.CDLL(None)
-    # before version 2.35 the threshold cannot exceed 32 MiB
-    large = libc.mallopt(M_MMAP_THRESHOLD, KEEP_BYTES) or libc.mallopt(M_MMAP_MAX, 0)
-    return bool(
-        large and libc.mallopt(M_TRIM_THRESHOLD, KEEP_BYTES) and libc.mallopt(M_ARENA_MAX, 1)
-    )

@@ -21,6 +21,7 @@ from gluonlm.inference.scoring import total_loss
 from gluonlm.model.regularize import activation_penalty
 from gluonlm.model.rnn import RNNModel, detach
 from gluonlm.model.softmax import SampledSoftmax, decoder_loss
+from gluonlm.system import memory
 from gluonlm.system.errors import UserError
 from gluonlm.text.batches import batchify, evaluation_columns, get_batch, random_length, segments
 from gluonlm.text.corpus import Corpus, Dictionary
@@ -72,6 +73,7 @@ def train_step(
     loss = nd.add_n(*(loss.as_in_context(updater.contexts[0]) for loss in losses))
     norm = updater.step(lr, clip, loss)
     loss = float(loss.asscalar())
+    memory.give_back()
     return loss if math.isfinite(norm) else math.nan, [detach(state) for state in new_states]
 
 

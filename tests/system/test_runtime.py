@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from gluonlm.system import runtime
+from gluonlm.system import memory, runtime
 
 ROOT = Path(runtime.__file__).parents[2]
 OURS = (
     *runtime.WAIT_VARIABLES,
-    *runtime.MALLOC_VARIABLES,
+    *memory.MALLOC_VARIABLES,
     "OMP_NUM_THREADS",
     "OPENBLAS_CORETYPE",
     "LD_PRELOAD",
@@ -94,7 +94,7 @@ def test_core_types(monkeypatch, flags, core):
 
 SERVES = """
 import gluonlm, ctypes, mxnet
-from gluonlm.system import runtime
+from gluonlm.system import memory, runtime
 print(gluonlm.RUNTIME.openmp)
 print(runtime.serving_openmp())
 mxnet.nd.dot(mxnet.nd.ones((64, 64)), mxnet.nd.ones((64, 64))).wait_to_read()
@@ -186,13 +186,39 @@ print([faults() for _ in range(40)][-1])
 """
 
 
-@pytest.mark.skipif(not runtime.keep_memory(), reason="memory is kept with glibc only")
+@pytest.mark.skipif(not memory.keep_memory(), reason="memory is kept with glibc only")
 def test_a_large_array_is_not_mapped_anew():
     pages = 700 * 33278 * 4 // os.sysconf("SC_PAGE_SIZE")
     assert int(process(FAULTS)[0]) < pages / 20
     assert (
         int(process(FAULTS, MALLOC_MMAP_THRESHOLD_="1000000")[0]) > pages / 20
     )  # the user's setting stays
+
+
+PILE = """
+import gluonlm, random
+from mxnet import nd
+from gluonlm.system.memory import give_back, resident_bytes
+random.seed(1)
+highest = trims = 0
+for _ in range(12):  # steps whose arrays are of ever other sizes, 1 GB in all
+    arrays = [nd.ones((random.randint(40_000, 60_000), 250)) for _ in range(20)]
+    for array in arrays:
+        array.wait_to_read()
+    highest = max(highest, resident_bytes())
+    del arrays, array
+    {}
+print(highest >> 20, trims)
+"""
+
+
+@pytest.mark.skipif(not memory.malloc_state(), reason="glibc from version 2.33 only")
+def test_memory_does_not_pile_up():
+    """Twenty arrays of 50 MB on average at a time stay near one gigabyte, and a small process keeps all it has."""
+    highest, trims = map(int, process(PILE.format("trims += give_back()"))[0].split())
+    assert trims > 5
+    assert highest < 1024 + 512 + 200
+    assert not memory.give_back()
 
 
 def test_physical_cores_count_hyperthreads_once(monkeypatch, tmp_path):
