@@ -120,7 +120,7 @@ def check_weights(
 
 def check_arrays(arrays: dict[str, np.ndarray | Integers], shapes: dict[str, Shape]) -> None:
     """Raise a ValueError unless there are arrays of numbers of these names and shapes, and no others."""
-    for name in arrays.keys() | shapes.keys():
+    for name in [*shapes, *arrays]:
         array = arrays.get(name)
         if array is None or name not in shapes or array.shape != tuple(shapes[name]):
             raise ValueError(f"array {name} is missing or does not fit the settings")
