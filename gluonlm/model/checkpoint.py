@@ -184,13 +184,15 @@ def build_model(
 ) -> RNNModel:
     """A model as the settings say, initialized on the given devices (the CPU if None) and hybridized.
 
-    :param gradients: whether there is to be memory for gradients, as much as the weights take.
+    :param gradients: False for a model that is not to be trained, and gets its weights from a file: there is no memory
+        for gradients, which take as much as the weights, and nothing random is drawn.
     """
     if not gradients:  # rounding is for training
         config = replace(config, precision="float32")
     model = RNNModel.from_config(config, vocab_size)
     if not gradients:
         model.collect_params().setattr("grad_req", "null")
+        model.collect_params().setattr("init", mx.init.Zero())
     model.initialize(ctx=contexts or mx.cpu())
     # memory set aside for one length of segment would be laid out anew for each other one, and stay taken between steps
     model.hybridize(static_alloc=not config.random_bptt)
@@ -203,7 +205,8 @@ def set_parameters(model: RNNModel, arrays: dict[str, np.ndarray], path: Path) -
     with reading(path):
         check_arrays(arrays, {name: parameter.shape for name, parameter in parameters.items()})
     for name, parameter in parameters.items():
-        parameter.set_data(mx.nd.array(arrays[name]))
+        for data in parameter.list_data():
+            data[:] = arrays[name]
 
 
 def set_weights(model: RNNModel, arrays: dict[str, np.ndarray], path: Path) -> None:

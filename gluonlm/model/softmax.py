@@ -10,9 +10,7 @@ from mxnet import autograd, nd
 
 from gluonlm.model.precision import dot, linear
 
-SMALLEST = (
-    1.2e-38  # smallest normal float32: a probability that underflows costs 87.3 nats, not infinity
-)
+SMALLEST = 1.2e-38  # normal float32: in training a probability that underflows costs 87.3 nats
 
 
 def losses_of(
@@ -22,21 +20,20 @@ def losses_of(
     targets: nd.NDArray,
     precision: str = "float32",
 ) -> tuple:
-    """With p = softmax(x W' + b): loss_i = -log p[i, target_i] (B,), and what :func:`gradients_of` needs."""
+    """With p = softmax(x W' + b): loss_i = -log p[i, target_i] (B,), and what :func:`gradients_of` needs.
+
+    Losses whose p underflows are exact in evaluation. In training they are capped, which no gradient sees: to find
+    them would cost a wait for the device in each step.
+    """
     scores = linear(features, weight, bias, precision)  # (B, V)
-    scores = scores.astype(
-        "float32", copy=False
-    )  # of a float16 model, whose probabilities would underflow
+    scores = scores.astype("float32", copy=False)  # a float16 model's probabilities would underflow
     nd.softmax(scores, out=scores)
     chosen = nd.pick(scores, targets)  # (B,)
-    return -nd.log(nd.maximum(chosen, SMALLEST)), (
-        features,
-        weight,
-        scores,
-        chosen,
-        targets,
-        precision,
-    )
+    losses = -nd.log(nd.maximum(chosen, SMALLEST))
+    if not autograd.is_training() and chosen.min().asscalar() < SMALLEST:
+        logits = linear(features, weight, bias, precision).astype("float32", copy=False)
+        losses = -nd.pick(nd.log_softmax(logits), targets)
+    return losses, (features, weight, scores, chosen, targets, precision)
 
 
 def gradients_of(saved: tuple, head: nd.NDArray, out: nd.NDArray | None = None) -> tuple:

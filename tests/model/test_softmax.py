@@ -55,9 +55,16 @@ def test_by_hand():
     assert loss.asscalar() == pytest.approx(np.log(3 / 2), rel=1e-6)
 
 
-def test_a_probability_that_underflows_costs_much_but_not_infinity():
+def test_a_probability_that_underflows_costs_much_in_training_but_not_infinity():
     features, weight = nd.array([[[1.0]]]), nd.array([[0.0], [500.0]])
-    assert 80 < cross_entropy(features, weight, nd.zeros(2), nd.array([[0]])).asscalar() < 100
+    bias = nd.zeros(2)
+    for array in (features, weight, bias):
+        array.attach_grad()
+    with autograd.record():
+        loss = cross_entropy(features, weight, bias, nd.array([[0]]))
+    loss.backward()
+    assert 80 < loss.asscalar() < 100
+    assert weight.grad.asnumpy().ravel().tolist() == [-1, 1]
 
 
 def test_two_uses_in_one_recording_add_their_gradients(arrays):
@@ -119,3 +126,19 @@ def test_a_target_is_a_candidate_as_it_is():
     ids, correction = sampled.candidates(np.array([[5, 5], [2, 9]]))
     assert {2, 5, 9} <= set(ids)
     assert (correction[np.isin(ids, [2, 5, 9])] == 0).all()
+
+
+@pytest.mark.parametrize("splits", [(), (2,), (2, 4)])
+def test_a_loss_in_evaluation_is_right_however_large(splits):
+    """Far below the smallest probability that float32 has."""
+    model = RNNModel(6, emsize=4, nhid=4, splits=splits)
+    model.initialize()
+    bias = nd.array([1000, 0, -300, -1300, 2000, -3e4])
+    model.decoder.bias.set_data(bias)
+    features, targets = nd.zeros((1, 6, 4)), nd.array([range(6)])
+    exact = -nd.log_softmax(bias).asnumpy() if not splits else None
+    if splits:
+        exact = -model.decoder(features).asnumpy()[0, 0]
+    losses = decoder_loss(model, features, targets).asnumpy()
+    assert losses.max() > 2e4
+    np.testing.assert_allclose(losses, exact, rtol=1e-6, atol=1e-6)
