@@ -22,6 +22,7 @@ from gluonlm.inference.sampling import FINISHED, Strategy, end_id, stream
 from gluonlm.onnx.load import load, load_onnx
 from gluonlm.system.errors import UserError
 from gluonlm.system.files import check_output, write_output
+from gluonlm.system.streams import printable
 from gluonlm.text.detokenize import Detokenizer, tokens_of
 from gluonlm.text.vocabulary import UNK, Dictionary
 
@@ -127,19 +128,21 @@ def write(options: argparse.Namespace, model: LanguageModel, written: list[str])
     opening, unknown = tokens_of(options.seed_text, model.dictionary, model.level)
     prompt, alone = model.dictionary.encode(opening), options.samples == 1 and not options.outf
     if unknown:
-        print(f"not in the vocabulary, read as {UNK}: {' '.join(unknown)}", file=sys.stderr)
+        print(
+            f"not in the vocabulary, read as {UNK}: {printable(' '.join(unknown))}", file=sys.stderr
+        )
     writers = [
         Detokenizer(model.level, options.capitals, options.raw) for _ in range(options.samples)
     ]
     written += ["".join(map(writer, opening)) for writer in writers]
     if alone:
-        print(written[0], end="", flush=True)
+        print(printable(written[0]), end="", flush=True)
     for number, row in enumerate(tokens(options, model, chosen, prompt), 1):
         for sample, token in enumerate(row):
             if token != FINISHED:
                 piece = writers[sample](model.dictionary.idx2word[token])
                 written[sample] += piece
-                print(piece if alone else "", end="", flush=alone)
+                print(printable(piece) if alone else "", end="", flush=alone)
         if options.outf and number % options.log_interval == 0:
             print(f"| generated {number}/{options.words} words", flush=True)
 
@@ -174,7 +177,7 @@ def main(argv: list[str]) -> list[str]:
     if not options.outf and options.samples == 1:
         print("" if written[0].endswith("\n") else "\n", end="")
     elif not options.outf:
-        print(joined(written), end="")
+        print(printable(joined(written)), end="")
     return written
 
 

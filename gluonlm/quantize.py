@@ -32,6 +32,7 @@ from gluonlm.onnx.load import load
 from gluonlm.system.errors import UserError
 from gluonlm.system.files import check_output, writing
 from gluonlm.system.machine import record
+from gluonlm.system.streams import printable
 
 STATISTICS = "statistics.json"
 
@@ -153,7 +154,7 @@ def statistics_for(trained: Trained, options: argparse.Namespace) -> Statistics:
     path = trained.path.with_name(STATISTICS)
     statistics.save(path)
     print(
-        f"{path}: ranges of activations on {statistics.tokens} tokens of the training text ({statistics.source})"
+        f"{path}: ranges of activations on {statistics.tokens} tokens of the training text ({printable(statistics.source)})"
     )
     return statistics
 

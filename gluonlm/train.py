@@ -37,6 +37,7 @@ from gluonlm.presets import PRESETS, resolve
 from gluonlm.prune import report
 from gluonlm.system.errors import UserError
 from gluonlm.system.machine import machine_record
+from gluonlm.system.streams import printable
 from gluonlm.text.corpus import Corpus, Limits, load_corpus
 from gluonlm.text.detokenize import to_text
 from gluonlm.text.locate import located
@@ -289,7 +290,9 @@ def finish(training: Training, finished: bool) -> Result:
     trivial = compare(corpus)
     if training.pruner.kept:
         print(report(model))
-    print(f"--- a sample\n{sample(model, corpus, training.config.seed, ctx).strip()}\n---")
+    print(
+        f"--- a sample\n{printable(sample(model, corpus, training.config.seed, ctx).strip())}\n---"
+    )
     if finished:
         pruned = {"sparsity": training.pruner.sparsity} if training.pruner.kept else {}
         characters = {}

@@ -32,6 +32,7 @@ from gluonlm.model.rnn import RNNModel
 from gluonlm.model.weights import named_arrays
 from gluonlm.system.errors import UserError
 from gluonlm.system.files import write_output
+from gluonlm.system.typed import typed
 from gluonlm.text.batches import batchify
 from gluonlm.text.corpus import read_split
 
@@ -62,25 +63,19 @@ def read_statistics(path: Path, model: RNNModel) -> Statistics:
 
     :raises UserError: when it is missing or damaged, or was measured on another model.
     """
-    content = read_json(path)
     try:
-        statistics = Statistics(**content)
-        ranges = {
-            signal: {clip: (float(low), float(high)) for clip, (low, high) in clips.items()}
-            for signal, clips in statistics.ranges.items()
-        }
-        complete = all(set(clips) == set(CLIPS) for clips in ranges.values())
-    except (TypeError, ValueError, AttributeError):
-        complete = False
-    if not complete:
+        statistics = typed(read_json(path), Statistics, "it")
+        if any(set(clips) != set(CLIPS) for clips in statistics.ranges.values()):
+            raise ValueError(f"a signal has other ranges than {', '.join(CLIPS)}")
+    except ValueError as error:
         raise UserError(
-            f"{path} has no statistics of activations: measure them anew, without --statistics"
-        )
+            f"{path} has no statistics of activations ({error}): measure them anew, without --statistics"
+        ) from None
     if statistics.model != fingerprint(model):
         raise UserError(
             f"{path} was measured on a model with other weights: measure anew, without --statistics"
         )
-    return dataclasses.replace(statistics, ranges=ranges)
+    return statistics
 
 
 def fingerprint(model: RNNModel) -> str:

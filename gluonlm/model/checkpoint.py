@@ -12,6 +12,7 @@ import json
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import mxnet as mx
 import numpy as np
@@ -225,11 +226,8 @@ def read_json(path: Path) -> dict:
     :raises UserError: when it is missing or damaged.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError("no object of JSON")
-        return content
-    except (OSError, ValueError, RecursionError) as error:
+        return parse(path.read_text(encoding="utf-8"), dict[str, Any])
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(
             f"cannot read {path} ({reason}): give the folder of a run that training has made"

@@ -9,8 +9,12 @@ A command that shows its result ends when its output cannot be written (:func:`g
 import contextlib
 import os
 import sys
+import unicodedata
 from collections.abc import Iterator
 from typing import TextIO
+
+STEERING = ("Cc", "Cf", "Cs", "Zl", "Zp")  # Unicode's categories of what is no character to see
+HARMLESS = "\n\t\u00ad\u200c\u200d"  # line end, tab, soft hyphen, (non-)joiner, which texts have
 
 
 class SafeStream:
@@ -82,7 +86,10 @@ def safe_display() -> Iterator[None]:
 
 def printable(text: str) -> str:
     """A text without what steers a terminal: escapes and marks of direction are shown as ``\\x1b`` and the like."""
-    return "".join(
-        one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode()
-        for one in text
-    )
+    return text if text.isprintable() else "".join(map(shown, text))
+
+
+def shown(character: str) -> str:
+    """A character as it may be printed: itself, or its escape."""
+    steers = unicodedata.category(character) in STEERING and character not in HARMLESS
+    return character.encode("unicode_escape").decode() if steers else character

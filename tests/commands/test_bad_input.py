@@ -159,7 +159,7 @@ def test_resume_on_another_number_of_devices(trained, tmp_path, monkeypatch, cap
     ("content", "complaint"),
     [
         ('{"nhid": ', r"cannot read .*config\.json"),
-        ("[]", r"cannot read .*config\.json \(no object of JSON\)"),
+        ("[]", r"cannot read .*config\.json \(its text must be a mapping\)"),
         ('{"lr": "0.5"}', "--lr '0.5': must be of the kind float | None"),
         ('{"epochs": null}', "--epochs None: must be of the kind int"),
         ('{"when": 3}', "--when 3: must be of the kind tuple"),
