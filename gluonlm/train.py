@@ -290,9 +290,7 @@ def finish(training: Training, finished: bool) -> Result:
     trivial = compare(corpus)
     if training.pruner.kept:
         print(report(model))
-    print(
-        f"--- a sample\n{printable(sample(model, corpus, training.config.seed, ctx).strip())}\n---"
-    )
+    print(f"--- a sample\n{sample(model, corpus, training.config.seed, ctx).strip()}\n---")
     if finished:
         pruned = {"sparsity": training.pruner.sparsity} if training.pruner.kept else {}
         characters = {}
@@ -342,7 +340,7 @@ def sample(model: RNNModel, corpus: Corpus, seed: int, ctx: mx.Context) -> str:
     strategy = Strategy(temperature=0.8, forbidden=() if unknown is None else (unknown,))
     length = 60 if corpus.level == "word" else 300
     (ids,) = generate(Predictor(model, ctx), corpus.dictionary, (), length, strategy, seed)
-    return to_text(corpus.dictionary.decode(ids), corpus.level)
+    return printable(to_text(corpus.dictionary.decode(ids), corpus.level))
 
 
 if __name__ == "__main__":
