@@ -33,7 +33,7 @@ from gluonlm.onnx.export import check_exportable, export_onnx
 from gluonlm.onnx.session import require
 from gluonlm.parallel.agreement import check_equal
 from gluonlm.parallel.group import KVSTORES, join
-from gluonlm.presets import PRESETS, resolve
+from gluonlm.presets import PRESETS, describe, resolve
 from gluonlm.prune import report
 from gluonlm.system.errors import UserError
 from gluonlm.system.machine import machine_record
@@ -95,6 +95,7 @@ def parser() -> Parser:
     groups = add_options(parser)
     add = groups["run"].add_argument
     add("--preset", help=f"settings to start from: {', '.join(PRESETS)} (default: word-lm)")
+    add("--describe", action="store_true", help="say what the preset sets and reaches; no training")
     add("--tiny", action="store_true", help="the same as --preset tiny, on the CPU")
     place = "folder of the run (default: a new one in runs/), or file for the best model"
     add("--save", "--save-path", metavar="PATH", help=place)
@@ -175,9 +176,12 @@ def open_run(given: dict[str, Any], group: Group) -> tuple[Run, Config]:
 def main(argv: list[str]) -> Result | None:
     """Train as the command line says, then evaluate the best model and show what it writes.
 
-    :return: None on all workers but the one that writes.
+    :return: None on all workers but the one that writes, and where nothing is trained.
     """
     given = vars(parser().parse_args(argv))
+    if given.get("describe"):
+        print(describe(given.get("preset", "word-lm")))
+        return None
     if given.get("onnx_export"):
         require("onnx", "onnxruntime")
     devices = contexts(given.get("gpu", "0" if given.get("cuda") else None))

@@ -1,5 +1,6 @@
 """Options: a mistake is one sentence, what has no effect is refused, and help has a title for each group."""
 
+import json
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ from gluonlm.cli import contexts
 from gluonlm.config import NEEDS, Config
 from gluonlm.presets import PRESETS, resolve
 from gluonlm.system.errors import UserError
+from gluonlm.system.machine import RESULTS
 from gluonlm.training.optim import Schedule
 
 
@@ -188,3 +190,13 @@ def test_training_stops_early(tmp_path, capsys):
     assert result.finished
     assert (tmp_path / "run" / "log.jsonl").read_text().count('"kind": "epoch"') == 3
     assert "2 epochs without improvement: training ends here" in capsys.readouterr().out
+
+
+def test_a_preset_is_described_with_what_it_was_recorded_to_reach(capsys):
+    assert train.main(["--preset", "austen", "--describe"]) is None
+    said = capsys.readouterr().out
+    reached = json.loads((RESULTS / "austen-lstm-200-tied" / "result.json").read_text())
+    assert f"test perplexity of {reached['test_perplexity']:.2f} on austen" in said
+    assert {"  --tied", "  --dropout 0.3", "  --epochs 10"} < set(said.splitlines())
+    with pytest.raises(UserError, match="choose one of word-lm"):
+        train.main(["--preset", "nothing", "--describe"])
