@@ -110,12 +110,11 @@ class LanguageModel:
         return [(self.dictionary.idx2word[i], float(probabilities[i])) for i in best]
 
     def encode(self, text: str) -> np.ndarray:
-        """The ids (tokens,) int32 of a text, read as a file with this text is read."""
-        if self.level == "char":
+        """The ids (tokens,) int32 of a text that a person wrote, cut in tokens as the data set was."""
+        if self.level == "char" or not text:
             return self.dictionary.encode(text)
-        return self.dictionary.encode(
-            word for line in text.splitlines() for word in (*line.split(), EOS)
-        )
+        tokens, _ = tokens_of(text.removesuffix("\n"), self.dictionary, self.level)
+        return self.dictionary.encode([*tokens, EOS])
 
     def perplexity(self, text: str) -> float:
         """exp of the mean loss per token of a text."""
@@ -126,9 +125,8 @@ class LanguageModel:
 
         :param batch_size: None for as many as training evaluates its test text in.
         """
-        from gluonlm.inference.scoring import (
-            evaluate,
-        )  # it reads texts, for which numpy is not enough
+        # here, because it reads texts, for which numpy is not enough
+        from gluonlm.inference.scoring import evaluate
 
         return evaluate(self, ids, self.dictionary, batch_size or self.columns("test"))
 

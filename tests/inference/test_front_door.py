@@ -95,6 +95,15 @@ def test_perplexity_of_a_text_is_that_of_a_file_with_it(run, tmp_path):
         assert model.perplexity(text) == pytest.approx(score.perplexity, rel=1e-6)
 
 
+def test_a_text_is_cut_in_tokens_as_the_data_set_was(run):
+    model = gluonlm.load(run)
+    assert model.perplexity("The cat sat.\nThe dog ran!") == model.perplexity(
+        "the cat sat\nthe dog ran\n"
+    )
+    with pytest.raises(UserError, match="there is no text"):
+        model.perplexity("")
+
+
 def test_the_next_words_are_a_distribution_and_the_start_of_a_sentence_without_a_text(run):
     model = gluonlm.load(run)
     words = model.next_words("", len(model.dictionary))
