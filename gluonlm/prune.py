@@ -31,16 +31,8 @@ from gluonlm.training.progress import displayed, named
 LEVELS = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
 TOKENS = 20_000  # of the validation text that the scan reads
 HEADER = (
-    "tensor",
-    "shape",
-    "weights",
-    "not 0",
-    "pruned %",
-    "rows %",
-    "columns %",
-    "std",
-    "mean",
-    "mean |w|",
+    *("tensor", "shape", "weights", "not 0", "pruned %"),
+    *("rows %", "columns %", "std", "mean", "mean |w|"),
 )
 
 
@@ -54,20 +46,13 @@ def report(model: RNNModel) -> str:
         matrix = values(model, tensor)
         present = matrix != 0
         weights, kept = weights + matrix.size, kept + np.count_nonzero(present)
-        shares = (
-            1 - present.mean(),
-            1 - present.any(axis=1).mean(),
-            1 - present.any(axis=0).mean(),
-        )
-        statistics = (matrix.std(), matrix.mean(), np.abs(matrix).mean())
-        numbers = [f"{100 * share:.1f}" for share in shares] + [
-            f"{value:.5f}" for value in statistics
-        ]
-        shape = "x".join(map(str, matrix.shape))
-        rows.append((name, shape, f"{matrix.size}", f"{np.count_nonzero(present)}", *numbers))
-    rows.append(
-        ("total", "", f"{weights}", f"{kept}", f"{100 * (1 - kept / weights):.1f}", *[""] * 5)
-    )
+        shares = present.mean(), present.any(axis=1).mean(), present.any(axis=0).mean()
+        statistics = matrix.std(), matrix.mean(), np.abs(matrix).mean()
+        row = [name, "x".join(map(str, matrix.shape)), matrix.size, np.count_nonzero(present)]
+        row += [f"{100 * (1 - share):.1f}" for share in shares]
+        rows.append([str(cell) for cell in row] + [f"{value:.5f}" for value in statistics])
+    pruned = f"{100 * (1 - kept / weights):.1f}"
+    rows.append(["total", "", str(weights), str(kept), pruned, *[""] * 5])
     return align(rows)
 
 
@@ -102,9 +87,7 @@ def sensitivity(
         before, losses[name] = parameter.data().copy(), []
         for level in levels:
             Pruner(model, Updater(model.trainables(), "sgd", 0.0)).prune({name: level})
-            losses[name].append(
-                evaluate(model, ids, trained.dictionary, trained.config.eval_batch_size)
-            )
+            losses[name].append(loss(trained, ids))
             parameter.set_data(before)
     return losses
 
@@ -115,47 +98,43 @@ def parse(argv: list[str]) -> argparse.Namespace:
         prog="python -m gluonlm.prune",
         description="Report the sparsity of a trained model, prune it at once, or scan its sensitivity.",
     )
-    parser.add_argument("checkpoint", help="folder of a run, or model file")
-    parser.add_argument(
-        "--sparsity", type=float, help="share of the weights to prune, of each matrix"
-    )
-    parser.add_argument("--tensors", nargs="+", help="only these matrices (names or patterns)")
-    parser.add_argument("--compress", metavar="FILE", help="prune to where this schedule ends")
-    parser.add_argument("--save", type=Path, help="file for the pruned model")
-    parser.add_argument(
-        "--sensitivity",
-        action="store_true",
-        help="validation perplexity with each matrix pruned alone",
-    )
-    parser.add_argument("--levels", type=float, nargs="+", help="shares that the scan tries")
-    parser.add_argument(
-        "--tokens", type=int, help=f"validation tokens that the scan reads ({TOKENS})"
-    )
+    add = parser.add_argument
+    add("checkpoint", help="folder of a run, or model file")
+    add("--sparsity", type=float, help="share of the weights to prune, of each matrix")
+    add("--tensors", nargs="+", help="only these matrices (names or patterns)")
+    add("--compress", metavar="FILE", help="prune to where this schedule ends")
+    add("--save", type=Path, help="file for the pruned model")
+    words = "validation perplexity with each matrix pruned alone"
+    add("--sensitivity", action="store_true", help=words)
+    add("--levels", type=float, nargs="+", help="shares that the scan tries")
+    add("--tokens", type=int, help=f"validation tokens that the scan reads ({TOKENS})")
     return parser.parse_args(argv)
 
 
 def check(options: argparse.Namespace) -> None:
     """Raise a UserError for options that do not make sense."""
-    if options.sparsity is not None and options.compress:
-        raise UserError("--sparsity and --compress both say how far to prune: leave one out")
-    if options.save and options.sparsity is None and not options.compress:
-        raise UserError("--save needs a pruned model: add --sparsity or --compress")
-    if options.save and (options.save.exists() or not options.save.suffix):
-        raise UserError(f"--save {options.save}: give a new file such as small.safetensors")
-    if options.tensors and options.sparsity is None:
-        raise UserError(
-            "--tensors says what --sparsity is for: add that (a schedule names its tensors itself)"
-        )
-    if (options.levels or options.tokens is not None) and not options.sensitivity:
-        raise UserError("--levels and --tokens are for the scan: add --sensitivity")
-    if options.tokens is not None and options.tokens < 1:
-        raise UserError(f"--tokens {options.tokens}: must be at least 1")
-    for level in [
-        *(options.levels or ()),
-        *([] if options.sparsity is None else [options.sparsity]),
-    ]:
-        if not 0 < level < 1:
-            raise UserError(f"{level:g} is no share of weights to prune: give one between 0 and 1")
+    save, at_once = options.save, options.sparsity is not None
+    mistakes = {
+        "--sparsity and --compress both say how far to prune: leave one out": at_once
+        and options.compress,
+        "--save needs a pruned model: add --sparsity or --compress": save
+        and not (at_once or options.compress),
+        f"--save {save}: give a new file such as small.safetensors": save
+        and (save.exists() or not save.suffix),
+        "--tensors says what --sparsity is for: add that (a schedule names its tensors itself)": (
+            options.tensors and not at_once
+        ),
+        "--levels and --tokens are for the scan: add --sensitivity": not options.sensitivity
+        and (options.levels or options.tokens is not None),
+        f"--tokens {options.tokens}: must be at least 1": options.tokens is not None
+        and options.tokens < 1,
+    }
+    for level in [*(options.levels or ()), *([options.sparsity] if at_once else [])]:
+        sentence = f"{level:g} is no share of weights to prune: give one between 0 and 1"
+        mistakes[sentence] = not 0 < level < 1
+    for sentence, wrong in mistakes.items():
+        if wrong:
+            raise UserError(sentence)
 
 
 def main(argv: list[str]) -> Trained:
@@ -163,41 +142,47 @@ def main(argv: list[str]) -> Trained:
     options = parse(argv)
     check(options)
     trained = load_model(options.checkpoint)
-    if trained.quantized and (
-        options.sensitivity or options.sparsity is not None or options.compress
-    ):
-        raise UserError(
-            f"{trained.path} is quantized: prune the model that training wrote, then quantize"
-        )
-    valid = None
-    if options.sensitivity or options.sparsity is not None or options.compress:
+    rules = ()
+    if options.compress:
+        rules = parse_schedule(read_schedule(options.compress))
+    elif options.sparsity is not None:
+        rules = (Rule(tuple(options.tensors or ["*"]), options.sparsity),)
+    if options.sensitivity or rules:
+        if trained.quantized:
+            raise UserError(
+                f"{trained.path} is quantized: prune the model that training wrote, then quantize"
+            )
         valid = read_split(trained.config.data, "valid", trained.dictionary, trained.level)
     if options.sensitivity:
         print_sensitivity(trained, valid[: options.tokens or TOKENS], options.levels or LEVELS)
-    if options.sparsity is not None or options.compress:
-        rules = (Rule(tuple(options.tensors or ["*"]), options.sparsity),)
-        if options.compress:
-            rules = parse_schedule(read_schedule(options.compress))
-        before = evaluate(trained.model, valid, trained.dictionary, trained.config.eval_batch_size)
-        pruned = prune_at_once(trained, rules)
-        after = evaluate(trained.model, valid, trained.dictionary, trained.config.eval_batch_size)
-        print(
-            f"validation {named(before, trained.level)} before, {displayed(after, trained.level)} after pruning"
-        )
-        if options.save:
-            save_model(replace(trained, path=options.save, pruned=pruned))
-            size, dense = options.save.stat().st_size, trained.path.stat().st_size
-            print(f"{options.save}: {size / 1e6:.2f} MB, {size / dense:.1%} of {trained.path.name}")
+    if rules:
+        trained = pruned(trained, rules, valid)
+    if options.save:
+        save_model(replace(trained, path=options.save))
+        size, dense = options.save.stat().st_size, trained.path.stat().st_size
+        print(f"{options.save}: {size / 1e6:.2f} MB, {size / dense:.1%} of {trained.path.name}")
     print(report(trained.model))
     return trained
 
 
+def pruned(trained: Trained, rules: tuple[Rule, ...], ids: np.ndarray) -> Trained:
+    """The model pruned to where the rules end; prints its loss on a text (tokens,) before and after."""
+    before = loss(trained, ids)
+    names = prune_at_once(trained, rules)
+    after = displayed(loss(trained, ids), trained.level)
+    print(f"validation {named(before, trained.level)} before, {after} after pruning")
+    return replace(trained, pruned=names)
+
+
+def loss(trained: Trained, ids: np.ndarray) -> float:
+    """Mean loss in nats per token of a text (tokens,)."""
+    return evaluate(trained.model, ids, trained.dictionary, trained.config.eval_batch_size)
+
+
 def print_sensitivity(trained: Trained, ids: np.ndarray, levels: Sequence[float]) -> None:
     """The scan as a table of perplexities, or bits per character."""
-    dense = evaluate(trained.model, ids, trained.dictionary, trained.config.eval_batch_size)
-    print(
-        f"{len(ids)} validation tokens: {named(dense, trained.level)}; with one matrix pruned alone:"
-    )
+    dense = named(loss(trained, ids), trained.level)
+    print(f"{len(ids)} validation tokens: {dense}; with one matrix pruned alone:")
     rows = [("tensor", *(f"{100 * level:g} %" for level in levels))]
     for name, losses in sensitivity(trained, ids, levels).items():
         rows.append((name, *(displayed(loss, trained.level) for loss in losses)))
