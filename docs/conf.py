@@ -51,6 +51,7 @@ html_theme = "furo"
 html_title = "gluonlm"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_search_scorer = str(Path(__file__).parent / "_ext" / "search.js")
 html_copy_source = False
 html_show_copyright = False
 html_theme_options = {"navigation_with_keys": True}

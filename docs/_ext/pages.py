@@ -11,6 +11,7 @@ import importlib
 import io
 import os
 import re
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -77,41 +78,74 @@ def api_page(name: str, is_command: bool) -> str:
     return f"{page}\nOptions\n-------\n\n.. code-block:: text\n\n{options}\n"
 
 
-def api() -> None:
-    """A page for each module of the package and one that lists them."""
+def room_page(name: str, modules: list[str]) -> str:
+    """The page of a library: what it is for, and its modules."""
+    head = f"{name}\n{'=' * len(name)}\n\n.. automodule:: {name}\n"
+    return "\n".join([head, ".. toctree::", "", *(f"   {module}" for module in modules), ""])
+
+
+def summary(tree: ast.Module) -> str:
+    """The first paragraph of a module's docstring, for Markdown."""
+    paragraph = (ast.get_docstring(tree) or "").partition("\n\n")[0].replace("\n", " ")
+    return re.sub(r":\w+:`~?([\w.]+)`", r"`\1`", paragraph)
+
+
+def api() -> set[str]:
+    """A page for each module of the package, one for each library, and one that lists all.
+
+    :return: the pages of modules that have gone; they are deleted.
+    """
     os.environ["COLUMNS"] = "88"  # the width of the help texts
-    rows = {True: [], False: []}
-    pages = {"index.md"}
+    pages, commands, settings, libraries, rooms = {}, [], [], [], {}
     for path in sorted((ROOT / "gluonlm").rglob("[!_]*.py")):
         tree = ast.parse(path.read_text())
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-        is_command = any(
-            isinstance(node, ast.FunctionDef) and node.name == "main" for node in tree.body
-        )
-        summary = (ast.get_docstring(tree) or "").partition("\n\n")[0].replace("\n", " ")
-        rows[is_command].append(f"| {{py:mod}}`{name}` | {summary} |")
-        write(DOCS / "api" / f"{name}.rst", api_page(name, is_command))
-        pages.add(f"{name}.rst")
-    for old in set(os.listdir(DOCS / "api")) - pages:  # of modules that have gone
+        functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+        is_command = path.parent == ROOT / "gluonlm" and "main" in functions
+        pages[name] = api_page(name, is_command)
+        if path.parent != ROOT / "gluonlm":
+            rooms.setdefault(path.parent, []).append(name)
+        else:
+            kind = commands if is_command else settings
+            kind.append(f"| {{py:mod}}`{name}` | {summary(tree)} |")
+    for folder, modules in rooms.items():
+        name = f"gluonlm.{folder.name}"
+        pages[name] = room_page(name, modules)
+        tree = ast.parse((folder / "__init__.py").read_text())
+        libraries.append(f"| [{name}]({name}.rst) | {summary(tree)} |")
+    pages_of_rooms = {module for modules in rooms.values() for module in modules}
+    shown = sorted(set(pages) - pages_of_rooms)
+    for name, page in pages.items():
+        write(DOCS / "api" / f"{name}.rst", page)
+    write(DOCS / "api" / "index.md", api_index(commands, settings, libraries, shown))
+    gone = set(os.listdir(DOCS / "api")) - {f"{name}.rst" for name in pages} - {"index.md"}
+    for old in gone:
         (DOCS / "api" / old).unlink()
-    head = ["| module | |", "|---|---|"]
-    tree = ["```{toctree}", ":hidden:", ":glob:", "", "gluonlm.*", "```"]
-    intro = (
-        "Shapes: T steps, N batch columns, C features (E of an embedding, H of a hidden "
-        "layer), V words."
-    )
-    lines = ["# API", "", intro, "", "## Commands", "", *head, *rows[True], ""]
-    write(
-        DOCS / "api" / "index.md",
-        "\n".join([*lines, "## Modules", "", *head, *rows[False], "", *tree, ""]),
-    )
+    return gone
+
+
+def api_index(
+    commands: list[str], settings: list[str], libraries: list[str], shown: list[str]
+) -> str:
+    """The page that lists commands, settings and libraries, each as rows of a table."""
+    lines = [
+        "# API",
+        "",
+        "Shapes: T steps, N batch columns, C features (E of an embedding, H of a hidden layer), "
+        "V words.",
+    ]
+    for title, rows in (("Commands", commands), ("Settings", settings), ("Libraries", libraries)):
+        lines += ["", f"## {title}", "", "| module | |", "|---|---|", *rows]
+    return "\n".join([*lines, "", "```{toctree}", ":hidden:", "", *shown, "```", ""])
 
 
 def make_pages(app: Sphinx) -> None:
     """Write all pages that are made."""
     write(DOCS / "_generated" / "course.md", course())
     write(DOCS / "results.md", results_page(DOCS / "_generated"))
-    api()
+    if api():  # or their old pages would stay on the site
+        shutil.rmtree(app.outdir, ignore_errors=True)
+        app.outdir.mkdir(parents=True)
 
 
 def describe_pictures(app: Sphinx, doctree: nodes.document) -> None:

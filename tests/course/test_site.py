@@ -171,6 +171,9 @@ def test_every_notebook_module_and_result_has_its_place(site, pages):
     front = (site / "index.html").read_text()
     linked = re.findall(r'<a href="notebooks/(\w+)\.html"><circle', front)
     assert linked == notebooks  # the picture of the path, in order of number
+    rooms = {name.partition(".")[0] for name in modules if "." in name}
+    for room in rooms:
+        assert f"<h1>gluonlm.{room}<" in (site / "api" / f"gluonlm.{room}.html").read_text()
     results = (site / "results.html").read_text()
     assert all(f'href="#{name}"' in results for name in recorded())
 
@@ -282,6 +285,18 @@ def test_every_page_looks_right_at_a_desk_and_on_a_phone_by_day_and_by_night(sit
     assert faults == []
     assert len(backgrounds["light"]) == len(backgrounds["dark"]) == 1
     assert backgrounds["light"] != backgrounds["dark"]
+
+
+def test_the_search_shows_lessons_before_modules(site, tab):
+    tab.goto(f"{(site / 'search.html').as_uri()}?q=perplexity")
+    tab.wait_for_selector("#search-results li:nth-child(20) a")
+    found = tab.eval_on_selector_all(
+        "#search-results li > a", "links => links.map(link => link.getAttribute('href'))"
+    )
+    kinds = [address.split("/")[0] for address in found]
+    assert kinds[0] == "notebooks"
+    assert "api" in kinds
+    assert "notebooks" not in kinds[kinds.index("api") :]
 
 
 def test_a_page_that_looks_wrong_is_found(tab, tmp_path):
