@@ -1,4 +1,7 @@
 """Smaller models: weights pruned while training, numbers of 8 or 16 bits afterwards.
 
 In: a trained model. Out: the same model with zeros, or with integers and their scales.
+
+``pruning`` by the rules of a ``schedule``; ``scheme`` says which part becomes integers how, ``affine`` makes them,
+``calibrate`` measures the ranges of activations, ``compare`` what each way costs and saves.
 """
