@@ -28,7 +28,7 @@ from gluonlm.system.files import check_output, expanded
 from gluonlm.system.machine import record
 from gluonlm.text.corpus import MUCH_UNKNOWN, encode_file, read_split
 from gluonlm.text.locate import known_name
-from gluonlm.training.progress import named
+from gluonlm.training.progress import named, units_shown
 
 CACHE = ("theta", "lambdasm", "window")
 Evaluate = Callable[[np.ndarray, int], float]  # ids (tokens,), batch size -> nats per token
@@ -144,10 +144,11 @@ def main(argv: list[str]) -> Score:
     ids = read_ids(model, options.data, split)
     columns = options.batch_size or (1 if options.cache else model.columns(split))
     score = Score(len(ids), int(np.sum(ids == model.dictionary.unk_id)), evaluate(ids, columns))
-    report(score, model.level)
+    units = {} if options.data else model.dictionary.per_unit(split, score.loss * score.tokens)
+    report(score, model.level, units)
     if options.record:
         data = options.data or model.config.data
-        figures = dataclasses.asdict(score) | {"perplexity": score.perplexity}
+        figures = {**dataclasses.asdict(score), "perplexity": score.perplexity, **units}
         if model.level == "char":
             figures["bits_per_character"] = score.bits
         command = ["python", "-m", "gluonlm.evaluate", *argv]
@@ -155,11 +156,12 @@ def main(argv: list[str]) -> Score:
     return score
 
 
-def report(score: Score, level: str) -> None:
+def report(score: Score, level: str, units: dict[str, float]) -> None:
     """Print a score, with a caution where it looks better than it is."""
     share = score.unknown / score.tokens
     print(
-        f"{score.tokens} tokens, {share:.2%} unknown | loss {score.loss:.4f} | {named(score.loss, level)}"
+        f"{score.tokens} tokens, {share:.2%} unknown | loss {score.loss:.4f} | "
+        f"{named(score.loss, level)}{units_shown(units)}"
     )
     if share > MUCH_UNKNOWN:
         print(

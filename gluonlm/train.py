@@ -44,7 +44,7 @@ from gluonlm.text.locate import located
 from gluonlm.text.ngrams import baselines
 from gluonlm.training.group import Group
 from gluonlm.training.loop import Training, evaluate
-from gluonlm.training.progress import bits, named
+from gluonlm.training.progress import bits, named, units_shown
 from gluonlm.training.resume import load_training
 from gluonlm.training.run import Onlooker, Run
 
@@ -275,11 +275,10 @@ def finish(training: Training, finished: bool) -> Result:
     """Evaluate the best model on the test split, print it beside the baselines with a sample, write result.json."""
     run, corpus, progress = training.run, training.corpus, training.progress
     ctx = training.contexts[0]
-    validated = math.isfinite(progress.best_loss)
+    validated, model = math.isfinite(progress.best_loss), training.model
     if validated:
         model = load_model(run.best, [ctx]).model
     else:
-        model = training.model
         print("no epoch was finished: this is the model as it stands")
     columns = training.config.test_batch_size or training.config.eval_batch_size
     test_loss = evaluate(model, corpus.test, corpus.dictionary, columns, ctx)
@@ -290,16 +289,17 @@ def finish(training: Training, finished: bool) -> Result:
         test_loss,
         run.folder,
     )
-    print(f"test loss {test_loss:.4f} | test {named(test_loss, corpus.level)}")
+    units = corpus.dictionary.per_unit("test", test_loss * len(corpus.test))
+    print(f"test loss {test_loss:.4f} | test {named(test_loss, corpus.level)}{units_shown(units)}")
     trivial = compare(corpus)
     if training.pruner.kept:
         print(report(model))
     print(f"--- a sample\n{sample(model, corpus, training.config.seed, ctx).strip()}\n---")
     if finished:
         pruned = {"sparsity": training.pruner.sparsity} if training.pruner.kept else {}
-        characters = {}
+        characters = {f"test_{name}": value for name, value in units.items()}
         if corpus.level == "char":
-            characters = {
+            characters |= {
                 "test_bits_per_character": bits(test_loss),
                 "valid_bits_per_character": bits(progress.best_loss),
             }

@@ -40,7 +40,7 @@ class Stored:
     arrays: dict[str, np.ndarray]
     dictionary: Dictionary
     config: Config
-    level: str  # "word" or "char"
+    level: str  # "word", "char" or "subword"
     path: Path
     pruned: tuple[str, ...] = ()  # names of the matrices whose zeros are to stay
     quantized: Quantized | None = None
@@ -96,7 +96,7 @@ def read_model(path: str | Path) -> Stored:
     with reading(path):
         config = Config.from_json(metadata["config"])
         dictionary = Dictionary.from_json(metadata["dictionary"])
-        if (level := metadata["level"]) not in ("word", "char"):
+        if (level := metadata["level"]) not in ("word", "char", "subword"):
             raise ValueError(f"its level is {level}")
         pruned = tuple(parse(metadata.get("pruned", "[]"), list[str]))
         quantized = None

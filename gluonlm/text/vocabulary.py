@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -103,6 +104,18 @@ class Dictionary:
     def described(self, about: dict) -> "Dictionary":
         """The same vocabulary with more that is known of its text."""
         return Dictionary(self.idx2word, self.encoding, self.about | about)
+
+    def per_unit(self, split: str | None, nats: float) -> dict[str, float]:
+        """What the levels can be compared by: a text's total loss per word and per character of the prose it was made of.
+
+        :return: empty where the data set was not made by gluonlm.prepare, which counts them.
+        """
+        if not (sizes := self.about.get("sizes", {}).get(split)):
+            return {}
+        return {
+            "perplexity_per_word": math.exp(min(nats / sizes["words"], 700.0)),
+            "bits_per_character": nats / math.log(2) / sizes["characters"],
+        }
 
     def words_json(self) -> str:
         """The tokens and their encoding as one JSON string."""

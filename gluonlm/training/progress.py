@@ -109,6 +109,11 @@ def shown(loss: float, level: str) -> str:
     return f"{'bpc' if level == 'char' else 'ppl'} {displayed(loss, level):>{7 if level == 'char' else 8}}"
 
 
+def units_shown(units: dict[str, float]) -> str:
+    """What goes on with the measures by which words, subwords and characters can be compared; nothing without them."""
+    return "".join(f" | {name.replace('_', ' ')} {value:.4f}" for name, value in units.items())
+
+
 def named(loss: float, level: str) -> str:
     """Figure and unit in words."""
     return f"{unit_of(level)} {displayed(loss, level)}"

@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import lzma
+import math
 import sys
 import zipfile
 from collections import Counter
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+import gluonlm
+from gluonlm import evaluate, train
 from gluonlm.prepare import main
 from gluonlm.system.errors import UserError
 from gluonlm.text.corpus import UNK, load_corpus, read_split
@@ -259,3 +262,23 @@ def test_prepared_texts_are_read_back_in_their_level(prepared, tmp_path):
     corpus = load_corpus(str(tmp_path / "out"))
     again = read_split(str(tmp_path / "out"), "test", corpus.dictionary, corpus.level)
     assert again.tolist() == corpus.test.tolist()
+
+
+def test_levels_are_compared_by_word_and_character(prepared, tmp_path, capsys):
+    small = ["--emsize", "8", "--nhid", "8", "--epochs", "1", "--batch-size", "4", "--bptt", "5"]
+    for level in ("word", "subword"):
+        options = ["--vocab-size", "60"] if level == "subword" else []
+        made = prepared(TEXT, "--level", level, *options)[0]["splits"]["test"]
+        run = tmp_path / level
+        result = train.main(["--data", str(tmp_path / "out"), "--save", str(run), *small])
+        nats = result.test_loss * made["tokens"]
+        trained = capsys.readouterr().out
+        score = evaluate.main([str(run)])
+        for said in (trained, capsys.readouterr().out):
+            assert f"perplexity per word {math.exp(nats / made['words']):.4f}" in said
+            assert f"bits per character {nats / math.log(2) / made['characters']:.4f}" in said
+        assert score.tokens == made["tokens"]
+        model = gluonlm.load(run)
+        assert model.level == level
+        assert "▁" not in model.generate('Mr. Number 7 said "I', words=5)
+        assert model.dictionary.about["subwords" if level == "subword" else "rules"]
