@@ -19,7 +19,7 @@ import numpy as np
 from mxnet import autograd, nd
 from mxnet.gluon import nn
 
-from gluonlm.model.softmax import gradients_of, losses_of
+from gluonlm.model.softmax import as_ids, gradients_of, losses_of
 from gluonlm.system.errors import UserError
 
 USUAL = ((500_000, (4200, 35_000, 180_000)), (75_000, (2800, 20_000, 76_000)))
@@ -74,13 +74,13 @@ class SplitDecoder(nn.Dense):
         return F.concat(*parts, dim=-1)
 
     def loss(
-        self, features: nd.NDArray, targets: nd.NDArray, precision: str = "float32"
+        self, features: nd.NDArray, targets: np.ndarray | nd.NDArray, precision: str = "float32"
     ) -> nd.NDArray:
         """Negative log-likelihood in nats (T*N,) of targets (T, N); clusters without a target cost nothing."""
         ctx = features.context
         names = ("weight", "bias", "cluster_weight", "cluster_bias")
         arrays = [getattr(self, name).data(ctx) for name in names]
-        words = targets.asnumpy().astype(np.int64).ravel()
+        words = as_ids(targets).ravel()
         return _SplitCrossEntropy(words, self.edges, precision)(
             features.reshape((-1, features.shape[-1])), *arrays
         )

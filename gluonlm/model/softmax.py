@@ -39,9 +39,8 @@ def losses_of(
 def gradients_of(saved: tuple, head: nd.NDArray, out: nd.NDArray | None = None) -> tuple:
     """d loss_i / d logits_i = p_i - onehot(target_i), from there to features, weight (into ``out``) and bias."""
     features, weight, scores, chosen, targets, precision = saved
-    scores[nd.arange(len(chosen), ctx=scores.context), targets] = (
-        chosen - 1
-    )  # now p - onehot, (B, V)
+    rows = nd.arange(len(chosen), ctx=scores.context)
+    scores[rows, targets] = chosen - 1  # now p - onehot, (B, V)
     head = head.expand_dims(1)  # (B, 1)
     # a short matrix times a wide one: BLAS takes a third less time for it than for the transposed product. The bias is
     # one more feature that is always 1: a row more is cheaper than a product of its own, or sums down the columns
@@ -89,19 +88,26 @@ def cross_entropy(
 
 
 def decoder_loss(
-    model: mx.gluon.HybridBlock, features: nd.NDArray, targets: nd.NDArray
+    model: mx.gluon.HybridBlock, features: nd.NDArray, targets: np.ndarray | nd.NDArray
 ) -> nd.NDArray:
-    """:func:`cross_entropy`, or the loss of a split decoder, with the decoder of ``model`` on the features' device."""
+    """The losses (T*N,) of targets (T, N) by the decoder of ``model``, full or split, on the features' device."""
     ctx = features.context
     if hasattr(model.decoder, "loss"):  # gluonlm.model.adaptive.SplitDecoder
         return model.decoder.loss(features, targets, training_precision(model))
     weight, bias = model.decoder.weight.data(ctx), model.decoder.bias.data(ctx)
+    targets = nd.array(targets, ctx, dtype="int32")
     return cross_entropy(features, weight, bias, targets, training_precision(model))
 
 
 def training_precision(model: mx.gluon.HybridBlock) -> str:
     """The precision of the model's products at the moment: evaluation is in float32."""
     return model.precision if autograd.is_recording() else "float32"
+
+
+def as_ids(targets: np.ndarray | nd.NDArray) -> np.ndarray:
+    """Word ids as NumPy has them; those of an NDArray are waited for."""
+    ids = targets.asnumpy() if isinstance(targets, nd.NDArray) else targets
+    return ids.astype(np.int64, copy=False)
 
 
 class SampledSoftmax:
@@ -135,11 +141,10 @@ class SampledSoftmax:
         return ids, np.where(np.isin(ids, needed), 0, -np.log(self.inclusion[ids]))
 
     def __call__(
-        self, model: mx.gluon.HybridBlock, features: nd.NDArray, targets: nd.NDArray
+        self, model: mx.gluon.HybridBlock, features: nd.NDArray, targets: np.ndarray | nd.NDArray
     ) -> nd.NDArray:
         """The estimated losses (T*N,); arguments as those of :func:`decoder_loss`."""
-        ctx = features.context
-        words = targets.asnumpy().astype(np.int64)
+        ctx, words = features.context, as_ids(targets)
         ids, correction = self.candidates(words)
         rows = nd.array(ids, ctx)
         weight, bias = (

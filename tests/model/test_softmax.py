@@ -67,6 +67,15 @@ def test_a_probability_that_underflows_costs_much_in_training_but_not_infinity()
     assert weight.grad.asnumpy().ravel().tolist() == [-1, 1]
 
 
+def test_targets_are_taken_from_either_kind_of_array():
+    model = RNNModel(V, emsize=C, nhid=C)
+    model.initialize()
+    words = np.arange(T * N, dtype=np.int32).reshape(T, N) % V
+    features = model.body(nd.array(words), model.begin_state(N))[0]
+    by_numpy, by_mxnet = (decoder_loss(model, features, ids) for ids in (words, nd.array(words)))
+    np.testing.assert_array_equal(by_numpy.asnumpy(), by_mxnet.asnumpy())
+
+
 def test_two_uses_in_one_recording_add_their_gradients(arrays):
     (features, weight, bias), targets = arrays
     with autograd.record():
