@@ -7,24 +7,12 @@ tied weights the decoder's matrix is the embedding. Only matrices become integer
 float32. See :mod:`gluonlm.quantize` for the command and :mod:`gluonlm.onnx.integer` for the arithmetic.
 """
 
-from collections.abc import Iterable
-
 import numpy as np
 
 from gluonlm.compress.affine import quantize_matrix
 from gluonlm.model.quantized import Quantized, Scheme
 from gluonlm.model.rnn import RNNModel
-from gluonlm.model.weights import named_arrays
-
-
-def part_of(name: str, weights: Iterable[str]) -> str:
-    """The part of the model that one of its weights belongs to."""
-    block, _, rest = name.partition(".")
-    if block == "layers":
-        return f"layer{rest.partition('.')[0]}"
-    if block == "encoder":
-        return "embedding" if "decoder.weight" in weights else "decoder"
-    return block
+from gluonlm.model.weights import named_arrays, part_of
 
 
 def parts_of(model: RNNModel) -> list[str]:

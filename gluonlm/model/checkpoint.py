@@ -21,7 +21,7 @@ from gluonlm.config import Config
 from gluonlm.model.quantized import Integers, Quantized, read_quantized
 from gluonlm.model.rnn import RNNModel
 from gluonlm.model.storage import read_arrays, reading, write_arrays
-from gluonlm.model.weights import Shape, layout, parameter_shapes
+from gluonlm.model.weights import Shape, layout, parameter_shapes, part_of, projected
 from gluonlm.system.errors import UserError
 from gluonlm.system.typed import parse
 from gluonlm.text.vocabulary import Dictionary
@@ -115,8 +115,28 @@ def check_weights(
     weights = layout(config, vocab_size)
     if quantized:
         check_arrays(quantized.weights, {name: weight.shape for name, weight in weights.items()})
+        check_schemes(config, quantized)
     else:
         check_arrays(arrays, parameter_shapes(weights))
+
+
+def check_schemes(config: Config, quantized: Quantized) -> None:
+    """Raise a ValueError unless each part has a scheme, weights stored so, and the ranges that it wants."""
+    schemes, layers = quantized.schemes, [f"layer{index}" for index in range(config.nlayers)]
+    signals = {"embedding", *layers, *(["projection"] if projected(config) else [])}
+    parts = {name: part_of(name, quantized.weights) for name in quantized.weights}
+    if schemes.keys() != set(parts.values()):
+        raise ValueError(f"its schemes are not those of {', '.join(sorted(set(parts.values())))}")
+    for name, weight in quantized.weights.items():
+        integers = schemes[parts[name]].kind == "int8" and len(weight.shape) == 2
+        if isinstance(weight, Integers) != integers:
+            raise ValueError(f"{name} is not stored as its scheme says")
+    for part, scheme in schemes.items():
+        ranges = quantized.ranges.get(part, {})
+        if scheme.clip and not signals <= ranges.keys():
+            raise ValueError(f"it has no ranges for {part}")
+        if not np.isfinite(list(ranges.values())).all():
+            raise ValueError(f"the ranges for {part} are not finite")
 
 
 def check_arrays(arrays: dict[str, np.ndarray | Integers], shapes: dict[str, Shape]) -> None:

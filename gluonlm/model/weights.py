@@ -13,7 +13,7 @@ Shapes: V vocabulary size, E embedding size, I inputs and H units of a layer, G 
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -120,6 +120,16 @@ def named_arrays(model) -> dict[str, np.ndarray]:
         for name, parameter in model.trainables().items()
     }
     return {name: weight.of(arrays[weight.parameter]) for name, weight in model.layout.items()}
+
+
+def part_of(name: str, weights: Iterable[str]) -> str:
+    """The part of the model that one of its weights belongs to."""
+    block, _, rest = name.partition(".")
+    if block == "layers":
+        return f"layer{rest.partition('.')[0]}"
+    if block == "encoder":
+        return "embedding" if "decoder.weight" in weights else "decoder"
+    return block
 
 
 def parameter_shapes(weights: dict[str, Weight]) -> dict[str, Shape]:

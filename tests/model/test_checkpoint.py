@@ -180,3 +180,33 @@ def test_the_best_model_of_a_run_is_in_the_run(tmp_path, said, inside):
     else:
         with pytest.raises(UserError, match=r"its best model would be .*, outside of the run"):
             best_file(folder)
+
+
+def quantized_file(trained, path, scheme):
+    """The model in integers, with ranges for all signals; its metadata."""
+    ranges = {
+        name: {"averaged": (-1.0, 1.0)} for name in ("embedding", "layer0", "layer1", "projection")
+    }
+    schemes = dict.fromkeys(parts_of(trained.model), scheme)
+    quantized = quantize_model(trained.model, schemes, ranges)
+    save_model(replace(trained, path=path, quantized=quantized))
+    arrays, metadata = read_arrays(path, MODEL_FORMAT)
+    return arrays, metadata, json.loads(metadata["quantized"])
+
+
+def test_whatever_a_quantized_file_says_there_is_one_sentence(trained, tmp_path):
+    path = tmp_path / "q.safetensors"
+    arrays, metadata, said = quantized_file(trained, path, Scheme(activations="averaged"))
+    assert read_model(path).quantized.ranges["decoder"]["layer1"] == (-1.0, 1.0)
+    schemes, ranges = said["schemes"], said["ranges"]
+    for wrong in (
+        {"schemes": {name: words for name, words in schemes.items() if name != "layer0"}},
+        {"schemes": schemes | {"layer7": "int8"}},
+        {"schemes": schemes | {"decoder": "fp16"}},
+        {"ranges": {part: own for part, own in ranges.items() if part != "layer1"}},
+        {"ranges": ranges | {"decoder": {"embedding": [0, 1]}}},
+        {"ranges": ranges | {"decoder": ranges["decoder"] | {"layer1": [0, float("inf")]}}},
+    ):
+        write_arrays(path, MODEL_FORMAT, arrays, metadata | {"quantized": json.dumps(said | wrong)})
+        with pytest.raises(UserError, match="damaged or not a gluonlm file"):
+            read_model(path)
