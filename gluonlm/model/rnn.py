@@ -130,14 +130,17 @@ class Body(HybridBlock):
 
     def run(self, F, inputs, state):
         """Features, new state, and the last layer's outputs (T, N, H) before and after their dropout."""
+        # 1. ids become vectors
         first, *others = self.dropouts
         dropped = first(self.encoder(inputs))  # (T, N, E)
+        # 2. each layer reads the one below from its own part of the state
         new_state = []
         for layer, dropout in zip(self.layers, others, strict=True):
             before, state = state[: layer.state_count], state[layer.state_count :]
             raw, after = layer(dropped, before)  # (T, N, H)
             dropped = dropout(raw)
             new_state += after
+        # 3. a tied decoder wants vectors of the embedding's size
         return (self.projection(dropped) if self.projection else dropped), new_state, raw, dropped
 
     def hybrid_forward(self, F, inputs, state):
