@@ -56,7 +56,7 @@ class Checks:
                 "and flatters every perplexity; --drop ' ?<(eos|/s)>$' removes it"
             )
         marks = [f"{mark} ({count:,})" for mark, count in self.marks.items() if count]
-        if marks:
+        if marks and level != "char":
             found.append(
                 f"the text has marks of another tool: {', '.join(marks)}; is --tokenizer none right?"
             )

@@ -126,6 +126,7 @@ def about(files: DatasetFiles, level: str, ids: dict[str, np.ndarray]) -> dict:
     known = {"data": files.place, "texts": {s: digest(tokens)[:16] for s, tokens in ids.items()}}
     if files.made and level == files.level:
         known |= {name: files.made[name] for name in ("rules", "subwords") if name in files.made}
+    if files.made and level == files.level != "char":  # whose own measure is bits per character
         known["sizes"] = {
             split: {name: counts[name] for name in ("words", "characters")}
             for split, counts in files.made["splits"].items()
