@@ -15,7 +15,7 @@ from gluonlm.inference.language_model import LanguageModel
 from gluonlm.inference.lines import score_lines
 from gluonlm.inference.predictor import Predictor
 from gluonlm.inference.scoring import surprise
-from gluonlm.model.checkpoint import build_model, save_model
+from gluonlm.model.checkpoint import Trained, build_model, save_model
 from gluonlm.score import main
 from gluonlm.system.errors import UserError
 from gluonlm.text.corpus import encode_file
@@ -29,7 +29,7 @@ TEXT = ["a b c", "", "h g f e d c b a", "a zebra b", "b", "c d e f g h a b c d e
 def path(tmp_path_factory):
     path = tmp_path_factory.mktemp("score") / "model.safetensors"
     config, dictionary = Config(emsize=8, nhid=8, nlayers=2), Dictionary(WORDS)
-    save_model(path, build_model(config, len(WORDS)), dictionary, config, "word")
+    save_model(Trained(build_model(config, len(WORDS)), dictionary, config, "word", path))
     (path.parent / "text.txt").write_text("\n".join(TEXT) + "\n")
     return path
 
