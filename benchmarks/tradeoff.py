@@ -1,12 +1,13 @@
-"""One picture of many small models: perplexity against bytes and against words per second, quantized, pruned, or both.
+"""One picture of many small models: perplexity against bytes and against words per second,
+quantized, pruned, or both.
 
-    python -m gluonlm.quantize runs/dense --table   # for each model: writes runs/dense/quantized.json
+    python -m gluonlm.quantize runs/dense --table  # for each model: writes runs/dense/quantized.json
     python -m gluonlm.quantize runs/pruned-80 --table
     python benchmarks/tradeoff.py runs/dense runs/pruned-80 --out tradeoff.png
 
-Each folder (or file that ``--table --out`` wrote) is a series of points, one for each way of storing its numbers. The
-further down, the better the model; the further left (bytes, on a logarithmic axis) or right (words per second), the
-cheaper.
+Each folder (or file that ``--table --out`` wrote) is a series of points, one for each way of
+storing its numbers. The further down, the better the model; the further left (bytes, on a
+logarithmic axis) or right (words per second), the cheaper.
 """
 
 import argparse
@@ -86,7 +87,8 @@ def read_table(path: Path) -> Series:
 
 
 def draw(figure: Figure, series: Sequence[Series]) -> None:
-    """Test perplexity against megabytes, evaluation speed and writing speed: a colour a model, a marker a variant."""
+    """Test perplexity against megabytes, evaluation speed and writing speed: a colour a model, a
+    marker a variant."""
     panels = {
         "size, MB": lambda row: row.bytes / 1e6,
         "words/s evaluating": lambda row: row.evaluated,

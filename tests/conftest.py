@@ -31,7 +31,8 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session", autouse=True)
 def _elsewhere(tmp_path_factory):
-    """Whatever the clone holds, such as runs/, is nothing to the tests: they run in another folder."""
+    """Whatever the clone holds, such as runs/, is nothing to the tests: they run in another
+    folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("folder"))
         yield

@@ -1,4 +1,5 @@
-"""Options: a mistake is one sentence, what has no effect is refused, and help has a title for each group."""
+"""Options: a mistake is one sentence, what has no effect is refused, and help has a title for each
+group."""
 
 import json
 import subprocess

@@ -251,7 +251,8 @@ def test_stored_outputs_are_what_the_code_prints(path):
 def test_the_share_of_drawing_counts_statements_and_leaves_out_captions():
     sources = [
         "x = 1\ny = 2",
-        'with teaching.figure(\n    "a long caption, "\n    "in two lines"\n) as axes:\n    axes.plot(x)',
+        'with teaching.figure(\n    "a long caption, "\n    "in two lines"\n) as axes:\n    '
+        "axes.plot(x)",
         "figure, axes = plt.subplots()",
     ]
     notebook = new_notebook(cells=[new_code_cell(source) for source in sources])

@@ -1,4 +1,5 @@
-"""Lines scored one by one: the same figures however they are batched, in order, and in memory that is bounded."""
+"""Lines scored one by one: the same figures however they are batched, in order, and in memory that
+is bounded."""
 
 import io
 import itertools

@@ -1,4 +1,5 @@
-"""Model files that somebody has edited: whatever is in there gives one sentence, at once, and takes no memory."""
+"""Model files that somebody has edited: whatever is in there gives one sentence, at once, and takes
+no memory."""
 
 import json
 from dataclasses import replace

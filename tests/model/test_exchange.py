@@ -1,4 +1,5 @@
-"""Models to PyTorch's word-level example and back; tests/fixtures/make_torch.py made the other side."""
+"""Models to PyTorch's word-level example and back; tests/fixtures/make_torch.py made the other
+side."""
 
 import json
 from pathlib import Path

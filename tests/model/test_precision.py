@@ -1,4 +1,5 @@
-"""Products in bfloat16: the values of rounded factors, gradients within the rounding, float32 in evaluation and files."""
+"""Products in bfloat16: the values of rounded factors, gradients within the rounding, float32 in
+evaluation and files."""
 
 import mxnet as mx
 import numpy as np
@@ -109,7 +110,8 @@ def test_gradients_are_those_of_float32_within_the_rounding(way):
     ],
 )
 def test_an_lstm_is_mxnets_within_the_rounding(shape):
-    """Values, new state and all gradients, from a state that is not zero and with gradients of the new state."""
+    """Values, new state and all gradients, from a state that is not zero and with gradients of the
+    new state."""
     steps, columns, inputs, units = shape
     random = np.random.default_rng(steps)
     sizes = [

@@ -1,4 +1,5 @@
-"""Storage: what is read is what was written, with many zeros in fewer bytes, and damage is noticed."""
+"""Storage: what is read is what was written, with many zeros in fewer bytes, and damage is
+noticed."""
 
 import json
 import struct

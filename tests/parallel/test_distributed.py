@@ -184,7 +184,8 @@ def test_a_machine_that_falls_silent(two_machines):
     here = supervisor.World("10.77.0.1", 9091, 1, 1)
     scheduler = waiting("scheduler")
     leading = (
-        "import asyncio; from gluonlm.parallel import supervisor as s; s.SILENCE, s.GRACE = 3, 1.0\n"
+        "import asyncio; from gluonlm.parallel import supervisor as s; s.SILENCE, s.GRACE = 3, "
+        "1.0\n"
         f"s.SCHEDULER = {scheduler!r}; asyncio.run(s.lead(s.{here}, 20, {{}}))"
     )
     lines = {

@@ -68,7 +68,8 @@ def small(here, role, program, patience=10.0):
 
 
 def set_scheduler(monkeypatch, program, patience=10.0):
-    """Run a line of Python in the place of ps-lite's scheduler, and do not wait long for the end."""
+    """Run a line of Python in the place of ps-lite's scheduler, and do not wait long for the
+    end."""
     line = SMALL.format(role="scheduler", program=program, patience=patience)
     monkeypatch.setattr(supervisor, "SCHEDULER", line.replace("{", "{{").replace("}", "}}"))
     monkeypatch.setattr(supervisor, "GRACE", 1.0)
@@ -153,7 +154,8 @@ def test_one_that_fails_ends_all(monkeypatch, capfd, program, sentence):
     ],
 )
 def test_one_of_a_job_scheduler_that_fails_ends_all(monkeypatch, program, sentence):
-    """The root has not started it, so it knows what the process has said itself, or that it is gone."""
+    """The root has not started it, so it knows what the process has said itself, or that it is
+    gone."""
     here = world(2)
     monkeypatch.setenv("GLUONLM_TEST", str(here.port))
     ends = together(monkeypatch, here, [WAITS, program], launched=False)

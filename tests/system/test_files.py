@@ -1,4 +1,5 @@
-"""Output: nothing that training made is replaced, devices stay devices, an old file is whole until the new one is."""
+"""Output: nothing that training made is replaced, devices stay devices, an old file is whole until
+the new one is."""
 
 import errno
 import json

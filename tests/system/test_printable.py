@@ -1,4 +1,5 @@
-"""What is printed of a text that others wrote: nothing in it steers a terminal, and every script stays readable."""
+"""What is printed of a text that others wrote: nothing in it steers a terminal, and every script
+stays readable."""
 
 import pytest
 

@@ -214,7 +214,8 @@ print(highest >> 20, trims)
 
 @pytest.mark.skipif(not memory.malloc_state(), reason="glibc from version 2.33 only")
 def test_memory_does_not_pile_up():
-    """Twenty arrays of 50 MB on average at a time stay near one gigabyte, and a small process keeps all it has."""
+    """Twenty arrays of 50 MB on average at a time stay near one gigabyte, and a small process keeps
+    all it has."""
     highest, trims = map(int, process(PILE.format("trims += give_back()"))[0].split())
     assert trims > 5
     assert highest < 1024 + 512 + 200

@@ -1,4 +1,5 @@
-"""From raw files to data sets: what is read, what becomes a token, where it goes, and what is said about it."""
+"""From raw files to data sets: what is read, what becomes a token, where it goes, and what is said
+about it."""
 
 import bz2
 import gzip
