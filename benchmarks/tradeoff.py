@@ -1,7 +1,7 @@
 """One picture of many small models: perplexity against bytes and against words per second,
 quantized, pruned, or both.
 
-    python -m gluonlm.quantize runs/dense --table  # for each model: writes runs/dense/quantized.json
+    python -m gluonlm.quantize runs/dense --table  # for each: writes runs/dense/quantized.json
     python -m gluonlm.quantize runs/pruned-80 --table
     python benchmarks/tradeoff.py runs/dense runs/pruned-80 --out tradeoff.png
 
