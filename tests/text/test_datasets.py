@@ -375,3 +375,25 @@ def test_the_command_ends_with_one_sentence(cache, monkeypatch, capsys):
         capsys.readouterr().err
         == f"error: there is no data set 'nothing': the data sets are {', '.join(DATASETS)}\n"
     )
+
+
+def test_a_run_finds_its_text_from_another_folder(cache, tmp_path, monkeypatch, capsys):
+    """``data/penn`` is also how other toolkits call Penn Treebank, and another folder may have a text of that name."""
+    write_splits(Path("data/penn"))
+    run = str(tmp_path / "run")
+    small = "--emsize 4 --nhid 4 --nlayers 1 --batch-size 2 --bptt 3 --epochs 1"
+    train.main(["--data", "data/penn", "--save", run, *small.split()])
+    first = evaluate.main([run])
+    (tmp_path / "elsewhere" / "data").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert evaluate.main([run]) == first
+    write_splits(Path("data/penn"))
+    (Path("data/penn") / "test.txt").write_text("quite another text\n")
+    assert evaluate.main([run]) == first
+    there = tmp_path / "here" / "data" / "penn"
+    (there / "train.txt").write_text("changed\n" * 9)
+    with pytest.raises(UserError, match="the train text in .*here/data/penn is no longer what"):
+        train.main(["--finetune", run, "--save", str(tmp_path / "second"), "--epochs", "1"])
+    (there / "test.txt").unlink()
+    with pytest.raises(UserError, match=r"here/data/penn has no test\.txt"):
+        evaluate.main([run])
