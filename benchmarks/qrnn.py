@@ -29,8 +29,8 @@ from gluonlm.model.qrnn import QRNNLayer
 from gluonlm.model.rnn import RecurrentLayer
 from gluonlm.presets import resolve
 from gluonlm.system.machine import RESULTS, record
-from gluonlm.training.loop import train_step
 from gluonlm.training.optim import Updater
+from gluonlm.training.step import Objective, train_step
 
 COLUMNS = 20
 
@@ -168,9 +168,9 @@ def one_step(config, vocab_size: int) -> Callable[[], None]:
 
     def once():
         nonlocal states
-        penalties = {"alpha": config.alpha, "beta": config.beta}
+        objective = Objective(alpha=config.alpha, beta=config.beta)
         _, states = train_step(
-            model, updater, ids[:-1], ids[1:], states, 0.1, config.clip, **penalties
+            model, updater, ids[:-1], ids[1:], states, 0.1, config.clip, objective
         )
 
     return once

@@ -11,8 +11,8 @@ from gluonlm.config import Config
 from gluonlm.model.checkpoint import build_model
 from gluonlm.model.softmax import SampledSoftmax, decoder_loss
 from gluonlm.text.corpus import Dictionary
-from gluonlm.training.loop import evaluate, train_step
 from gluonlm.training.optim import Updater
+from gluonlm.training.step import Objective, evaluate, train_step
 
 SAMPLES = 1000
 SIDE = 1024  # of the square matrices whose product shows what the processor can do
@@ -50,7 +50,7 @@ def set_up(work: Work):
     def step():
         nonlocal states
         loss, states = train_step(
-            model, updater, ids[:-1], ids[1:], states, work.lr, work.clip, loss_of
+            model, updater, ids[:-1], ids[1:], states, work.lr, work.clip, Objective(loss_of)
         )
         return ids[1:].size, loss
 

@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import mxnet as mx
-import numpy as np
 
 from gluonlm.cli import Parser, contexts, run
-from gluonlm.compress.schedule import read_schedule
+from gluonlm.compress.schedule import pruner_of, read_schedule
 from gluonlm.config import MODEL_SETTINGS, Config, add_options, on_top, option
 from gluonlm.inference.predictor import Predictor
 from gluonlm.inference.sampling import Strategy, generate
-from gluonlm.model.checkpoint import build_model, load_model
+from gluonlm.model.checkpoint import load_model
 from gluonlm.model.precision import check_precision
 from gluonlm.model.rnn import RNNModel
 from gluonlm.onnx.export import check_exportable, export_onnx
@@ -36,17 +35,21 @@ from gluonlm.parallel.group import KVSTORES, join
 from gluonlm.presets import PRESETS, describe, resolve
 from gluonlm.prune import report
 from gluonlm.system.errors import UserError
+from gluonlm.system.files import check_output
 from gluonlm.system.machine import machine_record
-from gluonlm.system.streams import printable
+from gluonlm.system.streams import printable, safe_display
 from gluonlm.text.corpus import Corpus, Limits, load_corpus
 from gluonlm.text.detokenize import to_text
 from gluonlm.text.locate import located
 from gluonlm.text.ngrams import baselines
+from gluonlm.training.fit import prepare
 from gluonlm.training.group import Group
-from gluonlm.training.loop import Training, evaluate
+from gluonlm.training.loop import Training
 from gluonlm.training.progress import bits, named, units_shown
 from gluonlm.training.resume import load_training
-from gluonlm.training.run import Onlooker, Run
+from gluonlm.training.run import ReadOnlyRun, Run
+from gluonlm.training.session import Session
+from gluonlm.training.step import evaluate
 
 RESUME_OPTIONS = (
     "resume",
@@ -149,26 +152,25 @@ def finetune_settings(values: dict[str, Any]) -> Config:
 def default_folder(config: Config) -> Path:
     """A new name under runs/ that says when and what."""
     moment = datetime.now().strftime("%Y%m%d-%H%M%S")
-    data = Path(config.data).stem.replace(".", "-")  # what follows a dot would make it a file
+    data = Path(config.data).stem.replace(".", "-")
     return Path("runs") / f"{moment}-{data}-{config.model.lower()}"
 
 
 def open_run(given: dict[str, Any], group: Group) -> tuple[Run, Config]:
-    """The run to work in: a new one, or with ``--resume`` an old one with its own settings. Worker 0 has the files."""
-    for name, least in (("log_interval", 1), ("checkpoint_seconds", 0)):
-        if not given.get(name, 1) >= least:
-            raise UserError(f"{option(name)} {given[name]}: must be at least {least}")
+    """The run to work in: a new one, or with ``--resume`` an old one with its own settings. Rank 0 has the files."""
     if "resume" not in given:
         config = settings(given)
         config = replace(config, data=located(config.data))  # found from any folder later
         folder = given.get("save") or default_folder(config)
-        return (Onlooker(Path(folder)) if group.rank else Run.new(folder)), config
+        if group.rank:
+            return ReadOnlyRun(Path(folder)), config
+        return (Run.new if given.get("save") else Run.next_free)(folder), config
     extra = set(given) - {*RESUME_OPTIONS, "epochs"}
     if extra:
         raise UserError(
             f"--resume goes on with the run's own settings: leave out {option(min(extra))}"
         )
-    run, config = (Onlooker(given["resume"]), None) if group.rank else Run.open(given["resume"])
+    run, config = (ReadOnlyRun(given["resume"]), None) if group.rank else Run.open(given["resume"])
     config = Config.from_json(group.all_gather_object("run", config and config.to_json())[0])
     return run, config
 
@@ -182,86 +184,78 @@ def main(argv: list[str]) -> Result | None:
     if given.get("describe"):
         print(describe(given.get("preset", "word-lm")))
         return None
+    check(given)
+    devices = contexts(given.get("gpu", "0" if given.get("cuda") else None))
+    with safe_display(), join(given.get("kvstore", "device")) as group:
+        names = ("log_interval", "checkpoint_seconds", "kvstore")
+        options = {name: given[name] for name in names if name in given}
+        session = Session(devices, group=group, pruner=pruner_of, **options)
+        run, begun = open_run(given, group)
+        with run:
+            training = begin(run, begun, session, given, argv)
+            announce(training)
+            if begun.finetune and not training.progress.step:
+                training.validate()  # the best so far is what the run starts from
+            finished = training.fit()
+            if group.rank == 0:
+                return finish(training, finished, given.get("onnx_export"))
+    return None
+
+
+def check(given: dict[str, Any]) -> None:
+    """Say before hours of training, and not after it, what an option cannot have."""
+    for name, least in (("log_interval", 1), ("checkpoint_seconds", 0)):
+        if not given.get(name, 1) >= least:
+            raise UserError(f"{option(name)} {given[name]}: must be at least {least}")
     if given.get("onnx_export"):
         require("onnx", "onnxruntime")
-    devices = contexts(given.get("gpu", "0" if given.get("cuda") else None))
+        check_output(Path(given["onnx_export"]))
     if given.get("kvstore") == "nccl" and not mx.runtime.Features().is_enabled("NCCL"):
         raise UserError(
             "--kvstore nccl: the installed mxnet is built without NCCL; leave the option out"
         )
-    with join(given.get("kvstore", "device")) as group:
-        run, begun = open_run(given, group)
-        config = (
-            replace(begun, epochs=given["epochs"]) if {"resume", "epochs"} <= set(given) else begun
-        )
-        training = prepare(run, config, devices, given, group)
-        if given.get("onnx_export"):
-            check_exportable(config)  # told before hours of training, not after
-        if "resume" not in given or config != begun:
-            run.begin(config, shlex.join(["python", "-m", "gluonlm.train", *argv]))
-        announce(training)
-        if config.finetune and not training.progress.step:
-            training.validate()  # the best so far is what the run starts from
-        finished = training.fit()
-        return conclude(training, finished, given.get("onnx_export")) if group.rank == 0 else None
 
 
-def prepare(
-    run: Run, config: Config, devices: list, given: dict[str, Any], group: Group
+def begin(
+    run: Run, begun: Config, session: Session, given: dict[str, Any], argv: list[str]
 ) -> Training:
-    """Everything that must be there before the first step."""
+    """A training that stands where it shall go on, its run's files written or read."""
+    config = replace(begun, epochs=given["epochs"]) if {"resume", "epochs"} <= set(given) else begun
+    if given.get("onnx_export"):
+        check_exportable(config)
+    run.check_resumable()
+    group = session.group
+    stopped = group.all_gather_object("checkpoint", run.last.exists())[0]  # with a state
     origin = None
     if config.finetune:  # a run that has begun has the model it began with, or a better one
-        origin = load_model(run.best if run.best.exists() else config.finetune)
+        origin = load_model(run.best if stopped and run.best.exists() else config.finetune)
     level, dictionary = (origin.level, origin.dictionary) if origin else (config.level, None)
-    limits = Limits(config.vocab_size, config.min_count)
-    corpus = load_corpus(config.data, level, dictionary, limits)
-    check_precision(config.precision, devices[0].device_type == "gpu")
-    check_equal(group, config, corpus, len(devices), given.get("kvstore", "device"))
-    np.random.seed(config.seed)
-    mx.random.seed(config.seed)
-    model = build_model(config, len(corpus.dictionary), devices)
-    if origin:
-        for name, parameter in origin.model.trainables().items():
-            model.trainables()[name].set_data(parameter.data())
-    options = {
-        name: given[name]
-        for name in ("log_interval", "checkpoint_seconds", "kvstore")
-        if name in given
-    }
-    training = Training(model, corpus, config, run, devices, **options, group=group)
-    if "resume" in given and group.all_gather_object("checkpoint", run.last.exists())[0]:
-        load_training(training)
-        if training.progress.done and "epochs" in given:
-            raise UserError(
-                f"{run.folder} was over when validation stalled: leave out --epochs, or --finetune it anew"
-            )
-    elif origin:
-        training.pruner.keep_zeros(origin.pruned)
+    corpus = load_corpus(
+        config.data, level, dictionary, Limits(config.vocab_size, config.min_count)
+    )
+    check_precision(config.precision, session.contexts[0].device_type == "gpu")
+    check_equal(group, config, corpus, len(session.contexts), session.kvstore)
+    training = prepare(config, corpus, run, session, origin)
+    command = shlex.join(["python", "-m", "gluonlm.train", *argv])
+    if not stopped:
+        training.begin(command)
+        return training
+    load_training(training)
+    if training.progress.done and "epochs" in given:
+        raise UserError(
+            f"{run.folder} was over when validation stalled: leave out --epochs, or --finetune it anew"
+        )
+    if config != begun:
+        run.begin(config, command)
     return training
-
-
-def conclude(training: Training, finished: bool, onnx: str | None) -> Result:
-    """Evaluate and export the best model; say how to go on if the run is not finished."""
-    result, run = finish(training, finished), training.run
-    if not finished:
-        several = training.group.world_size > 1
-        how = "with as many workers and" if several else "with: python -m gluonlm.train"
-        print(f"stopped; go on {how} --resume {shlex.quote(str(run.folder))}")
-    if (
-        onnx and result.valid_loss is not None
-    ):  # a finetuned run has a best model before its first epoch
-        print(export_onnx(load_model(run.best), Path(onnx)).report)
-    return result
 
 
 def announce(training: Training) -> None:
     """Say what is going to be trained on what."""
     corpus, config = training.corpus, training.config
     layers = "1 layer" if config.nlayers == 1 else f"{config.nlayers} layers"
-    workers = (
-        f" of each of {training.group.world_size} workers" if training.group.world_size > 1 else ""
-    )
+    size = training.group.world_size
+    workers = f" of each of {size} workers" if size > 1 else ""
     print(
         f"{corpus.name}: {len(corpus.train)} training tokens, vocabulary {len(corpus.dictionary)}\n"
         f"{config.model}: {layers} of {config.nhid} units, {training.parameter_count} parameters, "
@@ -271,71 +265,74 @@ def announce(training: Training) -> None:
     )
 
 
-def finish(training: Training, finished: bool) -> Result:
-    """Evaluate the best model on the test split, print it beside the baselines with a sample, write result.json."""
+def finish(training: Training, finished: bool, onnx: str | None) -> Result:
+    """Evaluate the best model on the test split; what is written is written before it is shown."""
     run, corpus, progress = training.run, training.corpus, training.progress
-    ctx = training.contexts[0]
-    validated, model = math.isfinite(progress.best_loss), training.model
-    if validated:
-        model = load_model(run.best, [ctx]).model
-    else:
-        print("no epoch was finished: this is the model as it stands")
-    columns = training.config.test_batch_size or training.config.eval_batch_size
+    config, ctx = training.config, training.contexts[0]
+    validated = math.isfinite(progress.best_loss)
+    model = load_model(run.best, [ctx]).model if validated else training.model
+    columns = config.test_batch_size or config.eval_batch_size
     test_loss = evaluate(model, corpus.test, corpus.dictionary, columns, ctx)
-    result = Result(
-        finished,
-        progress.best_epoch + 1,
-        progress.best_loss if validated else None,
-        test_loss,
-        run.folder,
-    )
+    valid_loss = progress.best_loss if validated else None
+    result = Result(finished, progress.best_epoch + 1, valid_loss, test_loss, run.folder)
+    counted = corpus.train[:COUNTED]
+    trivial = baselines(counted, corpus.test, len(corpus.dictionary))
+    if finished:
+        run.write_result(record(training, result, trivial))
+    exported = export_onnx(load_model(run.best), Path(onnx)) if onnx and validated else None
+    if not validated:
+        print("no epoch was finished: this is the model as it stands")
     units = corpus.dictionary.per_unit("test", test_loss * len(corpus.test))
     print(f"test loss {test_loss:.4f} | test {named(test_loss, corpus.level)}{units_shown(units)}")
-    trivial = compare(corpus)
+    print(compared(corpus, trivial))
     if training.pruner.kept:
         print(report(model))
-    print(f"--- a sample\n{sample(model, corpus, training.config.seed, ctx).strip()}\n---")
-    if finished:
-        pruned = {"sparsity": training.pruner.sparsity} if training.pruner.kept else {}
-        characters = {f"test_{name}": value for name, value in units.items()}
-        if corpus.level == "char":
-            characters |= {
-                "test_bits_per_character": bits(test_loss),
-                "valid_bits_per_character": bits(progress.best_loss),
-            }
-        run.write_result(
-            {
-                **characters,
-                **pruned,
-                "test_perplexity": result.test_perplexity,
-                "test_loss": test_loss,
-                "valid_perplexity": math.exp(progress.best_loss),
-                "best_epoch": result.best_epoch,
-                "parameters": training.parameter_count,
-                "epochs": progress.epoch,
-                "seconds": progress.seconds,
-                "baselines": trivial,
-                "baselines_of_tokens": min(COUNTED, len(corpus.train)),
-                "machine": machine_record(),
-            }
-        )
+    print(f"--- a sample\n{sample(model, corpus, config.seed, ctx).strip()}\n---")
+    if not finished:
+        several = training.group.world_size > 1
+        how = "with as many workers and" if several else "with: python -m gluonlm.train"
+        print(f"stopped; go on {how} --resume {shlex.quote(str(run.folder))}")
+    if exported:
+        print(exported.report)
     return result
 
 
-def compare(corpus: Corpus) -> dict[str, float]:
-    """Print what the baselines reach on the test text; returns their perplexities.
+def record(training: Training, result: Result, trivial: dict[str, float]) -> dict[str, Any]:
+    """What result.json tells of a finished run."""
+    progress, corpus = training.progress, training.corpus
+    units = corpus.dictionary.per_unit("test", result.test_loss * len(corpus.test))
+    figures: dict[str, Any] = {f"test_{name}": value for name, value in units.items()}
+    if corpus.level == "char":
+        figures["test_bits_per_character"] = bits(result.test_loss)
+        figures["valid_bits_per_character"] = bits(progress.best_loss)
+    if training.pruner.kept:
+        figures["sparsity"] = training.pruner.sparsity
+    return {
+        **figures,
+        "test_perplexity": result.test_perplexity,
+        "test_loss": result.test_loss,
+        "valid_perplexity": math.exp(progress.best_loss),
+        "best_epoch": result.best_epoch,
+        "parameters": training.parameter_count,
+        "epochs": progress.epoch,
+        "seconds": progress.seconds,
+        "baselines": trivial,
+        "baselines_of_tokens": min(COUNTED, len(corpus.train)),
+        "machine": machine_record(),
+    }
+
+
+def compared(corpus: Corpus, trivial: dict[str, float]) -> str:
+    """What the baselines reach on the test text, as a line.
 
     They count a part of a very long training text only: all of enwik8 would take them gigabytes.
     """
-    counted = corpus.train[:COUNTED]
-    trivial = baselines(counted, corpus.test, len(corpus.dictionary))
     others = (
         f"{name} {math.log2(value):.4f}" if corpus.level == "char" else f"{name} {value:.1f}"
         for name, value in trivial.items()
     )
-    part = f" (of the first {COUNTED:,} tokens)" if len(counted) < len(corpus.train) else ""
-    print(f"for comparison{part}: {', '.join(others)}")
-    return trivial
+    part = f" (of the first {COUNTED:,} tokens)" if len(corpus.train) > COUNTED else ""
+    return f"for comparison{part}: {', '.join(others)}"
 
 
 def sample(model: RNNModel, corpus: Corpus, seed: int, ctx: mx.Context) -> str:

@@ -24,10 +24,12 @@ from typing import Any
 
 import yaml
 
-from gluonlm.compress.pruning import Rule, usual_rule
+from gluonlm.compress.pruning import Pruner, Rule, usual_rule
 from gluonlm.config import Config
+from gluonlm.model.rnn import RNNModel
 from gluonlm.system.errors import UserError
 from gluonlm.system.typed import typed
+from gluonlm.training.optim import Updater
 
 MOST_STEPS = 1_000_000  # prunings by one rule
 LARGEST = 1e9  # number of epochs
@@ -106,6 +108,11 @@ def rules_of(config: Config) -> tuple[Rule, ...]:
     if config.prune is not None:
         return (usual_rule(config.prune, config.epochs, trained=config.finetune is not None),)
     return parse_schedule(config.compress) if config.compress else ()
+
+
+def pruner_of(model: RNNModel, updater: Updater, config: Config) -> Pruner:
+    """What prunes a run of these settings: for :class:`gluonlm.training.session.Session`."""
+    return Pruner(model, updater, rules_of(config), config.epochs)
 
 
 def parse_schedule(text: str) -> tuple[Rule, ...]:

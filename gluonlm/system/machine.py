@@ -1,8 +1,10 @@
 """Recorded results: what was measured, by which command, on which machine."""
 
+import contextlib
 import datetime
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import shlex
@@ -10,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from gluonlm.system.errors import UserError
 from gluonlm.system.files import write_output
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -64,6 +67,37 @@ def cpu_flags() -> set[str]:
     return next(
         (set(line.split(":")[1].split()) for line in lines if line.startswith("flags")), set()
     )
+
+
+def check_memory(need: int, what: str) -> None:
+    """Raise a UserError when something needs more memory than there is, before any of it is taken."""
+    available = available_memory()
+    if need > available:
+        raise UserError(
+            f"{what} needs at least {need / 2**30:.3g} GiB of memory, and there are {available / 2**30:.3g} GiB: "
+            "lower --emsize, --nhid, --nlayers, --batch-size or --bptt"
+        )
+
+
+def available_memory() -> float:
+    """Bytes that this process can still get, infinity where that cannot be known."""
+    limits = [math.inf]
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                limits.append(1024 * int(line.split()[1]))
+    with contextlib.suppress(OSError, ValueError, ImportError):
+        import resource
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)  # ulimit -v
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        if limit != resource.RLIM_INFINITY:
+            limits.append(limit - pages * resource.getpagesize())
+    with contextlib.suppress(OSError, ValueError):
+        group = Path("/sys/fs/cgroup")
+        most = int((group / "memory.max").read_text())
+        limits.append(most - int((group / "memory.current").read_text()))
+    return max(0, min(limits))
 
 
 def record(out: Path | None, command: Sequence[str], **figures: Any) -> dict[str, Any]:

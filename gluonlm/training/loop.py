@@ -1,105 +1,33 @@
-"""The training loop: one step, one epoch, evaluation, and a whole run that stops and resumes exactly.
+"""The training loop: an epoch, validation, and a whole run that stops and resumes exactly.
 
->>> training = Training(model, corpus, config, run)      # see gluonlm.train for the command
+>>> training = Training(model, corpus, config, run)      # see gluonlm.training.fit
+>>> training.begin("what was typed")
 >>> training.fit()
 """
 
 import math
 import time
-from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
-import mxnet as mx
 import numpy as np
-from mxnet import autograd, gluon, nd
 
-from gluonlm.compress.pruning import Pruner
-from gluonlm.compress.schedule import rules_of
-from gluonlm.config import FALLING, Config
-from gluonlm.inference.predictor import Predictor
-from gluonlm.inference.scoring import total_loss
-from gluonlm.model.regularize import activation_penalty
-from gluonlm.model.rnn import RNNModel, detach
+from gluonlm.config import Config
+from gluonlm.model.rnn import RNNModel
 from gluonlm.model.softmax import SampledSoftmax, decoder_loss
-from gluonlm.system import memory
 from gluonlm.system.errors import UserError
-from gluonlm.text.batches import batchify, evaluation_columns, get_batch, random_length, segments
-from gluonlm.text.corpus import Corpus, Dictionary
+from gluonlm.system.runtime import prepare as runtime
+from gluonlm.text.batches import batchify, get_batch, random_length, segments
+from gluonlm.text.corpus import Corpus
 from gluonlm.training.group import LOCAL, SINGLE, Group
 from gluonlm.training.optim import Average, Schedule, Updater, stalled
 from gluonlm.training.progress import Display
-from gluonlm.training.resume import Progress, State, StopRequest, save_training
+from gluonlm.training.resume import Progress, StopRequest, save_training
 from gluonlm.training.run import Run
+from gluonlm.training.session import ON_CPU, Session
+from gluonlm.training.step import Objective, State, evaluate, seed_step, train_step
 
 PLOT_SECONDS = 10  # at most so often is the curve drawn, which takes as long as a short epoch
-
-
-def train_step(
-    model: RNNModel,
-    updater: Updater,
-    data: np.ndarray,
-    target: np.ndarray,
-    states: list[State],
-    lr: float,
-    clip: float,
-    loss_of: Callable[[RNNModel, nd.NDArray, np.ndarray], nd.NDArray] = decoder_loss,
-    alpha: float = 0.0,
-    beta: float = 0.0,
-) -> tuple[float, list[State]]:
-    """One update from one segment, its columns divided over the updater's devices; other workers bring theirs.
-
-    :param data: word ids (T, N); :param target: the ids that follow them (T, N).
-    :param states: one state per device, carried over from the segment before.
-    :param loss_of: gives the losses (T*n,) of features (T, n, C) and targets (T, n).
-    :param alpha: a weight of :func:`gluonlm.model.regularize.activation_penalty`; :param beta: the other one.
-    :return: mean loss in nats per token, without penalties (not finite when training has diverged), and the new
-        states, detached.
-    """
-    inputs = gluon.utils.split_and_load(data, updater.contexts, batch_axis=1)
-    targets = np.split(target, len(updater.contexts), axis=1)  # the losses take them as they are
-    losses, penalties, new_states = [], [], []
-    with autograd.record():
-        for x, y, state in zip(inputs, targets, states, strict=True):
-            if alpha or beta:
-                features, state, raw, dropped = model.body_with_outputs(x, state)
-                penalties.append(
-                    activation_penalty(raw, dropped, alpha, beta) * (x.size / data.size)
-                )
-            else:
-                features, state = model.body(x, state)  # (T, n, C)
-            losses.append(loss_of(model, features, y).sum() / data.size)
-            new_states.append(state)
-    autograd.backward(losses + penalties)
-    loss = nd.add_n(*(loss.as_in_context(updater.contexts[0]) for loss in losses))
-    norm = updater.step(lr, clip, loss)
-    loss = float(loss.asscalar())
-    memory.give_back()
-    return loss if math.isfinite(norm) else math.nan, [detach(state) for state in new_states]
-
-
-def seed_step(seed: int, step: int) -> None:
-    """Make all that is random in a training step a function of the run's seed and the step's number."""
-    mx.random.seed((seed * 1_000_003 + step) % 2**31)
-    np.random.seed((seed * 1_000_003 + step) % 2**32)
-
-
-def evaluate(
-    model: RNNModel,
-    ids: np.ndarray,
-    dictionary: Dictionary,
-    batch_size: int,
-    ctx: mx.Context | None = None,
-    group: Group = SINGLE,
-) -> float:
-    """Mean negative log-likelihood in nats over every token of ``ids``; its exp is the perplexity.
-
-    The text is cut in ``batch_size`` columns that are read side by side from a zero state, divided over the workers.
-
-    :raises UserError: when ``ids`` is empty.
-    """
-    own = group.columns(evaluation_columns(ids, batch_size))
-    total = total_loss(Predictor(model, ctx), ids, dictionary, batch_size, own)
-    return sum(group.all_gather_object("evaluation", total)) / len(ids)
+FAR = 5.0  # nats above ln V, the loss of guessing: what does worse than that has diverged
 
 
 class Training:
@@ -110,39 +38,35 @@ class Training:
     """
 
     def __init__(
-        self,
-        model: RNNModel,
-        corpus: Corpus,
-        config: Config,
-        run: Run,
-        contexts: Sequence[mx.Context] = (mx.cpu(),),
-        log_interval: int = 200,
-        checkpoint_seconds: float = 60.0,
-        kvstore: str = "device",
-        group: Group = SINGLE,
+        self, model: RNNModel, corpus: Corpus, config: Config, run: Run, session: Session = ON_CPU
     ):
         self.model, self.corpus, self.config, self.run = model, corpus, config, run
-        self.contexts, self.checkpoint_seconds, self.group = (
-            list(contexts),
-            checkpoint_seconds,
-            group,
-        )
-        self.source = training_columns(corpus, config, len(self.contexts), group)  # (L, N)
-        local = kvstore if kvstore in LOCAL else "device"
-        self.updater = Updater(model.trainables(), config.optimizer, config.wdecay, local, group)
-        self.pruner = Pruner(model, self.updater, rules_of(config), config.epochs)
-        # a rate that falls to 0 does what averaging is for, and the mean would lag behind the last weights
-        self.may_average = config.schedule not in FALLING
-        self.average = Average(model.trainables()) if config.finetune and self.may_average else None
+        self.session, self.group = session, session.group
+        self.contexts = list(session.contexts)
+        self.source = training_columns(corpus, config, len(self.contexts), self.group)  # (L, N)
+        local = session.kvstore if session.kvstore in LOCAL else "device"
+        parameters = model.trainables()
+        self.updater = Updater(parameters, config.optimizer, config.wdecay, local, self.group)
+        self.pruner = session.pruner(model, self.updater, config)
+        self.average = Average(parameters) if config.finetune and config.averages else None
         self.schedule = Schedule(config)
-        self.loss_of = decoder_loss
+        loss_of = decoder_loss
         if config.softmax_samples:
-            self.loss_of = SampledSoftmax(
-                np.bincount(corpus.train, minlength=len(corpus.dictionary)), config.softmax_samples
-            )
-        self.progress, self.plotted_at = Progress(corpus=corpus.hashes), time.monotonic()
+            counts = np.bincount(corpus.train, minlength=len(corpus.dictionary))
+            loss_of = SampledSoftmax(counts, config.softmax_samples)
+        self.objective = Objective(loss_of, config.alpha, config.beta)
+        self.progress = Progress(corpus=corpus.hashes, threads=runtime().threads)
+        self.plotted_at = time.monotonic()
         self.states = self._zero_states()
-        self.display = Display(config.epochs, log_interval, self._log, corpus.level)
+        self.display = Display(config.epochs, session.log_interval, self._log, corpus.level)
+
+    def begin(self, command: str) -> None:
+        """Write the run's first files; from then on it can be resumed, exactly.
+
+        :param command: what has been typed.
+        """
+        self.run.begin(self.config, command)
+        save_training(self)
 
     def plan_epoch(self) -> list[tuple[int, int]]:
         """Beginning and steps of each segment of the epoch that the run stands in."""
@@ -180,15 +104,15 @@ class Training:
         return not stopped
 
     def _train_epoch(self, stop: StopRequest) -> None:
-        progress, config = self.progress, self.config
-        penalties = config.alpha, config.beta
+        """Train from where the run stands to the end of the epoch, or until it shall stop."""
+        progress = self.progress
         saved_at = started = time.monotonic()
         plan = self.plan_epoch()
         self.display.start_epoch(progress.epoch, progress.batch, len(plan))
         for start, steps in plan[progress.batch :]:
             now = time.monotonic()
             stopping, saving = self.group.all_reduce_flags(
-                stop.asked, now - saved_at > self.checkpoint_seconds
+                stop.asked, now - saved_at > self.session.checkpoint_seconds
             )
             if stopping:
                 break
@@ -196,34 +120,31 @@ class Training:
                 progress.seconds, started = progress.seconds + now - started, now
                 save_training(self)
                 saved_at = time.monotonic()
-            data, target = get_batch(self.source, start, steps)
-            seed_step(config.seed, progress.step * self.group.world_size + self.group.rank)
-            self._prune(progress.epoch + progress.batch / len(plan))
-            lr = self.schedule.lr(progress.epoch, progress.batch / len(plan))
-            if config.random_bptt:  # a longer segment has a better gradient
-                lr *= steps / config.bptt
-            loss, self.states = train_step(
-                self.model,
-                self.updater,
-                data,
-                target,
-                self.states,
-                lr,
-                config.clip,
-                self.loss_of,
-                *penalties,
-            )
-            if not math.isfinite(loss):
-                raise UserError(self._diverged())
-            if self.average:
-                self.average.update()
-            progress.batch += 1
-            progress.step += 1
-            tokens = data.size * self.group.world_size
-            progress.loss_sum += loss * tokens
-            progress.tokens += tokens
-            self.display.step(progress.step, loss, tokens, lr)
+            done = progress.batch / len(plan)
+            self._prune(progress.epoch + done)
+            self._train_segment(start, steps, self.schedule.lr(progress.epoch, done))
         progress.seconds += time.monotonic() - started
+
+    def _train_segment(self, start: int, steps: int, lr: float) -> None:
+        """One step, on the segment of ``steps`` words that begins at ``start``, and what it adds to the progress."""
+        progress, config = self.progress, self.config
+        if config.random_bptt:  # a longer segment has a better gradient
+            lr *= steps / config.bptt
+        data, target = get_batch(self.source, start, steps)
+        seed_step(config.seed, progress.step * self.group.world_size + self.group.rank)
+        loss, self.states = train_step(
+            self.model, self.updater, data, target, self.states, lr, config.clip, self.objective
+        )
+        if not math.isfinite(loss):
+            raise UserError(self._diverged("the loss is not a finite number"))
+        if self.average:
+            self.average.update()
+        progress.batch += 1
+        progress.step += 1
+        tokens = data.size * self.group.world_size
+        progress.loss_sum += loss * tokens
+        progress.tokens += tokens
+        self.display.step(progress.step, loss, tokens, lr)
 
     def _prune(self, epochs: float) -> None:
         """Prune what the schedule wants after so many epochs. What was before is no measure for a model with less."""
@@ -236,16 +157,20 @@ class Training:
             )
 
     def _end_epoch(self) -> None:
+        """Validate, and do what follows from that; all is saved before it is shown."""
         progress, started = self.progress, time.monotonic()
-        valid_loss, improved = self.validate()
+        train_loss = progress.loss_sum / progress.tokens
+        valid_loss, improved = self.validate(train_loss)
         if improved:
             progress.best_epoch = progress.epoch
         lr = self.schedule.lr(progress.epoch, 1.0)
         self._react(valid_loss)
         progress.seconds += time.monotonic() - started
-        train_loss = progress.loss_sum / progress.tokens
-        record = {"epoch": progress.epoch + 1, "step": progress.step, "train_loss": train_loss}
-        record |= {
+        record = {
+            "kind": "epoch",
+            "epoch": progress.epoch + 1,
+            "step": progress.step,
+            "train_loss": train_loss,
             "valid_loss": valid_loss,
             "lr": lr,
             "seconds": progress.seconds,
@@ -253,21 +178,17 @@ class Training:
         }
         if self.pruner.kept:
             record["sparsity"] = self.pruner.sparsity
-        self._log({"kind": "epoch", **record})
+        self._log(record)
+        progress.epoch, progress.batch = progress.epoch + 1, 0
+        progress.loss_sum, progress.tokens = 0.0, 0
+        self.states = self._zero_states()
+        save_training(self)
         self.display.end_epoch(record, len(self.corpus.dictionary))
         if started - self.plotted_at > PLOT_SECONDS:
             self.run.plot(self.corpus.level)
             self.plotted_at = started
-        progress.epoch, progress.batch, progress.loss_sum, progress.tokens = (
-            progress.epoch + 1,
-            0,
-            0.0,
-            0,
-        )
-        self.states = self._zero_states()
-        save_training(self)
 
-    def validate(self) -> tuple[float, bool]:
+    def validate(self, train_loss: float = 0.0) -> tuple[float, bool]:
         """Loss on the validation text, and whether it is the best so far: then the model is saved.
 
         While weights are averaged it is the average that is evaluated and saved. A model that is pruned further than
@@ -279,8 +200,12 @@ class Training:
             loss = evaluate(
                 self.model, corpus.valid, corpus.dictionary, columns, self.contexts[0], self.group
             )
-            if not math.isfinite(loss):
-                raise UserError(self._diverged())
+            guessing = math.log(len(corpus.dictionary))
+            before = progress.valid_losses[-1] if progress.valid_losses else progress.best_loss
+            if not math.isfinite(loss) or min(loss, train_loss, before) > guessing + FAR:
+                raise UserError(
+                    self._diverged(f"the loss is {loss:.1f} nats, and {guessing:.1f} by guessing")
+                )
             improved = loss < progress.best_loss or self.pruner.pruned > progress.pruned
             if improved:
                 progress.best_loss, progress.pruned = loss, self.pruner.pruned
@@ -291,7 +216,7 @@ class Training:
     def _react(self, valid_loss: float) -> None:
         """What an epoch's validation loss leads to: averaging, an early end, or a lower learning rate."""
         config, progress = self.config, self.progress
-        triggers = config.nonmono is not None and self.may_average
+        triggers = config.nonmono is not None and config.averages
         no_better = triggers and stalled(progress.valid_losses, valid_loss, config.nonmono)
         progress.valid_losses.append(valid_loss)
         if self.average:  # at a constant learning rate
@@ -323,15 +248,13 @@ class Training:
     def _log(self, record: dict) -> None:
         self.progress.log_bytes = self.run.log(record)
 
-    def _diverged(self) -> str:
-        kept = (
-            f"; the best model so far is in {self.run.best}"
-            if math.isfinite(self.progress.best_loss)
-            else ""
-        )
+    def _diverged(self, reason: str) -> str:
+        progress, kept = self.progress, ""
+        if math.isfinite(progress.best_loss):
+            kept = f"; the best model so far is in {self.run.best}"
         return (
-            f"training diverged in epoch {self.progress.epoch + 1}, step {self.progress.step + 1} (the loss is not a "
-            f"finite number): lower --lr or set --clip{kept}"
+            f"training diverged in epoch {progress.epoch + 1}, step {progress.step + 1} ({reason}): lower --lr or set "
+            f"--clip{kept}"
         )
 
 

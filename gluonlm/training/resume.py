@@ -2,25 +2,25 @@
 
 >>> save_training(training)              # writes last.safetensors
 >>> load_training(training)              # in another process: the weights go on as if nothing had happened
+
+``training`` is a :class:`gluonlm.training.loop.Training`.
 """
 
 import math
 import signal
 import sys
+import threading
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 from mxnet import nd
 
 from gluonlm.model.checkpoint import set_parameters
 from gluonlm.system.errors import UserError
+from gluonlm.system.runtime import prepare
 from gluonlm.training.optim import Average, Schedule
 
-if TYPE_CHECKING:
-    from gluonlm.training.loop import Training
-
-State = list[nd.NDArray]
+KINDS = ("weight", "optimizer", "hidden", "average", "mask")  # of arrays in a checkpoint
 
 
 @dataclass
@@ -40,19 +40,25 @@ class Progress:
     averaged_steps: int = 0
     pruned: int = 0  # weights of the best model that are pruned
     corpus: dict[str, str] = field(default_factory=dict)  # hashes of vocabulary and text
-    done: bool = False  # finetuning is over before the last epoch when it no longer helps
+    done: bool = False  # over before the last epoch, since more would not help
+    threads: int = (
+        0  # that compute, 0 if that is not known: their number decides how sums are rounded
+    )
 
 
 class StopRequest:
-    """A with-block in which Ctrl-C and SIGTERM only ask to stop; a second one ends the process at once."""
+    """A with-block in which Ctrl-C and SIGTERM only ask to stop; a second one ends the process at once.
+
+    Outside the main thread, which alone may handle signals, nothing changes.
+    """
 
     def __init__(self):
-        self.asked = False
+        self.asked, self.handlers = False, {}
 
     def __enter__(self) -> "StopRequest":
-        self.handlers = {
-            number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)
-        }
+        if threading.current_thread() is threading.main_thread():
+            signals = signal.SIGINT, signal.SIGTERM
+            self.handlers = {number: signal.signal(number, self._ask) for number in signals}
         return self
 
     def __exit__(self, *_):
@@ -64,68 +70,79 @@ class StopRequest:
         self.__exit__()
 
 
-def save_training(training: "Training") -> None:
+def save_training(training) -> None:
     """Write all that :func:`load_training` needs into the run's folder."""
     progress, average, states = training.progress, training.average, training.states
-    arrays = {
-        f"weight.{name}": p.data(training.contexts[0])
-        for name, p in training.model.trainables().items()
-    }
-    arrays |= {
-        f"optimizer.{name}": array for name, array in training.updater.state_arrays().items()
-    }
-    hidden = training.group.all_gather(
-        [array for state in states for array in state]
-    )  # of all workers' devices
-    arrays |= {
-        "hidden.{}.{}".format(*divmod(i, len(states[0]))): array for i, array in enumerate(hidden)
+    own = [array for state in states for array in state]
+    hidden = training.group.all_gather(own)  # of all workers' devices
+    parts = {
+        "weight": {
+            name: parameter.data(training.contexts[0])
+            for name, parameter in training.model.trainables().items()
+        },
+        "optimizer": training.updater.state_arrays(),
+        "hidden": {
+            "{}.{}".format(*divmod(index, len(states[0]))): array
+            for index, array in enumerate(hidden)
+        },
+        "average": average.arrays if average else {},
+        "mask": training.pruner.state(),
     }
     if average:
-        arrays |= {f"average.{name}": array for name, array in average.arrays.items()}
         progress.averaged_steps = average.steps
-    arrays |= {f"mask.{name}": array for name, array in training.pruner.state().items()}
+    arrays = {f"{kind}.{name}": array for kind in KINDS for name, array in parts[kind].items()}
     training.run.save_state(arrays, asdict(progress), training.schedule.state())
 
 
-def load_training(training: "Training") -> None:
-    """Continue where the run's last checkpoint stands; worker 0 reads it for all.
+def load_training(training) -> None:
+    """Continue where the run's last checkpoint stands; rank 0 reads it for all.
 
     :raises UserError: when there is none, or it does not fit this run's text, settings, devices and workers.
     """
-    run, model, worker = training.run, training.model, training.group
-    arrays, progress, schedule = worker.broadcast(
-        *(run.load_state() if worker.rank == 0 else (None, None, None))
-    )
+    run, group = training.run, training.group
+    state = run.load_state() if group.rank == 0 else (None, None, None)
+    arrays, progress, schedule = group.broadcast(*state)
     if "position" in progress:  # a checkpoint of the first version
         progress["batch"] = progress.pop("position") // training.config.bptt
-    hashes = training.corpus.hashes
-    if changed := [
-        name for name, then in progress.get("corpus", {}).items() if then != hashes[name]
-    ]:
-        raise UserError(
-            f"the {changed[0]} of {training.config.data} is no longer what {run.folder} was trained on: put the old "
-            "files back, or train a new model"
+    check_same_text(training, progress.get("corpus", {}))
+    threads = prepare().threads
+    if progress.get("threads", threads) not in (0, threads):
+        print(
+            f"caution: {run.folder} was trained with OMP_NUM_THREADS={progress['threads']}, and now it is {threads}: "
+            "the weights will not be exactly those of a run that was never stopped",
+            file=sys.stderr,
         )
-    training.progress = Progress(**progress | {"corpus": hashes})
+    training.progress = Progress(
+        **progress | {"corpus": training.corpus.hashes, "threads": threads}
+    )
     training.schedule = Schedule(training.config, **schedule)
-    group = {kind: {} for kind in ("weight", "optimizer", "hidden", "average", "mask")}
+    parts = {kind: {} for kind in KINDS}
     for name, array in arrays.items():
         kind, _, rest = name.partition(".")
-        group[kind][rest] = array
-    set_parameters(model, group["weight"], run.last)
-    training.updater.load_state(group["optimizer"], training.progress.step)
-    training.pruner.load_state(group["mask"])
-    if group["average"]:
-        training.average = Average(model.trainables(), training.progress.averaged_steps)
+        parts[kind][rest] = array
+    set_parameters(training.model, parts["weight"], run.last)
+    training.updater.load_state(parts["optimizer"], training.progress.step)
+    training.pruner.load_state(parts["mask"])
+    if parts["average"]:
         ctx = training.contexts[0]
-        training.average.arrays = {
-            name: nd.array(array, ctx) for name, array in group["average"].items()
-        }
-    load_hidden(training, group["hidden"])
+        training.average = Average(training.model.trainables(), training.progress.averaged_steps)
+        training.average.arrays = {name: nd.array(a, ctx) for name, a in parts["average"].items()}
+    load_hidden(training, parts["hidden"])
     run.truncate_log(training.progress.log_bytes)
 
 
-def load_hidden(training: "Training", arrays: dict[str, np.ndarray]) -> None:
+def check_same_text(training, then: dict[str, str]) -> None:
+    """Raise a UserError when the text or its vocabulary is not what the run began with."""
+    now = training.corpus.hashes
+    changed = [name for name, digest in then.items() if name in now and digest != now[name]]
+    if changed:
+        raise UserError(
+            f"the {changed[0]} of {training.config.data} is no longer what {training.run.folder} was trained on: put "
+            "the old files back, or train a new model"
+        )
+
+
+def load_hidden(training, arrays: dict[str, np.ndarray]) -> None:
     """Divide the hidden states of all columns over the devices of all workers, however many.
 
     :param arrays: by device and index in the state, such as "0.1".

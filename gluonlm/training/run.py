@@ -1,7 +1,11 @@
 """A run's folder: config.json, log.jsonl, curve.png, the best model, the state to resume from, result.json."""
 
+import contextlib
+import io
+import itertools
 import json
 import os
+import sys
 from pathlib import Path
 
 import mxnet as mx
@@ -23,12 +27,16 @@ from gluonlm.model.rnn import RNNModel
 from gluonlm.model.storage import read_arrays, write_arrays
 from gluonlm.system.errors import UserError
 from gluonlm.system.files import MODEL_SUFFIXES, write_atomically, writing
+from gluonlm.system.lock import Lock
 from gluonlm.text.vocabulary import Dictionary
 from gluonlm.training.progress import bits, unit_of
 
 
 class Run:
-    """The files of one training run.
+    """The files of one training run, which belong to the one process that trains it.
+
+    >>> with Run.new("runs/first") as run:           # the folder is made and locked at once
+    ...     run.begin(config, "what was typed")
 
     :param folder: where they are.
     :param best: where the best model goes if not into the folder (``--save model.pt``).
@@ -39,24 +47,93 @@ class Run:
         self.folder, self.command = folder, command
         self.best, self.last = best or folder / BEST, folder / LAST
         self.log_path, self.config_path = folder / "log.jsonl", folder / "config.json"
+        self.lock: Lock | None = None
+        self.made = False  # the folder, by this process
 
     @classmethod
     def new(cls, save: str | Path) -> "Run":
         """A new run in the folder ``save``; a name such as PTB.pt is the best model's file, the folder is beside it.
 
-        :raises UserError: when there is a run already.
+        :raises UserError: when there is a run already, or another process has just taken the place.
         """
         path = Path(save)
         names_file = path.suffix in MODEL_SUFFIXES and not str(save).endswith(os.sep)
         run = cls(path.with_suffix(""), path) if names_file and not path.is_dir() else cls(path)
-        if any(path.exists() for path in (run.config_path, run.best, run.last)):
-            raise UserError(
-                f"{save} holds a trained run already: choose another --save, or go on with --resume"
-            )
+        run.check_new()  # before a folder is made, and when no other process can make a run there
+        run.claim()
+        try:
+            run.check_new()
+        except UserError:
+            run.close()
+            raise
         return run
 
+    @classmethod
+    def next_free(cls, folder: Path) -> "Run":
+        """A new run in a folder of this name, or of the next one that is free: NAME-2, NAME-3 ..."""
+        path, numbers = folder, itertools.count(2)
+        while True:
+            try:
+                path.mkdir(parents=True)
+                break
+            except FileExistsError:
+                path = folder.with_name(f"{folder.name}-{next(numbers)}")
+        run = cls(path)
+        run.claim(made=True)
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> tuple["Run", Config]:
+        """An existing run and its settings, by its folder or its model file.
+
+        :raises UserError: when there is none, or another process trains it.
+        """
+        folder = folder_of(path)
+        settings = read_json(folder / "config.json")
+        command = settings.pop("command", "")
+        settings.pop("best", None)
+        run = cls(folder, best_file(folder), command)
+        config = Config.from_json(json.dumps(settings))
+        run.claim()
+        return run, config
+
+    def check_new(self) -> None:
+        """Raise a UserError when there is a run already."""
+        if any(path.exists() for path in (self.config_path, self.best, self.last)):
+            raise UserError(
+                f"{self.folder} holds a trained run already: choose another --save, or go on with --resume"
+            )
+
+    def claim(self, made: bool = False) -> None:
+        """Make the folder and lock it.
+
+        :param made: whether it has been made for this run.
+        :raises UserError: when another process has locked it.
+        """
+        with writing(self.folder):
+            self.made = made or not self.folder.exists()
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.lock = Lock(self.folder)
+            for left in self.folder.glob(".gluonlm-*.tmp"):  # by a process that was killed
+                left.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Release the folder, and remove it if it was made for nothing."""
+        if self.lock:
+            self.lock.release()
+            self.lock = None
+        if self.made:
+            with contextlib.suppress(OSError):
+                self.folder.rmdir()
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
     def begin(self, config: Config, command: str) -> None:
-        """Make the folder and write config.json, again when a resumed run gets other settings; a result of before goes.
+        """Write config.json, again when a resumed run gets other settings; a result of before goes.
 
         :raises UserError: when that cannot be done.
         """
@@ -71,16 +148,13 @@ class Run:
         }
         write_atomically(self.config_path, json.dumps(settings, indent=1).encode())
 
-    @classmethod
-    def open(cls, folder: Path) -> tuple["Run", Config]:
-        """An existing run and its settings.
-
-        :raises UserError: when the folder holds none.
-        """
-        settings = read_json(folder / "config.json")
-        command = settings.pop("command", "")
-        settings.pop("best", None)
-        return cls(folder, best_file(folder), command), Config.from_json(json.dumps(settings))
+    def check_resumable(self) -> None:
+        """Raise a UserError when the state to resume from is missing; a run that has just begun needs none."""
+        if not self.last.exists() and (self.best.exists() or self.log_path.exists()):
+            raise UserError(
+                f"{self.last} is missing, without which {self.folder} cannot go on: put it back, or start a new run "
+                f"from the best model with --finetune {self.folder}"
+            )
 
     def log(self, record: dict) -> int:
         """Append a record to the log; returns the log's size in bytes."""
@@ -128,91 +202,72 @@ class Run:
         write_atomically(self.folder / "result.json", json.dumps(result, indent=1).encode())
 
     def plot(self, level: str) -> None:
-        """Draw curve.png: perplexity by step in training and validation, of characters bits per character."""
-        from matplotlib.figure import Figure
+        """Draw curve.png: perplexity by step in training and validation, of characters bits per character.
 
-        figure = Figure(figsize=(7, 4.2), layout="constrained")
-        draw_curve(figure.subplots(), self.records("interval"), self.records("epoch"), level)
-        with writing(self.folder / "curve.png"):
-            figure.savefig(self.folder / "curve.png", dpi=120)
+        What keeps it from being drawn is told and no more: a picture is not worth a run.
+        """
+        try:
+            from matplotlib.figure import Figure
+
+            figure, picture = Figure(figsize=(7, 4.2), layout="constrained"), io.BytesIO()
+            draw_curve(figure.subplots(), self.records("interval"), self.records("epoch"), level)
+            figure.savefig(picture, dpi=120, format="png")
+            write_atomically(self.folder / "curve.png", picture.getvalue())
+        except Exception as error:
+            print(f"caution: curve.png cannot be drawn ({error})", file=sys.stderr)
 
 
-class Onlooker(Run):
-    """A run of which another worker writes the files: nothing is written here."""
+class ReadOnlyRun(Run):
+    """The run on all ranks but 0, which writes its files: here nothing is locked, read or written."""
 
-    def begin(self, config, command):
-        pass
-
-    def log(self, record):
+    def _leave(self, *_, **__) -> int:
         return 0
 
-    def truncate_log(self, size):
-        pass
+    claim = close = begin = check_resumable = _leave
+    log = truncate_log = save_state = save_best = restore = write_result = plot = _leave
 
-    def save_state(self, arrays, progress, schedule):
-        pass
 
-    def save_best(self, model, dictionary, config, level, pruned=()):
-        pass
-
-    def restore(self, model):
-        pass
-
-    def write_result(self, result):
-        pass
-
-    def plot(self, level):
-        pass
+def folder_of(path: Path) -> Path:
+    """The folder of a run, given that or its model file."""
+    if not path.is_file():
+        return path
+    for folder in (path.with_suffix(""), path.parent):
+        if (folder / "config.json").exists() and path.samefile(best_file(folder)):
+            return folder
+    raise UserError(f"{path} is not the best model of a run: give the folder of the run")
 
 
 def read_log(path: Path, kind: str) -> list[dict]:
     """The records of a kind in a log.jsonl file."""
     if not path.exists():
         return []
-    with open(path) as file:
-        return [record for record in map(json.loads, file) if record["kind"] == kind]
+    records = []
+    with open(path, "rb") as file:
+        for line in file:
+            with contextlib.suppress(ValueError):  # a damaged line is left out
+                records.append(json.loads(line))
+    return [one for one in records if isinstance(one, dict) and one.get("kind") == kind]
 
 
 def draw_curve(axes, intervals: list[dict], epochs: list[dict], level: str = "word") -> None:
     """Draw training and validation perplexity against training steps, or bits per character on a linear scale."""
     scale = bits if level == "char" else np.exp  # of losses in nats
     if intervals:
-        steps, losses = zip(
-            *((record["step"], record["loss"]) for record in intervals), strict=True
-        )
-        style = {
-            "color": "tab:blue",
-            "linewidth": 1,
-            "alpha": 0.6,
-            "marker": "." if len(steps) < 3 else "",
-        }
-        axes.plot(steps, scale(np.array(losses)), **style, label="training (with dropout)")
+        steps = [record["step"] for record in intervals]
+        values = scale(np.array([record["loss"] for record in intervals]))
+        style = {"color": "tab:blue", "linewidth": 1, "alpha": 0.6}
+        marker = "." if len(steps) < 3 else ""
+        axes.plot(steps, values, marker=marker, **style, label="training (with dropout)")
     if epochs:
-        steps, losses = zip(
-            *((record["step"], record["valid_loss"]) for record in epochs), strict=True
-        )
-        axes.plot(
-            steps,
-            scale(np.array(losses)),
-            "o-",
-            color="tab:orange",
-            markersize=4,
-            label="validation",
-        )
-        lowest = min(losses)
-        at = steps[losses.index(lowest)], scale(lowest)
-        axes.annotate(
-            f"{at[1]:.{2 if level == 'char' else 1}f}",
-            at,
-            (0, 7),
-            textcoords="offset points",
-            ha="center",
-        )
-    axes.set(
-        xlabel="training steps",
-        ylabel=unit_of(level),
-        yscale="linear" if level == "char" else "log",
-    )
+        steps = [record["step"] for record in epochs]
+        values = scale(np.array([record["valid_loss"] for record in epochs]))
+        axes.plot(steps, values, "o-", color="tab:orange", markersize=4, label="validation")
+        lowest = int(values.argmin())
+        text = f"{values[lowest]:.{2 if level == 'char' else 1}f}"
+        place = {"xytext": (0, 7), "textcoords": "offset points", "ha": "center"}
+        axes.annotate(text, (steps[lowest], values[lowest]), **place)
+    shape = "linear" if level == "char" else "log"
+    axes.set(xlabel="training steps", ylabel=unit_of(level), yscale=shape)
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("{x:g}")
     axes.grid(alpha=0.3)

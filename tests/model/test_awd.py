@@ -433,6 +433,7 @@ def test_a_checkpoint_of_the_first_version_resumes(text, tmp_path):
     progress = {**{name: progress[name] for name in old}, "position": 24}
     metadata = {**metadata, "progress": json.dumps(progress)}
     write_arrays(run_folder / LAST, STATE_FORMAT, arrays, metadata)
+    run_of_then.close()
     settings = json.loads((run_folder / "config.json").read_text())
     known = {
         "command",

@@ -11,8 +11,8 @@ from gluonlm.config import MODELS
 from gluonlm.model.regularize import LockedDropout, WordDropEmbedding, activation_penalty, drop_rows
 from gluonlm.model.rnn import RecurrentLayer, RNNModel
 from gluonlm.model.weights import GATES
-from gluonlm.training.loop import train_step
 from gluonlm.training.optim import Updater
+from gluonlm.training.step import Objective, train_step
 
 T, N, C, V = 9, 5, 40, 30
 INPUTS, UNITS = 6, 20  # of a layer
@@ -325,7 +325,14 @@ def test_penalties_enter_the_gradient_but_not_the_reported_loss():
         mx.random.seed(2)
         data = WORDS.asnumpy().astype(np.int32)
         loss, _ = train_step(
-            model, updater, data, data, [model.begin_state(N)], 0.0, 0.0, alpha=alpha, beta=beta
+            model,
+            updater,
+            data,
+            data,
+            [model.begin_state(N)],
+            0.0,
+            0.0,
+            Objective(alpha=alpha, beta=beta),
         )
         return loss, model.trainables()["body.layers.2.weights"].grad().asnumpy()
 
@@ -359,7 +366,7 @@ def test_hybridized_a_whole_model_has_the_same_gradients(mode, splits):
         updater, data = Updater(parameters, "sgd", 0.0), WORDS.asnumpy().astype(np.int32)
         mx.random.seed(2)
         loss, state = train_step(
-            model, updater, data[:-1], data[1:], [state], 0.0, 0.0, alpha=2, beta=1
+            model, updater, data[:-1], data[1:], [state], 0.0, 0.0, Objective(alpha=2, beta=1)
         )
         gradients = {name: parameter.grad().asnumpy() for name, parameter in parameters.items()}
         return (

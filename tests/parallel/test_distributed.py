@@ -34,6 +34,7 @@ from gluonlm.training.loop import Training, training_columns
 from gluonlm.training.optim import Updater
 from gluonlm.training.resume import load_training, save_training
 from gluonlm.training.run import Run
+from gluonlm.training.session import Session
 
 
 def test_four_workers_of_a_quarter_make_the_weights_of_one(text, alone, tmp_path):
@@ -392,7 +393,7 @@ def test_another_number_of_workers_and_devices_on_resume(text, tmp_path, capsys,
         run, group.folder = Run(tmp_path / "run"), tmp_path / "run"
         contexts = [mx.cpu(number) for number in range(devices)]
         network = build_model(config, len(corpus.dictionary), contexts)
-        return Training(network, corpus, config, run, contexts, group=group)
+        return Training(network, corpus, config, run, Session(contexts, group=group))
 
     def hidden(here):
         layers = zip(*here.states, strict=True)

@@ -27,7 +27,8 @@ from gluonlm.system.errors import UserError
 from gluonlm.text.corpus import load_corpus
 from gluonlm.training import loop as training
 from gluonlm.training.resume import load_training
-from gluonlm.training.run import Onlooker, Run
+from gluonlm.training.run import ReadOnlyRun, Run
+from gluonlm.training.session import Session
 
 
 class StandIn:
@@ -141,10 +142,14 @@ def test_two_workers_of_half_the_batch_make_the_weights_of_one(text, alone, tmp_
 
         def work(group):
             with group:
-                place = (Onlooker if group.rank else Run)(tmp_path / "run")
+                place = (ReadOnlyRun if group.rank else Run)(tmp_path / "run")
                 check_equal(group, config, corpus, 1, "horovod")
                 here = training.Training(
-                    models[group.rank], corpus, config, place, kvstore="horovod", group=group
+                    models[group.rank],
+                    corpus,
+                    config,
+                    place,
+                    Session(kvstore="horovod", group=group),
                 )
                 if resume:
                     load_training(here)

@@ -26,6 +26,7 @@ from gluonlm.text.corpus import Dictionary
 from gluonlm.training import loop as training
 from gluonlm.training.loop import evaluate, train_step
 from gluonlm.training.optim import Updater
+from gluonlm.training.step import Objective
 
 WORDS = [f"w{number}" for number in range(30)]
 SMALL = [
@@ -222,7 +223,7 @@ def test_two_devices_make_the_weights_of_one(penalties):
         losses = []
         for data, target in segments:
             loss, states = train_step(
-                model, updater, data, target, states, 1.0, 0.25, decoder_loss, *penalties
+                model, updater, data, target, states, 1.0, 0.25, Objective(decoder_loss, *penalties)
             )
             losses.append(loss)
         assert all(
@@ -249,16 +250,7 @@ def test_weight_drop_on_two_devices_learns_the_raw_weights_of_both():
     before = {name: p.data(contexts[0]).asnumpy() for name, p in model.trainables().items()}
     data, target = np.random.default_rng(0).integers(20, size=(2, 5, 4))  # (T, N)
     states = [model.begin_state(2, ctx) for ctx in contexts]
-    train_step(
-        model,
-        Updater(model.trainables(), "sgd", 0.0),
-        data,
-        target,
-        states,
-        1.0,
-        0.25,
-        decoder_loss,
-    )
+    train_step(model, Updater(model.trainables(), "sgd", 0.0), data, target, states, 1.0, 0.25)
     for name, parameter in model.trainables().items():
         weights, others = (parameter.data(ctx).asnumpy() for ctx in contexts)
         np.testing.assert_array_equal(weights, others)

@@ -1,0 +1,64 @@
+"""From settings and a text to a trained run.
+
+>>> run = gluonlm.fit(config, corpus, "runs/first")
+>>> run.records("epoch")[-1]["valid_loss"]
+>>> model = gluonlm.load(run.folder)
+"""
+
+from pathlib import Path
+
+import mxnet as mx
+import numpy as np
+
+from gluonlm.config import Config
+from gluonlm.model.checkpoint import Trained, build_model
+from gluonlm.model.weights import model_bytes
+from gluonlm.system.machine import check_memory
+from gluonlm.text.corpus import Corpus
+from gluonlm.training.loop import Training
+from gluonlm.training.run import Run
+from gluonlm.training.session import ON_CPU, Session
+
+
+def fit(config: Config, corpus: Corpus, folder: str | Path, session: Session = ON_CPU) -> Run:
+    """Train a new model from the first epoch to the last; the run's folder holds the best one.
+
+    :param folder: a new one, as for ``--save``.
+    :raises UserError: when there is a run already, the settings do not fit the text, or training diverges.
+    """
+    with Run.new(folder) as run:
+        training = prepare(config, corpus, run, session)
+        training.begin("gluonlm.fit(...)")
+        training.fit()
+    return run
+
+
+def prepare(
+    config: Config, corpus: Corpus, run: Run, session: Session, origin: Trained | None = None
+) -> Training:
+    """A training before its first step, of a new model, or of one that is trained already (``origin``).
+
+    :raises UserError: when it cannot be: the text is too short, or the memory too small.
+    """
+    if session.contexts[0].device_type == "cpu":
+        check_memory(memory_need(config, len(corpus.dictionary)), "training")
+    np.random.seed(config.seed)
+    mx.random.seed(config.seed)
+    model = build_model(config, len(corpus.dictionary), list(session.contexts))
+    if origin:
+        for name, parameter in origin.model.trainables().items():
+            model.trainables()[name].set_data(parameter.data())
+    training = Training(model, corpus, config, run, session)
+    if origin:
+        training.pruner.keep_zeros(origin.pruned)
+    return training
+
+
+def memory_need(config: Config, vocab_size: int) -> int:
+    """Bytes that training takes at the least: weights, gradients, what the optimizer keeps, and a segment's outputs."""
+    copies = 2 + 2 * (config.optimizer != "sgd") + (config.nonmono is not None)
+    words = vocab_size
+    if config.softmax_samples or config.splits or config.adaptive:
+        words = config.softmax_samples
+    outputs = 4 * config.batch_size * config.bptt * (config.emsize + words)
+    return copies * model_bytes(config, vocab_size) + outputs

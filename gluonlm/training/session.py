@@ -1,0 +1,56 @@
+"""What may change each time that a run is resumed: the devices and workers that compute, and how they are watched."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mxnet as mx
+
+from gluonlm.config import Config
+from gluonlm.model.rnn import RNNModel
+from gluonlm.system.errors import UserError
+from gluonlm.training.group import SINGLE, Group
+from gluonlm.training.optim import Updater
+
+
+class NoPruning:
+    """The pruner of a run that prunes nothing; :func:`gluonlm.compress.schedule.pruner_of` makes others."""
+
+    kept, pruned, sparsity, end = (), 0, 0.0, 0.0
+
+    def __init__(self, model: RNNModel, updater: Updater, config: Config):
+        if config.prune is not None or config.compress:
+            raise UserError("to prune, give Session(pruner=gluonlm.compress.schedule.pruner_of)")
+
+    def advance(self, epochs: float) -> bool:
+        """Prune what the schedule wants; whether that was anything."""
+        return False
+
+    def keep_zeros(self, names: Sequence[str]) -> None:
+        """Take the zeros of these tensors for pruned."""
+        if names:
+            raise UserError(
+                "to keep what is pruned, give Session(pruner=gluonlm.compress.schedule.pruner_of)"
+            )
+
+    def state(self) -> dict:
+        """The masks, for a checkpoint."""
+        return {}
+
+    def load_state(self, arrays: dict) -> None:
+        """Put back what :meth:`state` gave."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """Where a run is computed and how it is watched, which may be another way each time that it is resumed."""
+
+    contexts: Sequence[mx.Context] = (mx.cpu(),)
+    kvstore: str = "device"  # how gradients are summed over them
+    group: Group = SINGLE
+    log_interval: int = 200  # batches between two log records
+    checkpoint_seconds: float = 60.0  # work at risk in a crash
+    pruner: Callable[[RNNModel, Updater, Config], Any] = NoPruning
+
+
+ON_CPU = Session()
