@@ -5,6 +5,7 @@
     >>> model.generate("she was", words=20)
     >>> model.perplexity("she was in the room")
     >>> model.next_words("she was", 10)
+    >>> run = gluonlm.fit(config, corpus, "runs/first")    # a Config and a Corpus; then load(run.folder)
 
 The names below are imported when they are first asked for, so that ``import gluonlm`` is quick.
 """
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from gluonlm.text.batches import batchify, get_batch
     from gluonlm.text.corpus import Corpus
     from gluonlm.text.vocabulary import Dictionary
+    from gluonlm.training.fit import fit
+    from gluonlm.training.session import Session
 
 __version__ = "1.0.0"
 __all__ = [
@@ -30,7 +33,9 @@ __all__ = [
     "Dictionary",
     "LanguageModel",
     "RNNModel",
+    "Session",
     "batchify",
+    "fit",
     "get_batch",
     "load",
 ]
@@ -42,7 +47,9 @@ _HOMES = {
     "Dictionary": "gluonlm.text.vocabulary",
     "LanguageModel": "gluonlm.inference.language_model",
     "RNNModel": "gluonlm.model.rnn",
+    "Session": "gluonlm.training.session",
     "batchify": "gluonlm.text.batches",
+    "fit": "gluonlm.training.fit",
     "get_batch": "gluonlm.text.batches",
     "load": "gluonlm.onnx.load",
 }

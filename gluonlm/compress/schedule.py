@@ -24,7 +24,8 @@ from typing import Any
 
 import yaml
 
-from gluonlm.compress.pruning import Pruner, Rule, usual_rule
+from gluonlm.compress import pruning
+from gluonlm.compress.pruning import Rule, usual_rule
 from gluonlm.config import Config
 from gluonlm.model.rnn import RNNModel
 from gluonlm.system.errors import UserError
@@ -110,9 +111,9 @@ def rules_of(config: Config) -> tuple[Rule, ...]:
     return parse_schedule(config.compress) if config.compress else ()
 
 
-def pruner_of(model: RNNModel, updater: Updater, config: Config) -> Pruner:
+def pruner_of(model: RNNModel, updater: Updater, config: Config) -> pruning.Pruner:
     """What prunes a run of these settings: for :class:`gluonlm.training.session.Session`."""
-    return Pruner(model, updater, rules_of(config), config.epochs)
+    return pruning.Pruner(model, updater, rules_of(config), config.epochs)
 
 
 def parse_schedule(text: str) -> tuple[Rule, ...]:

@@ -91,15 +91,13 @@ def train_quietly(config: Config, corpus: Corpus, device: Any) -> tuple[Any, lis
         best on the validation text, and the log's record of each epoch (``train_loss``,
         ``valid_loss``, ``lr`` and the like).
     """
-    from gluonlm.training.loop import Training
-    from gluonlm.training.run import Run
+    from gluonlm.training.fit import fit
+    from gluonlm.training.session import Session
 
     log = io.StringIO()
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(log), redirect_stderr(log):
-        run = Run.new(Path(folder) / "lesson")
-        run.begin(config, command="a notebook")
+        run = fit(config, corpus, Path(folder) / "lesson", Session([device]))
         model = fresh_model(config, len(corpus.dictionary), device)
-        Training(model, corpus, config, run, [device]).fit()
         run.restore(model)
         return model, run.records("epoch")
 

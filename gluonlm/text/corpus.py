@@ -69,10 +69,11 @@ class Corpus:
 
     @cached_property
     def hashes(self) -> dict[str, str]:
-        """What tells this vocabulary, and this training and validation text, from others."""
+        """What tells this vocabulary and this text from others."""
         parts = {
             "vocabulary": [self.dictionary.words_json().encode()],
             "text": [self.train, self.valid],
+            "test text": [self.test],
         }
         return {name: digest(*part)[:12] for name, part in parts.items()}
 

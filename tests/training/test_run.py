@@ -1,0 +1,310 @@
+"""A run's folder: one process owns it, nothing of it is lost, and nothing stale is taken for a beginning."""
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+import gluonlm
+from gluonlm import train
+from gluonlm.config import Config
+from gluonlm.model.checkpoint import load_model
+from gluonlm.model.storage import read_arrays
+from gluonlm.system.errors import UserError
+from gluonlm.system.lock import Lock
+from gluonlm.text.corpus import load_corpus
+from gluonlm.training.run import Run, read_log
+
+SMALL = ["--emsize", "8", "--nhid", "8", "--batch-size", "4", "--bptt", "5"]
+LAST = "last.safetensors"
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("text")
+    for split in ("train", "valid", "test"):
+        (folder / f"{split}.txt").write_text("the cat sat on the mat\nthe dog ran\n" * 20)
+    return folder
+
+
+def fit(text, save, *more):
+    return train.main(["--data", str(text), "--save", str(save), *SMALL, *more])
+
+
+@pytest.fixture(scope="module")
+def done(text, tmp_path_factory):
+    """A run of two epochs."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    fit(text, folder, "--epochs", "2")
+    return folder
+
+
+@pytest.fixture
+def copied(done, tmp_path):
+    """A copy of that run."""
+    return shutil.copytree(done, tmp_path / "copied")
+
+
+def state(folder):
+    arrays, metadata = read_arrays(folder / LAST, "gluonlm training state")
+    return {name: array.tobytes() for name, array in arrays.items()}, json.loads(
+        metadata["progress"]
+    )
+
+
+def interrupted_after(monkeypatch, steps):
+    """Ctrl-C after so many steps of training."""
+    from gluonlm.training import loop
+
+    step, taken = loop.train_step, []
+
+    def counted(*arguments):
+        taken.append(None)
+        if len(taken) == steps:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(*arguments)
+
+    monkeypatch.setattr(loop, "train_step", counted)
+
+
+def test_fit_from_python(text, tmp_path, done, capsys):
+    """The weights are those of the command with the same settings."""
+    config = Config(data=str(text), emsize=8, nhid=8, batch_size=4, bptt=5, epochs=2)
+    run = gluonlm.fit(config, load_corpus(str(text)), tmp_path / "run")
+    assert state(run.folder)[0] == state(done)[0]
+    assert [record["epoch"] for record in run.records("epoch")] == [1, 2]
+    assert load_model(run.folder).config == config
+    with pytest.raises(UserError, match="holds a trained run already"):
+        gluonlm.fit(config, load_corpus(str(text)), tmp_path / "run")
+
+
+def test_pruning_from_python_needs_a_pruner(text, tmp_path):
+    config = Config(data=str(text), emsize=8, nhid=8, batch_size=4, bptt=5, prune=0.5)
+    with pytest.raises(UserError, match=r"Session\(pruner=gluonlm.compress.schedule.pruner_of\)"):
+        gluonlm.fit(config, load_corpus(str(text)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_has_one_owner(text, tmp_path, copied):
+    """The second is told who has it, whether it wants to begin there or to go on."""
+    with Run.new(tmp_path / "new"), Run.open(copied)[0]:
+        before = state(copied)
+        for folder, work in (
+            (tmp_path / "new", lambda: fit(text, tmp_path / "new")),
+            (copied, lambda: train.main(["--resume", str(copied), "--epochs", "9"])),
+        ):
+            with pytest.raises(
+                UserError, match=rf"{folder} is being trained by process {os.getpid()}"
+            ):
+                work()
+        assert state(copied) == before
+    assert not (tmp_path / "new").exists()  # nothing was written
+    assert train.main(["--resume", str(copied), "--epochs", "3"]).finished
+    assert not (copied / ".lock").exists()
+
+
+def test_a_lock_ends_with_its_process(tmp_path):
+    program = f"import sys, time; sys.path.insert(0, {str(tmp_path)!r})\n"
+    program += "from pathlib import Path; from gluonlm.system.lock import Lock\n"
+    program += f"lock = Lock(Path({str(tmp_path)!r})); print('locked', flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "locked\n"
+    with pytest.raises(UserError, match=f"trained by process {process.pid} on "):
+        Lock(tmp_path)
+    process.kill()
+    process.wait()
+    lock = Lock(tmp_path)
+    lock.release()
+    Lock(tmp_path).release()
+
+
+def test_processes_that_begin_at_once_get_folders_of_their_own(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train, "default_folder", lambda config: train.Path("runs/now"))
+    command = ["--data", str(text), *SMALL, "--epochs", "1"]
+    results = [train.main(command) for _ in range(3)]
+    names = [result.folder.name for result in results]
+    assert names == ["now", "now-2", "now-3"]
+    assert all((tmp_path / "runs" / name / "result.json").exists() for name in names)
+
+
+@pytest.mark.parametrize(
+    ("save", "folder", "best"),
+    [
+        ("exp_lr0.5", "exp_lr0.5", "exp_lr0.5/best.safetensors"),
+        ("v1.2/", "v1.2", "v1.2/best.safetensors"),
+        ("dir.pt/", "dir.pt", "dir.pt/best.safetensors"),
+        ("PTB.pt", "PTB", "PTB.pt"),
+        ("WT103.12hr.QRNN.pt", "WT103.12hr.QRNN", "WT103.12hr.QRNN.pt"),
+        ("a.params", "a", "a.params"),
+    ],
+)
+def test_which_names_are_files(tmp_path, save, folder, best):
+    with Run.new(f"{tmp_path}/{save}") as run:
+        assert run.folder == tmp_path / folder
+        assert run.best == tmp_path / best
+
+
+def test_a_run_is_found_by_its_model_file(text, tmp_path):
+    fit(text, tmp_path / "PTB.pt", "--epochs", "1")
+    result = train.main(["--resume", str(tmp_path / "PTB.pt"), "--epochs", "2"])
+    assert result.folder == tmp_path / "PTB"
+    again = train.main(["--resume", str(tmp_path / "PTB" / LAST).replace(LAST, "")])
+    assert again.valid_loss == result.valid_loss
+    (tmp_path / "other.pt").write_bytes(b"")
+    with pytest.raises(UserError, match="is not the best model of a run"):
+        train.main(["--resume", str(tmp_path / "other.pt")])
+
+
+def test_a_missing_state_is_no_beginning(copied):
+    best = (copied / "best.safetensors").read_bytes()
+    (copied / LAST).unlink()
+    with pytest.raises(UserError, match=rf"{LAST} is missing.*--finetune {copied}"):
+        train.main(["--resume", str(copied), "--epochs", "60"])
+    assert (copied / "best.safetensors").read_bytes() == best
+
+
+def test_a_run_that_was_stopped_before_its_first_state_begins(text, tmp_path, done):
+    fit(text, tmp_path / "run", "--epochs", "2", "--max-batches", "1")
+    for name in (LAST, "best.safetensors", "log.jsonl"):
+        (tmp_path / "run" / name).unlink()
+    settings = json.loads((tmp_path / "run" / "config.json").read_text())
+    (tmp_path / "run" / "config.json").write_text(json.dumps({**settings, "max_batches": 0}))
+    train.main(["--resume", str(tmp_path / "run")])
+    assert state(tmp_path / "run")[0] == state(done)[0]
+
+
+def test_a_finetuned_run_resumes_from_before_its_first_step(done, tmp_path, monkeypatch):
+    """Stopped between its first best model and its first epoch, it goes on from what it began with."""
+    command = ["--finetune", str(done), "--epochs", "2"]
+    train.main([*command, "--save", str(tmp_path / "whole")])
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Training, "fit", lambda self: os._exit)  # the state is that of step 0
+        train.main([*command, "--save", str(tmp_path / "parts")])
+    assert state(tmp_path / "parts")[1]["step"] == 0
+    assert train.main(["--resume", str(tmp_path / "parts")]).finished
+    assert state(tmp_path / "parts")[0] == state(tmp_path / "whole")[0]
+    assert [
+        record["valid_loss"] for record in read_log(tmp_path / "parts" / "log.jsonl", "epoch")
+    ] == [record["valid_loss"] for record in read_log(tmp_path / "whole" / "log.jsonl", "epoch")]
+
+
+def test_a_damaged_line_of_the_log_stops_nothing(copied):
+    lines = (copied / "log.jsonl").read_bytes().splitlines(keepends=True)
+    lines[0] = b'{"kind": "inter\xff' + lines[0][16:]
+    (copied / "log.jsonl").write_bytes(b"".join(lines))
+    assert train.main(["--resume", str(copied), "--epochs", "3"]).finished
+    assert [record["epoch"] for record in read_log(copied / "log.jsonl", "epoch")] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("split", ["train", "valid", "test"])
+def test_a_changed_text_is_refused(text, tmp_path, split):
+    data = shutil.copytree(text, tmp_path / "text")
+    fit(data, tmp_path / "run", "--epochs", "1")
+    (data / f"{split}.txt").write_text("the dog sat on the cat\nthe mat ran\n" * 20)
+    with pytest.raises(UserError, match="is no longer what .* was trained on"):
+        train.main(["--resume", str(tmp_path / "run"), "--epochs", "2"])
+
+
+def test_another_number_of_threads_is_told(copied, monkeypatch, capsys):
+    train.main(["--resume", str(copied)])
+    assert "OMP_NUM_THREADS" not in capsys.readouterr().err
+    from gluonlm.training import resume
+
+    class Other:
+        threads = gluonlm.RUNTIME.threads + 1
+
+    monkeypatch.setattr(resume, "prepare", lambda: Other)
+    train.main(["--resume", str(copied)])
+    assert f"OMP_NUM_THREADS={gluonlm.RUNTIME.threads}, and now" in capsys.readouterr().err
+
+
+def test_a_picture_that_cannot_be_drawn_stops_nothing(text, tmp_path, monkeypatch, capsys):
+    def broken(*_):
+        raise ValueError("no backend")
+
+    monkeypatch.setattr("gluonlm.training.run.draw_curve", broken)
+    assert fit(text, tmp_path / "run", "--epochs", "1").finished
+    assert "caution: curve.png cannot be drawn (no backend)" in capsys.readouterr().err
+
+
+class Full:
+    """A stream on a full disk."""
+
+    encoding = "utf-8"
+
+    def write(self, text):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def flush(self):
+        pass
+
+    def isatty(self):
+        return False
+
+
+@pytest.mark.parametrize("streams", [["stdout"], ["stderr"], ["stdout", "stderr"]])
+def test_training_goes_on_when_nothing_can_be_shown(text, tmp_path, done, monkeypatch, streams):
+    for name in streams:
+        monkeypatch.setattr(sys, name, Full())
+    assert fit(text, tmp_path / "run", "--epochs", "2").finished
+    assert state(tmp_path / "run")[0] == state(done)[0]
+    assert (tmp_path / "run" / "result.json").exists()
+
+
+def test_training_outside_of_the_main_thread(text, tmp_path, done):
+    """Signals are the main thread's."""
+    results = []
+    thread = threading.Thread(
+        target=lambda: results.append(fit(text, tmp_path / "run", "--epochs", "2"))
+    )
+    thread.start()
+    thread.join(120)
+    assert results[0].finished
+    assert state(tmp_path / "run")[0] == state(done)[0]
+
+
+def test_all_is_saved_before_it_is_shown(text, tmp_path, monkeypatch):
+    """A display that fails in a way that nobody thought of loses nothing."""
+
+    def broken(*_):
+        raise RuntimeError("the display")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("gluonlm.training.progress.Display.end_epoch", broken)
+        with pytest.raises(RuntimeError, match="the display"):
+            fit(text, tmp_path / "run", "--epochs", "1")
+    assert state(tmp_path / "run")[1]["epoch"] == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "sample", broken)
+        with pytest.raises(RuntimeError, match="the display"):
+            train.main(["--resume", str(tmp_path / "run")])
+    assert (tmp_path / "run" / "result.json").exists()
+
+
+def test_a_loss_far_above_guessing_ends_the_run(text, tmp_path):
+    more = ["--lr", "3000", "--clip", "0", "--epochs", "3"]
+    with pytest.raises(UserError, match=r"diverged in epoch \d.* by guessing\): lower --lr"):
+        fit(text, tmp_path / "run", *more)
+    assert not (tmp_path / "run" / "best.safetensors").exists()
+
+
+def test_memory_that_does_not_suffice_is_told_before_any_is_taken(text, tmp_path):
+    started = time.monotonic()
+    with pytest.raises(UserError, match=r"training needs at least .* GiB of memory, and there are"):
+        train.main(["--data", str(text), "--save", str(tmp_path / "run"), "--nhid", "900000"])
+    assert time.monotonic() - started < 20
+    assert not (tmp_path / "run").exists()
+
+
+def test_leftovers_of_a_killed_process_go(copied):
+    (copied / ".gluonlm-1-0.tmp").write_bytes(b"half")
+    train.main(["--resume", str(copied)])
+    assert not list(copied.glob(".*"))
