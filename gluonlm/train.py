@@ -13,7 +13,7 @@ python -m gluonlm.train --resume runs/NAME           # go on after Ctrl-C, a cra
 import argparse
 import math
 import shlex
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,6 @@ from gluonlm.presets import PRESETS, describe, resolve
 from gluonlm.prune import report
 from gluonlm.system.errors import UserError
 from gluonlm.system.files import check_output
-from gluonlm.system.machine import machine_record
 from gluonlm.system.streams import printable, safe_display
 from gluonlm.text.corpus import Corpus, Limits, load_corpus
 from gluonlm.text.detokenize import to_text
@@ -45,7 +44,8 @@ from gluonlm.text.ngrams import baselines
 from gluonlm.training.fit import prepare
 from gluonlm.training.group import Group
 from gluonlm.training.loop import Training
-from gluonlm.training.progress import bits, named, units_shown
+from gluonlm.training.progress import named, units_shown
+from gluonlm.training.result import COUNTED, Result, record
 from gluonlm.training.resume import load_training
 from gluonlm.training.run import ReadOnlyRun, Run
 from gluonlm.training.session import Session
@@ -69,23 +69,6 @@ STRUCTURE = (
     "min_count",
     *MODEL_SETTINGS,
 )  # what a finetuned model has already
-COUNTED = 10_000_000  # training tokens that the baselines read: 650 MB of counts, some ten seconds
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a run ended with."""
-
-    finished: bool  # False when it was stopped before its last epoch
-    best_epoch: int  # from 1; 0 when no epoch was finished, or none was better than what a finetuned run began with
-    valid_loss: float | None  # nats per token, None when there is no best model
-    test_loss: float
-    folder: Path
-
-    @property
-    def test_perplexity(self) -> float:
-        """exp of the test loss."""
-        return math.exp(self.test_loss)
 
 
 def parser() -> Parser:
@@ -295,31 +278,6 @@ def finish(training: Training, finished: bool, onnx: str | None) -> Result:
     if exported:
         print(exported.report)
     return result
-
-
-def record(training: Training, result: Result, trivial: dict[str, float]) -> dict[str, Any]:
-    """What result.json tells of a finished run."""
-    progress, corpus = training.progress, training.corpus
-    units = corpus.dictionary.per_unit("test", result.test_loss * len(corpus.test))
-    figures: dict[str, Any] = {f"test_{name}": value for name, value in units.items()}
-    if corpus.level == "char":
-        figures["test_bits_per_character"] = bits(result.test_loss)
-        figures["valid_bits_per_character"] = bits(progress.best_loss)
-    if training.pruner.kept:
-        figures["sparsity"] = training.pruner.sparsity
-    return {
-        **figures,
-        "test_perplexity": result.test_perplexity,
-        "test_loss": result.test_loss,
-        "valid_perplexity": math.exp(progress.best_loss),
-        "best_epoch": result.best_epoch,
-        "parameters": training.parameter_count,
-        "epochs": progress.epoch,
-        "seconds": progress.seconds,
-        "baselines": trivial,
-        "baselines_of_tokens": min(COUNTED, len(corpus.train)),
-        "machine": machine_record(),
-    }
 
 
 def compared(corpus: Corpus, trivial: dict[str, float]) -> str:

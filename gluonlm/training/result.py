@@ -1,0 +1,53 @@
+"""What a run ended with, and what result.json tells of it."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gluonlm.system.machine import machine_record
+from gluonlm.training.loop import Training
+from gluonlm.training.progress import bits
+
+COUNTED = 10_000_000  # training tokens that the baselines read: 650 MB of counts, some ten seconds
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run ended with."""
+
+    finished: bool  # False when it was stopped before its last epoch
+    best_epoch: int  # from 1; 0 when no epoch was finished, or none was better than what a finetuned run began with
+    valid_loss: float | None  # nats per token, None when there is no best model
+    test_loss: float
+    folder: Path
+
+    @property
+    def test_perplexity(self) -> float:
+        """exp of the test loss."""
+        return math.exp(self.test_loss)
+
+
+def record(training: Training, result: Result, trivial: dict[str, float]) -> dict[str, Any]:
+    """What result.json tells of a finished run."""
+    progress, corpus = training.progress, training.corpus
+    units = corpus.dictionary.per_unit("test", result.test_loss * len(corpus.test))
+    figures: dict[str, Any] = {f"test_{name}": value for name, value in units.items()}
+    if corpus.level == "char":
+        figures["test_bits_per_character"] = bits(result.test_loss)
+        figures["valid_bits_per_character"] = bits(progress.best_loss)
+    if training.pruner.kept:
+        figures["sparsity"] = training.pruner.sparsity
+    return {
+        **figures,
+        "test_perplexity": result.test_perplexity,
+        "test_loss": result.test_loss,
+        "valid_perplexity": math.exp(progress.best_loss),
+        "best_epoch": result.best_epoch,
+        "parameters": training.parameter_count,
+        "epochs": progress.epoch,
+        "seconds": progress.seconds,
+        "baselines": trivial,
+        "baselines_of_tokens": min(COUNTED, len(corpus.train)),
+        "machine": machine_record(),
+    }
