@@ -147,11 +147,13 @@ def heat_strip(
     label: str = "nats",
     highest: float = 9.0,
     width: int = 78,
+    names: Sequence[str] = (),
 ) -> None:
     """Show words in lines of ``width`` characters, the ground the darker the higher the value.
 
     :param description: the caption of :func:`show_figure`; a new line begins after each ``<eos>``.
     :param label: what the values are; :param highest: the value of the darkest ground.
+    :param names: what to write before each line.
     """
     scale, placed, x, y = Normalize(0, highest), [], 0, 0
     for word, value in zip(words, values, strict=True):
@@ -165,6 +167,8 @@ def heat_strip(
         ink = "white" if scale(value) > 0.65 else "black"
         axes.barh(y, len(word) + 0.9, left=x - 0.45, height=0.86, color=cm.YlOrRd(scale(value)))
         axes.text(x + len(word) / 2, y, word.replace("$", r"\$"), color=ink, **text)
+    for line, name in enumerate(names):
+        axes.text(-1.5, line, name, ha="right", va="center", fontsize=9.5)
     axes.set(xlim=(-1, width + 1), ylim=(y + 0.6, -0.6), title=title)
     axes.axis("off")
     drawn.colorbar(

@@ -113,6 +113,7 @@ def smaller(corpus: Corpus, vocab_size: int, tokens: dict[str, int]) -> Corpus:
     counts = Counter(corpus.dictionary.decode(splits["train"]))
     kept = Dictionary.from_counts(counts, vocab_size)
     kept.encoding = corpus.dictionary.encoding
+    kept.about = {"rules": corpus.dictionary.about.get("rules", {})}  # how prose becomes its tokens
     renumbered = kept.encode(corpus.dictionary.idx2word)
     return replace(
         corpus, dictionary=kept, **{split: renumbered[ids] for split, ids in splits.items()}

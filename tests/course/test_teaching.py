@@ -237,12 +237,12 @@ def test_a_heat_strip_breaks_lines_and_darkens_with_the_value(monkeypatch):
         [0, 1, 9, 2, 3, 4, 5, 20],
     )
     teaching.heat_strip(
-        words, values, "surprise", "words on coloured grounds", label="bits", width=14
+        words, values, "surprise", "coloured grounds", label="bits", width=14, names=["first"]
     )
     ((figure, description),) = shown
     axes, scale = figure.axes
-    assert [text.get_text() for text in axes.texts] == words
-    assert [text.get_position()[1] for text in axes.texts] == [
+    assert [text.get_text() for text in axes.texts] == [*words, "first"]
+    assert [text.get_position()[1] for text in axes.texts[:-1]] == [
         0,
         0,
         0,
@@ -256,5 +256,5 @@ def test_a_heat_strip_breaks_lines_and_darkens_with_the_value(monkeypatch):
     assert grounds[0] > grounds[1] > grounds[4] > grounds[2] == grounds[7]  # 9 is the darkest
     assert axes.get_title() == "surprise"
     assert scale.get_ylabel() == "bits"
-    assert description == "words on coloured grounds"
+    assert description == "coloured grounds"
     plt.close(figure)
