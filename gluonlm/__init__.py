@@ -13,6 +13,9 @@ The names below are imported when they are first asked for, so that ``import glu
 import importlib
 from typing import TYPE_CHECKING
 
+from gluonlm.system.streams import quiet_interrupts
+
+quiet_interrupts()  # before what takes long to import
 from gluonlm.system.runtime import prepare
 
 if TYPE_CHECKING:

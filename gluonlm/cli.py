@@ -1,12 +1,15 @@
 """What the command modules share: how options are read, how a command ends, and where it computes."""
 
 import argparse
+import dataclasses
 import errno
 import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any, get_args, get_origin, get_type_hints
 
+from gluonlm.config import GROUPS, NEEDS, Config, option
 from gluonlm.system.errors import UserError
 from gluonlm.system.gpu import list_gpus
 from gluonlm.system.streams import SafeStream, discard, open_streams, printable
@@ -27,6 +30,43 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:
         """Raise a UserError instead of printing the usage and ending the process."""
         raise UserError(f"{message}: see {self.prog} --help")
+
+
+def add_options(parser: argparse.ArgumentParser) -> dict[str, argparse._ArgumentGroup]:
+    """Add one option per setting, in titled groups; what is not given is left out of the namespace.
+
+    :return: the groups by title, for further options.
+    """
+    hints, groups, titles = get_type_hints(Config), {}, {first: t for t, first in GROUPS.items()}
+    for field in dataclasses.fields(Config):
+        kind = hints[field.name]
+        if field.name in titles:
+            group = groups[titles[field.name]] = parser.add_argument_group(titles[field.name])
+        shown = field.metadata["help"]
+        if "needs" in field.metadata:
+            shown += f" (with {NEEDS[field.metadata['needs']][1]})"
+        if field.default not in (None, ()):
+            shown += f" (default: {field.default})"
+        options: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS, "help": shown}
+        if kind is bool:
+            options["action"] = argparse.BooleanOptionalAction
+        else:
+            kinds = [one for one in get_args(kind) or (kind,) if isinstance(one, type)]
+            options["type"] = reader(kinds[0], type(None) in kinds or get_origin(kind) is tuple)
+            options["nargs"] = "+" if get_origin(kind) is tuple else None
+            options["metavar"] = "|".join(field.metadata.get("choices", ())) or None
+        group.add_argument(option(field.name), *field.metadata["aliases"], **options)
+    return groups
+
+
+def reader(kind: type, optional: bool) -> Callable[[str], Any]:
+    """What turns an option's text into a value; ``none`` unsets a setting that need not be there."""
+
+    def read(text: str) -> Any:
+        return None if optional and text == "none" else kind(text)
+
+    read.__name__ = kind.__name__  # for argparse's message: invalid int value
+    return read
 
 
 def run(main: Callable[[list[str]], object]) -> None:

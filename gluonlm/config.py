@@ -1,6 +1,5 @@
-"""The settings of a run, declared once: the command line, config.json and the notebooks derive from :class:`Config`."""
+"""The settings of a run, declared once: command line, config.json and notebooks derive from Config."""
 
-import argparse
 import dataclasses
 import json
 import math
@@ -207,10 +206,9 @@ class Config:
             check(field, kinds[field.name], value)
         if self.softmax_samples and (self.splits or self.adaptive):
             raise UserError(
-                "--softmax-samples estimates the full softmax: leave it out, or --splits, and add "
-                "--no-adaptive"
+                "--softmax-samples is of the full softmax: add --no-adaptive and --splits none"
             )
-        if self.prune is not None and self.compress is not None:
+        if None not in (self.prune, self.compress):
             raise UserError("--prune is a schedule of its own: leave it out, or --compress")
         self.check_effect(("window", "zoneout"))  # of the model itself, wherever they come from
 
@@ -307,43 +305,6 @@ def fits(value: Any, kind: Any) -> bool:
     if get_origin(kind) is tuple:
         return isinstance(value, tuple) and all(type(item) in kinds for item in value)
     return type(value) in kinds or (type(value) is int and float in kinds)
-
-
-def add_options(parser: argparse.ArgumentParser) -> dict[str, argparse._ArgumentGroup]:
-    """Add one option per setting, in titled groups; what is not given is left out of the namespace.
-
-    :return: the groups by title, for further options.
-    """
-    hints, groups, titles = get_type_hints(Config), {}, {first: t for t, first in GROUPS.items()}
-    for field in dataclasses.fields(Config):
-        kind = hints[field.name]
-        if field.name in titles:
-            group = groups[titles[field.name]] = parser.add_argument_group(titles[field.name])
-        shown = field.metadata["help"]
-        if "needs" in field.metadata:
-            shown += f" (with {NEEDS[field.metadata['needs']][1]})"
-        if field.default not in (None, ()):
-            shown += f" (default: {field.default})"
-        options: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS, "help": shown}
-        if kind is bool:
-            options["action"] = argparse.BooleanOptionalAction
-        else:
-            kinds = [one for one in get_args(kind) or (kind,) if isinstance(one, type)]
-            options["type"] = reader(kinds[0], type(None) in kinds or get_origin(kind) is tuple)
-            options["nargs"] = "+" if get_origin(kind) is tuple else None
-            options["metavar"] = "|".join(field.metadata.get("choices", ())) or None
-        group.add_argument(option(field.name), *field.metadata["aliases"], **options)
-    return groups
-
-
-def reader(kind: type, optional: bool) -> Callable[[str], Any]:
-    """What turns an option's text into a value; ``none`` unsets a setting that need not be there."""
-
-    def read(text: str) -> Any:
-        return None if optional and text == "none" else kind(text)
-
-    read.__name__ = kind.__name__  # for argparse's message: invalid int value
-    return read
 
 
 def on_top(settings: dict[str, Any], given: dict[str, Any]) -> Config:

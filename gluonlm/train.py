@@ -20,9 +20,9 @@ from typing import Any
 
 import mxnet as mx
 
-from gluonlm.cli import Parser, contexts, run
+from gluonlm.cli import Parser, add_options, contexts, run
 from gluonlm.compress.schedule import pruner_of, read_schedule
-from gluonlm.config import MODEL_SETTINGS, Config, add_options, on_top, option
+from gluonlm.config import MODEL_SETTINGS, Config, on_top, option
 from gluonlm.inference.predictor import Predictor
 from gluonlm.inference.sampling import Strategy, generate
 from gluonlm.model.checkpoint import load_model

@@ -4,6 +4,7 @@ import errno
 import itertools
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +28,10 @@ def cache_folder() -> Path:
     """The folder of downloads and compiled code: ``$GLUONLM_DATA``, ``$XDG_CACHE_HOME/gluonlm`` or ``~/.cache/gluonlm``."""
     if given := os.environ.get("GLUONLM_DATA"):
         return expanded(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "gluonlm"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "gluonlm"
+    except RuntimeError:  # a user without a home
+        return Path(tempfile.gettempdir(), f"gluonlm-{os.getuid()}")
 
 
 def expanded(path: str) -> Path:

@@ -23,6 +23,7 @@ from gluonlm.system.memory import keep_memory
 # giving its core away for the moment, then sleeps. The default, 200 ms with sched_yield, lasts for ever where each of
 # MXNet's engine threads has a team of its own; with other work on the machine they take the cores from each other.
 WAITING = {"KMP_BLOCKTIME": "100us", "KMP_USE_YIELD": "0"}
+MOST_THREADS = 4  # a processor: far more cannot be started, and OpenMP ends the process
 WAIT_VARIABLES = (*WAITING, "KMP_LIBRARY", "OMP_WAIT_POLICY")
 
 
@@ -74,7 +75,16 @@ def set_threads() -> int:
                 stacklevel=4,
             )
         threads = max(1, usable_cores() // local_workers())
-        os.environ["OMP_NUM_THREADS"] = str(threads)
+    most = MOST_THREADS * (os.cpu_count() or 1)
+    if threads > most:
+        warnings.warn(
+            f"OMP_NUM_THREADS={threads} is more than this machine can run: {most} are used",
+            stacklevel=4,
+        )
+        threads = most
+    os.environ["OMP_NUM_THREADS"] = str(
+        threads
+    )  # one number: MXNet does not read lists such as 2,3
     if not any(os.environ.get(name) for name in WAIT_VARIABLES):
         os.environ.update(WAITING)
     return threads
@@ -88,7 +98,7 @@ def local_workers() -> int:
     if os.environ.get("DMLC_ROLE") in ("server", "scheduler"):
         return usable_cores()
     here = os.environ.get("HOROVOD_LOCAL_SIZE") or os.environ.get("GLUONLM_WORKERS_HERE")
-    return int(here or 1)
+    return int(here) if here and here.isdecimal() and int(here) else 1
 
 
 def asked_threads() -> int | None:

@@ -74,6 +74,21 @@ def open_streams() -> None:
             getattr(sys, name).reconfigure(errors="backslashreplace")
 
 
+def quiet_interrupts() -> None:
+    """Let Ctrl-C while a command is being imported end it with one line instead of a traceback."""
+    if sys.argv[:1] != ["-m"]:  # it is not by ``python -m gluonlm.COMMAND`` that we are imported
+        return
+    tell = sys.excepthook
+
+    def hook(kind, error, trace):
+        if issubclass(kind, KeyboardInterrupt):
+            print("interrupted", file=sys.stderr)
+        else:
+            tell(kind, error, trace)
+
+    sys.excepthook = hook
+
+
 @contextlib.contextmanager
 def safe_display() -> Iterator[None]:
     """A with-block in which showing something never fails."""

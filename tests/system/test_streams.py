@@ -1,0 +1,99 @@
+"""What is shown: output that cannot be written ends a command as it ends cat, with a true exit code."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from gluonlm.cli import sentence_of
+from gluonlm.system.errors import UserError
+from gluonlm.system.streams import printable
+
+COMMAND = "from gluonlm.cli import run\nrun(lambda argv: {})"
+MUCH = "print('word ' * 50_000)"
+
+
+def command(body, **more):
+    return [sys.executable, "-c", COMMAND.format(body)], {"text": True, **more}
+
+
+def test_a_reader_that_has_gone_ends_a_command_silently():
+    line, more = command(MUCH)
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more)
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait() == 128 + signal.SIGPIPE  # as a shell reports it of cat
+
+
+@pytest.mark.parametrize("body", [MUCH, "print('a word')"])
+def test_a_full_disk_is_told(body):
+    line, more = command(body)
+    with open("/dev/full", "w") as full:  # noqa: SIM117
+        ended = subprocess.run(line, stdout=full, stderr=subprocess.PIPE, **more)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: cannot write the output (No space left on device)")
+    assert ended.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("closed", ["1>&-", "2>&-", "1>&- 2>&-"])
+def test_closed_streams(closed):
+    body = "[print('out'), __import__('sys').stderr.write('err')]"
+    line = f'exec "$0" -c "$1" {closed}'
+    ended = subprocess.run(["sh", "-c", line, sys.executable, COMMAND.format(body)])
+    assert ended.returncode == 0
+
+
+def test_what_the_encoding_lacks_is_escaped():
+    line, more = command(
+        "print('\\u201cyes\\u201d')", env={**os.environ, "PYTHONIOENCODING": "latin-1"}
+    )
+    ended = subprocess.run(line, capture_output=True, **more)
+    assert (ended.returncode, ended.stdout) == (0, "\\u201cyes\\u201d\n")
+
+
+def test_what_steers_a_terminal_is_escaped():
+    assert printable("a\x1b[31m\u202eb\nc") == "a\\x1b[31m\\u202eb\nc"
+
+
+def test_errors_that_are_no_mistake_of_ours():
+    assert sentence_of(UserError("so")) == "so"
+    assert "memory does not suffice" in sentence_of(MemoryError())
+    assert "memory does not suffice" in sentence_of(
+        type("MXNetError", (RuntimeError,), {})("std::bad_alloc")
+    )
+    assert sentence_of(type("MXNetError", (RuntimeError,), {})("shape mismatch")) is None
+    assert sentence_of(ValueError("ours")) is None
+
+
+@pytest.mark.parametrize("delay", [0.15, 0.6])
+def test_ctrl_c_while_importing_is_one_line(tmp_path, delay):
+    line = [sys.executable, "-m", "gluonlm.train", "--help"]
+    process = subprocess.Popen(
+        line, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    time.sleep(delay)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate()[1]
+    assert said in ("", "interrupted\n")
+    assert process.returncode in (0, -signal.SIGINT, 128 + signal.SIGINT)
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"OMP_NUM_THREADS": "2,3"},
+        {"OMP_NUM_THREADS": "100000"},
+        {"HOROVOD_LOCAL_SIZE": "abc"},
+        {"HOME": None},
+    ],
+)
+def test_odd_surroundings_do_not_end_the_import(tmp_path, variables):
+    environment = {**os.environ, **variables}
+    environment = {name: value for name, value in environment.items() if value is not None}
+    line = [sys.executable, "-W", "ignore", "-m", "gluonlm.generate", "nothing"]
+    ended = subprocess.run(line, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: there is no file nothing")
