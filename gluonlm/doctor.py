@@ -134,7 +134,7 @@ def check_blas(report: Report, mxnet_works: bool) -> None:
     core, rates = blas_kernel() if mxnet_works else None, gluonlm.RUNTIME.blas
     own, theirs = f"MXNet's own for {core or 'an unknown processor'}", f"of {blas.WHEEL}"
     report.findings["BLAS kernels"] = own if core else "unknown"
-    if rates and rates.faster:
+    if rates and rates.preferred:
         report.findings["BLAS kernels"] = (
             f"{theirs}, {rates.wheel:.0f} GFLOP/s; {own}: {rates.mxnet:.0f}"
         )

@@ -17,6 +17,7 @@ import numpy as np
 from gluonlm.model.adaptive import log_probabilities
 from gluonlm.model.rnn import RNNModel
 from gluonlm.model.softmax import decoder_loss
+from gluonlm.system.threads import Threads
 
 # where a sparse decoder makes a step faster (benchmarks/sparse.py)
 CSR_SPARSITY, CSR_ROWS = 0.945, range(10, 51)
@@ -53,6 +54,7 @@ class Predictor:
         self.model, self.body = model, _Planned(model.body)
         self.ctx = ctx or model.decoder.weight.list_ctx()[0]
         self.splits = getattr(model.decoder, "splits", ())
+        self.threads = {"predict": Threads(), "read": Threads()}
 
     @cached_property
     def decoder(self) -> tuple[np.ndarray, np.ndarray]:
@@ -80,11 +82,11 @@ class Predictor:
         self, ids: np.ndarray, state: list[mx.nd.NDArray]
     ) -> tuple[np.ndarray, list[mx.nd.NDArray]]:
         """Token ids (T, N) and a state -> logits (T, N, V) float32 and the new state."""
-        inputs = mx.nd.from_numpy(np.array(ids, np.float32)).as_in_context(
-            self.ctx
-        )  # shares the copy's memory
-        features, state = self.body(inputs, state)
-        logits = self.decode(to_floats(features))
+        ids = np.array(ids, np.float32)
+        with self.threads["predict"].timed(ids.size):
+            inputs = mx.nd.from_numpy(ids).as_in_context(self.ctx)  # shares the copy's memory
+            features, state = self.body(inputs, state)
+            logits = self.decode(to_floats(features))
         logits += self.decoder[1]
         return (log_probabilities(logits, self.splits) if self.splits else logits), state
 
@@ -99,9 +101,10 @@ class Predictor:
         self, ids: np.ndarray, targets: np.ndarray, state: list[mx.nd.NDArray]
     ) -> tuple[np.ndarray, mx.nd.NDArray, list[mx.nd.NDArray]]:
         """The same with the features (T, N, C), which the decoder sees, in the middle."""
-        features, state = self.model.body(mx.nd.array(ids, self.ctx), state)
-        losses = decoder_loss(self.model, features, mx.nd.array(targets, self.ctx))  # (T*N,)
-        return losses.asnumpy().reshape(np.shape(targets)), features, state
+        with self.threads["read"].timed(np.size(ids)):
+            features, state = self.model.body(mx.nd.array(ids, self.ctx), state)
+            losses = decoder_loss(self.model, features, np.asarray(targets)).asnumpy()  # (T*N,)
+        return losses.reshape(np.shape(targets)), features, state
 
     def decode(self, features: np.ndarray) -> np.ndarray:
         """Features (T, N, C) times the decoder's matrix, (T, N, V), without its bias, in the fastest way."""

@@ -10,6 +10,7 @@ from mxnet import nd
 from mxnet.gluon import Parameter
 
 from gluonlm.config import Config
+from gluonlm.system.threads import Threads
 from gluonlm.training.group import SINGLE, Group, pack, unpack
 
 
@@ -58,6 +59,10 @@ class Updater:
     ):
         self.parameters, self.group = parameters, group
         self.contexts = next(iter(parameters.values())).list_ctx()
+        alone = self.contexts[0].device_type == "cpu" and group.world_size == 1
+        self.threads = Threads(
+            None if alone else 1
+        )  # workers wait for each other, whatever they do
         self.decoupled = wdecay if optimizer == "adamw" else 0.0
         kind, wd = (
             (SGD if optimizer == "sgd" else mx.optimizer.Adam),

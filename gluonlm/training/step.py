@@ -56,25 +56,28 @@ def train_step(
     :return: mean loss in nats per token, without penalties (not finite when training has diverged), and the new
         states, detached.
     """
-    inputs = gluon.utils.split_and_load(data, updater.contexts, batch_axis=1)
-    targets = np.split(target, len(updater.contexts), axis=1)  # the losses take them as they are
-    penalized, losses, penalties, new_states = objective.alpha or objective.beta, [], [], []
-    with autograd.record():
-        for x, y, state in zip(inputs, targets, states, strict=True):
-            if penalized:
-                features, state, raw, dropped = model.body_with_outputs(x, state)
-                penalty = activation_penalty(raw, dropped, objective.alpha, objective.beta)
-                penalties.append(penalty * (x.size / data.size))
-            else:
-                features, state = model.body(x, state)  # (T, n, C)
-            losses.append(objective.loss_of(model, features, y).sum() / data.size)
-            new_states.append(state)
-    autograd.backward(losses + penalties)
-    loss = nd.add_n(*(loss.as_in_context(updater.contexts[0]) for loss in losses))
-    norm = updater.step(lr, clip, loss)
-    loss = float(loss.asscalar())
-    memory.give_back()
-    return loss if math.isfinite(norm) else math.nan, [detach(state) for state in new_states]
+    with updater.threads.timed(data.size):
+        inputs = gluon.utils.split_and_load(data, updater.contexts, batch_axis=1)
+        targets = np.split(
+            target, len(updater.contexts), axis=1
+        )  # the losses take them as they are
+        penalized, losses, penalties, new_states = objective.alpha or objective.beta, [], [], []
+        with autograd.record():
+            for x, y, state in zip(inputs, targets, states, strict=True):
+                if penalized:
+                    features, state, raw, dropped = model.body_with_outputs(x, state)
+                    penalty = activation_penalty(raw, dropped, objective.alpha, objective.beta)
+                    penalties.append(penalty * (x.size / data.size))
+                else:
+                    features, state = model.body(x, state)  # (T, n, C)
+                losses.append(objective.loss_of(model, features, y).sum() / data.size)
+                new_states.append(state)
+        autograd.backward(losses + penalties)
+        loss = nd.add_n(*(loss.as_in_context(updater.contexts[0]) for loss in losses))
+        norm = updater.step(lr, clip, loss)
+        loss = float(loss.asscalar())
+        memory.give_back()
+        return loss if math.isfinite(norm) else math.nan, [detach(state) for state in new_states]
 
 
 def seed_step(seed: int, step: int) -> None:

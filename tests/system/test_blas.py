@@ -22,6 +22,10 @@ for m, n, k in sizes:
         options = dict(transpose_a=by_rows.shape != a.shape, transpose_b=other.shape != b.shape)
         ours = mx.nd.dot(mx.nd.array(by_rows), mx.nd.array(other), **options).asnumpy()
         np.testing.assert_allclose(ours, a @ b, rtol=1e-4, atol=1e-4)
+for n in (1, 7, 300_000, 1_000_001):
+    x = random.normal(size=n).astype("f")
+    ours = mx.nd.dot(mx.nd.array(x), mx.nd.array(x)).asscalar()
+    np.testing.assert_allclose(ours, x.astype(float) @ x, rtol=1e-4)
 """
 
 
@@ -61,11 +65,11 @@ print(hasattr(ctypes.CDLL(None), "cblas_sgemm"))
 """
 
 
-def test_the_faster_serves(cache):
+def test_the_wheel_serves_unless_it_is_slower(cache):
     keep(cache, 200.0, 100.0)
     assert process(SERVES, cache) == "True"
     assert process(SERVES, cache, GLUONLM_BLAS="mxnet") == "False"
-    keep(cache, 101.0, 100.0)
+    keep(cache, 80.0, 100.0)
     assert process(SERVES, cache) == "False"
 
 
@@ -92,4 +96,4 @@ def test_nothing_happens_where_something_is_missing(change, tmp_path):
 
 def test_a_blas_that_the_user_has_loaded_stays(cache):
     code = f"import ctypes; ctypes.CDLL({str(blas.mxnet_openblas())!r}, ctypes.RTLD_GLOBAL)\n"
-    assert process(code + PRODUCTS, cache) == "None"
+    assert process(code + "import gluonlm; print(gluonlm.RUNTIME.blas)", cache) == "None"

@@ -1,0 +1,142 @@
+"""How many threads compute: all cores on a quiet machine, fewer beside a program that keeps one busy.
+
+Every operator waits for the slowest of its threads. Where another program takes a core, two threads can be ten times
+slower than one, which that program hardly disturbs. So the number is measured at the start, again when the speed
+falls, and from time to time while it is not the largest. One that the user has set in OMP_NUM_THREADS stays.
+
+No result depends on it: each number is summed in the same order by however many threads (tests/system/test_threads.py).
+Where that does not hold, without the BLAS of gluonlm/system/blas.py, all cores compute as before.
+
+>>> threads = Threads()
+>>> with threads.timed(tokens): ...      # equal work each time, computed to its end
+"""
+
+import ctypes
+import os
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from gluonlm.system.machine import cpu_flags
+from gluonlm.system.runtime import prepare
+
+TRIAL = 4  # pieces of work by which a number is judged, after one to settle
+WINDOW = 12  # pieces over which the speed is watched
+SLOWER = 1.25  # a fall of the speed by this factor calls for a new measurement
+REST = 4  # a measurement is not followed by another for so many times its length
+PATIENCE, LONGEST = (
+    20.0,
+    160.0,
+)  # seconds until more threads are tried again; doubled while that does not pay
+WORTH = 1.05  # how much faster fewer threads must be
+current: list[int] = []  # the number that was set last
+
+
+def set_threads(number: int) -> None:
+    """Let the operators of MXNet that are called from now on run on so many threads."""
+    if current == [number]:
+        return
+    from mxnet.base import _LIB, check_call
+
+    openmp = ctypes.CDLL(None)
+
+    @ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
+    def on_worker(
+        run_context, parameter
+    ):  # OpenMP's number belongs to the thread that starts an operator
+        openmp.omp_set_num_threads(number)
+
+    cpu, nothing = (ctypes.c_int * 2)(1, 0), (None, 0, None, 0, None, 0, None)
+    check_call(_LIB.MXEnginePushSyncND(on_worker, None, None, ctypes.byref(cpu), *nothing))
+    check_call(_LIB.MXNDArrayWaitAll())  # until then the function must live
+    openmp.omp_set_num_threads(number)
+    current[:] = [number]
+
+
+def candidates(most: int) -> list[int]:
+    """Numbers worth trying: all cores, all but one, half of them, one; the largest first."""
+    return sorted({most, max(1, most - 1), max(1, most // 2), 1}, reverse=True)
+
+
+def may_choose() -> bool:
+    """Whether the number of threads is ours to choose, and changes no result."""
+    runtime = prepare()
+    several_workers = os.environ.get("MXNET_CPU_WORKER_NTHREADS", "1") != "1"
+    exact = bool(runtime.openmp and runtime.blas and runtime.blas.preferred)
+    # oneDNN's products for AVX2 are summed in another order from three threads on
+    exact = exact and (runtime.threads <= 2 or "avx512f" in cpu_flags())
+    return exact and not runtime.threads_given and not several_workers
+
+
+class Threads:
+    """The number of threads for one kind of work, chosen by the time that it takes.
+
+    :param most: the number on a quiet machine (default: what the runtime has found); with 1 nothing is ever measured.
+    :param change: is called with the number to use, each time.
+    :param clock: gives seconds.
+    """
+
+    def __init__(
+        self,
+        most: int | None = None,
+        change: Callable[[int], None] = set_threads,
+        clock: Callable[[], float] = time.perf_counter,
+    ):
+        self.most = most or (prepare().threads if may_choose() else 1)
+        self.change, self.clock, self.number = change, clock, self.most
+        self.queue = candidates(self.most)  # numbers still to be tried
+        self.trial: list[float] = []  # times of the one that is being tried
+        self.results: dict[int, float] = {}  # of those that were
+        self.recent: deque[float] = deque(maxlen=WINDOW)
+        self.usual, self.patience = 0.0, PATIENCE
+        self.started = self.ended = 0.0  # the last measurement
+
+    @contextmanager
+    def timed(self, amount: float) -> Iterator[None]:
+        """A with-block that does ``amount`` of work, such as tokens."""
+        if self.most == 1:
+            yield
+            return
+        self.number = self.queue[0] if self.queue else self.number
+        self.change(self.number)
+        started = self.clock()
+        self.started = self.started or started
+        yield
+        seconds = (self.clock() - started) / amount
+        if self.queue:
+            self._try(seconds)
+        else:
+            self._watch(seconds)
+
+    def _try(self, seconds: float) -> None:
+        """Take account of a time while numbers are being tried; the last one ends the measurement."""
+        self.trial.append(seconds)
+        hopeless = len(self.trial) > 1 and seconds > 2 * min(self.results.values(), default=seconds)
+        if len(self.trial) <= TRIAL and not hopeless:
+            return
+        self.results[self.queue.pop(0)] = statistics.median(self.trial[1:])
+        self.trial = []
+        if not self.queue:
+            self._choose()
+
+    def _choose(self) -> None:
+        """The fastest number, or the largest if that is about as fast."""
+        self.number = min(self.results, key=self.results.get)
+        if self.results[self.most] < WORTH * self.results[self.number]:
+            self.number = self.most
+        self.patience = min(2 * self.patience, LONGEST) if self.number < self.most else PATIENCE
+        self.usual, self.ended = self.results[self.number], self.clock()
+        self.results = {}
+        self.recent.clear()
+
+    def _watch(self, seconds: float) -> None:
+        """Ask for a new measurement when the work has become slower, or after some time with fewer threads."""
+        self.recent.append(seconds)
+        now, length = self.clock(), self.ended - self.started
+        slower = statistics.median(self.recent) > SLOWER * self.usual
+        slower = slower and len(self.recent) == WINDOW and now - self.ended > REST * length
+        due = self.number < self.most and now - self.ended > self.patience
+        if slower or due:
+            self.queue, self.started = candidates(self.most), now

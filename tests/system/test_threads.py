@@ -1,0 +1,137 @@
+"""The number of threads follows the machine's load, and no result follows it."""
+
+import mxnet as mx
+import numpy as np
+import pytest
+
+from gluonlm.config import Config
+from gluonlm.model.checkpoint import build_model
+from gluonlm.model.softmax import SampledSoftmax, decoder_loss
+from gluonlm.system import threads
+from gluonlm.system.machine import cpu_flags
+from gluonlm.system.threads import Threads, candidates, set_threads
+from gluonlm.training.optim import Updater
+from gluonlm.training.step import Objective, train_step
+
+
+class Machine:
+    """A clock, and work whose time depends on the number of threads: ``times`` is changed by a test."""
+
+    def __init__(self, times):
+        self.times, self.now, self.number, self.history = times, 0.0, 0, []
+
+    def change(self, number):
+        self.number = number
+
+    def work(self, chooser, pieces):
+        for _ in range(pieces):
+            with chooser.timed(1):
+                self.now += self.times[self.number]
+                self.history.append(self.number)
+        return chooser.number
+
+
+@pytest.fixture
+def machine():
+    return Machine({2: 0.6, 1: 1.0})
+
+
+def chooser_of(machine, most=2):
+    return Threads(most, machine.change, lambda: machine.now)
+
+
+def test_a_quiet_machine_uses_all_cores(machine):
+    chooser = chooser_of(machine)
+    assert machine.work(chooser, 200) == 2
+    assert machine.history.count(1) == threads.TRIAL + 1  # measured once
+
+
+def test_a_busy_machine_uses_one_from_the_start(machine):
+    machine.times = {2: 10.0, 1: 1.1}
+    assert machine.work(chooser_of(machine), 30) == 1
+
+
+def test_more_threads_that_gain_nothing_are_kept(machine):
+    machine.times = {2: 1.0, 1: 0.98}
+    assert machine.work(chooser_of(machine), 30) == 2
+
+
+def test_it_follows_the_load(machine):
+    """Quiet, busy, quiet: each time the better number is found, for at most a tenth of the time lost."""
+    chooser = chooser_of(machine)
+    for times in ({2: 0.6, 1: 1.0}, {2: 5.0, 1: 1.1}, {2: 0.6, 1: 1.0}):
+        machine.times, best = times, min(times, key=times.get)
+        machine.work(chooser, 200)
+        began = machine.now
+        assert machine.work(chooser, 800) == best
+        assert machine.now - began < 800 * times[best] / 0.9
+
+
+def test_a_small_dip_changes_nothing(machine):
+    chooser = chooser_of(machine)
+    machine.work(chooser, 50)
+    machine.times = {2: 0.7, 1: 1.2}
+    del machine.history[:]
+    assert machine.work(chooser, 100) == 2
+    assert 1 not in machine.history
+
+
+def test_a_load_that_comes_and_goes_does_not_keep_it_measuring(machine):
+    chooser = chooser_of(machine)
+    for turn in range(40):
+        machine.times = {2: 0.6, 1: 1.0} if turn % 2 else {2: 1.3, 1: 2.0}
+        machine.work(chooser, 20)
+    assert machine.history.count(1) < 0.15 * len(machine.history)
+
+
+def test_numbers_worth_trying():
+    assert candidates(2) == [2, 1]
+    assert candidates(8) == [8, 7, 4, 1]
+
+
+def test_a_number_that_the_user_has_set_stays(monkeypatch, machine):
+    monkeypatch.setattr(threads, "may_choose", lambda: False)
+    assert Threads().most == 1
+    chooser = Threads(1, machine.change, lambda: machine.now)
+    machine.times = {0: 1.0}  # never told another
+    machine.work(chooser, 20)
+    assert machine.number == 0
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"model": "GRU"},
+        {"locked": True, "wdrop": 0.5, "dropoute": 0.1},
+        {"precision": "bfloat16"},
+    ],
+    ids=["LSTM", "GRU", "AWD", "bfloat16"],
+)
+def test_no_weight_depends_on_the_number_of_threads(settings, sampled):
+    """The very bits after some steps, dropout included, even if the number changes on the way."""
+    if not threads.may_choose():
+        pytest.skip("the number is the user's, or MXNet's own BLAS serves")
+    if settings.get("precision") and "avx512_bf16" not in cpu_flags():
+        pytest.skip("this processor has no AVX512_BF16")
+    results = []
+    for numbers in ((1, 1, 1), (2, 2, 2), (3, 1, 4)):
+        mx.random.seed(1)
+        np.random.seed(1)
+        config = Config(emsize=130, nhid=130, tied=True, **settings)
+        model = build_model(config, 3000)
+        updater = Updater(model.trainables(), "sgd", 0.0)
+        random, states = np.random.default_rng(1), [model.begin_state(20)]
+        loss_of = SampledSoftmax(np.ones(3000), 300) if sampled else decoder_loss
+        for number in numbers:
+            set_threads(number)
+            updater.threads = Threads(1)
+            ids = random.integers(0, 3000, (21, 20)).astype(np.int32)
+            loss, states = train_step(
+                model, updater, ids[:-1], ids[1:], states, 1.0, 0.25, Objective(loss_of)
+            )
+        results.append([loss, *(p.data().asnumpy() for p in model.trainables().values())])
+    for same in zip(*results, strict=True):
+        np.testing.assert_array_equal(same[0], same[1])
+        np.testing.assert_array_equal(same[0], same[2])
