@@ -244,7 +244,7 @@ def training_speed(seconds: float) -> float:
 
     from gluonlm.config import Config
     from gluonlm.model.checkpoint import build_model
-    from gluonlm.training.loop import train_step
+    from gluonlm.training.step import train_step
     from gluonlm.training.optim import Updater
 
     mx.random.seed(1)
