@@ -1,4 +1,4 @@
-"""What the command modules share: how options are read, how a command ends, and where it computes."""
+"""What commands share: how options are read, how a command ends, where it computes."""
 
 import argparse
 import dataclasses
@@ -60,7 +60,7 @@ def add_options(parser: argparse.ArgumentParser) -> dict[str, argparse._Argument
 
 
 def reader(kind: type, optional: bool) -> Callable[[str], Any]:
-    """What turns an option's text into a value; ``none`` unsets a setting that need not be there."""
+    """What turns an option's text into a value; ``none`` unsets what need not be there."""
 
     def read(text: str) -> Any:
         return None if optional and text == "none" else kind(text)
@@ -72,8 +72,8 @@ def reader(kind: type, optional: bool) -> Callable[[str], Any]:
 def run(main: Callable[[list[str]], object]) -> None:
     """Run a command's ``main(argv)`` and exit.
 
-    The exit code is 0 if it returns, 2 with one sentence when :func:`sentence_of` has one, 130 after Ctrl-C, and as
-    for ``cat`` 141 when the reader of the output has gone.
+    The exit code is 0 if it returns, 2 with one sentence when :func:`sentence_of` has one, 130
+    after Ctrl-C, and as for ``cat`` 141 when the reader of the output has gone.
     """
     open_streams()
     try:
@@ -116,7 +116,7 @@ def end(message: str, code: int) -> None:
 
 
 def dashes(argv: Sequence[str]) -> list[str]:
-    """The arguments with long options spelled with ``-`` for ``_``; their values stay as they are."""
+    """The arguments with ``-`` for ``_`` in long options; values stay as they are."""
     spelled = []
     for argument in argv:
         name, equals, value = argument.partition("=")
@@ -130,7 +130,8 @@ def contexts(gpu: str | None) -> list:
     """The MXNet contexts to compute on.
 
     :param gpu: comma-separated GPU numbers such as ``"0"`` or ``"0,1"``; None for the CPU.
-    :raises UserError: when a number is malformed, or there is no such GPU, or MXNet cannot run on it.
+    :raises UserError: when a number is malformed, or there is no such GPU, or MXNet cannot run on
+        it.
     """
     import mxnet as mx
 

@@ -1,4 +1,4 @@
-"""The settings of a run, declared once: command line, config.json and notebooks derive from Config."""
+"""The settings of a run, declared once: options, config.json and notebooks derive from them."""
 
 import dataclasses
 import json
@@ -213,7 +213,7 @@ class Config:
         self.check_effect(("window", "zoneout"))  # of the model itself, wherever they come from
 
     def check_effect(self, names: Iterable[str]) -> None:
-        """Raise a UserError if one of these settings is not the default and has no effect with the others."""
+        """Raise a UserError if one of these is not the default and has no effect."""
         for field in dataclasses.fields(self):
             there, what = NEEDS.get(field.metadata.get("needs"), (None, ""))
             changed = field.name in names and getattr(self, field.name) != field.default
@@ -278,7 +278,7 @@ def option(name: str) -> str:
 
 
 def check(field: dataclasses.Field, kind: Any, value: Any) -> None:
-    """Raise a UserError unless the value is of the field's kind and within its choices and bounds."""
+    """Raise a UserError unless the value is of the field's kind, choices and bounds."""
     name, limits = option(field.name), field.metadata
     if not fits(value, kind):
         raise UserError(f"{name} {value!r}: must be of the kind {getattr(kind, '__name__', kind)}")
@@ -300,7 +300,7 @@ def check(field: dataclasses.Field, kind: Any, value: Any) -> None:
 
 
 def fits(value: Any, kind: Any) -> bool:
-    """Whether a value, maybe from a file that somebody edited, is of a setting's kind; 1 will do for 1.0."""
+    """Whether a value, maybe out of a file, is of a setting's kind; 1 will do for 1.0."""
     kinds = get_args(kind) or (kind,)
     if get_origin(kind) is tuple:
         return isinstance(value, tuple) and all(type(item) in kinds for item in value)
@@ -308,7 +308,7 @@ def fits(value: Any, kind: Any) -> bool:
 
 
 def on_top(settings: dict[str, Any], given: dict[str, Any]) -> Config:
-    """Settings with the given ones on top; another optimizer takes its own usual rate if none is given with it.
+    """Settings with the given ones on top; another optimizer has another usual rate.
 
     :raises UserError: for a setting out of range, and for a given one that has no effect.
     """

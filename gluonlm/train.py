@@ -4,9 +4,9 @@ python -m gluonlm.train --tiny                       # the tutorial in seconds
 python -m gluonlm.train --gpu 0                      # the tutorial at full size
 python -m gluonlm.train --preset austen              # the bundled corpus on a CPU
 python -m gluonlm.train --data ptb --tied --epochs 6
-python -m gluonlm.train --preset awd --data ptb --batch-size 20 --dropouti 0.4 --dropouth 0.25 --epochs 500
-python -m gluonlm.train --finetune runs/NAME         # a second run of AWD-LSTM, from the best model of the first
-python -m gluonlm.train --finetune runs/NAME --prune 0.8    # the same, of a model that loses 80 % of its weights
+python -m gluonlm.train --preset awd-ptb             # AWD-LSTM as published
+python -m gluonlm.train --finetune runs/NAME         # its second run, from the best model
+python -m gluonlm.train --finetune runs/NAME --prune 0.8     # the same, without 80 % of the weights
 python -m gluonlm.train --resume runs/NAME           # go on after Ctrl-C, a crash or a power cut
 """
 
@@ -96,7 +96,9 @@ def parser() -> Parser:
     add = parser.add_argument_group("workers").add_argument
     add("--gpu", help="GPU numbers such as 0 or 0,1; without --preset the tutorial's full size")
     add("--cuda", "--accel", action="store_true", help="use GPU 0")
-    stores = "how gradients are summed: over the devices here, or over the workers of gluonlm.launch or horovodrun"
+    stores = (
+        "how gradients are summed over the devices, or the workers of gluonlm.launch or horovodrun"
+    )
     add("--kvstore", choices=KVSTORES, help=f"{stores} (default: device)")
     return parser
 
@@ -122,10 +124,10 @@ def settings(given: dict[str, Any]) -> Config:
 
 
 def finetune_settings(values: dict[str, Any]) -> Config:
-    """The settings of the run that is finetuned with the given ones on top; what it pruned stays pruned.
+    """The settings of the finetuned run with the given ones on top; its zeros stay zero.
 
-    The random numbers are others: step by step the old ones would bring back the dropout masks of the first run, with
-    the same words under them, which the model has been fitted to already.
+    The random numbers are others: step by step the old ones would bring back the dropout masks of
+    the first run, with the same words under them, which the model has been fitted to already.
     """
     first = load_model(values["finetune"]).config
     again = {"seed": (first.seed + 1) % 2**32, "prune": None, "compress": None}
@@ -140,7 +142,7 @@ def default_folder(config: Config) -> Path:
 
 
 def open_run(given: dict[str, Any], group: Group) -> tuple[Run, Config]:
-    """The run to work in: a new one, or with ``--resume`` an old one with its own settings. Rank 0 has the files."""
+    """The run to work in, and its settings: with ``--resume`` its own. Rank 0 has the files."""
     if "resume" not in given:
         config = settings(given)
         config = replace(config, data=located(config.data))  # found from any folder later
@@ -226,7 +228,7 @@ def begin(
     load_training(training)
     if training.progress.done and "epochs" in given:
         raise UserError(
-            f"{run.folder} was over when validation stalled: leave out --epochs, or --finetune it anew"
+            f"{run.folder} was over when validation stalled: leave out --epochs, or --finetune it"
         )
     if config != begun:
         run.begin(config, command)

@@ -7,7 +7,7 @@ from typing import NoReturn
 
 
 class UserError(Exception):
-    """Bad input, settings or surroundings: one sentence that says what is wrong and what to do about it.
+    """Bad input, settings or surroundings: what is wrong and what to do, in one sentence.
 
     Commands print it as ``error: <sentence>`` and exit with code 2, without a traceback.
     """

@@ -1,4 +1,4 @@
-"""Where files go, and writing them: whole or not at all, with a sentence for the user when the disk is full."""
+"""Where files go, and writing them: whole or not at all, or a sentence when that fails."""
 
 import errno
 import itertools
@@ -25,7 +25,10 @@ NUMBERS = itertools.count()  # of this process's temporary files
 
 
 def cache_folder() -> Path:
-    """The folder of downloads and compiled code: ``$GLUONLM_DATA``, ``$XDG_CACHE_HOME/gluonlm`` or ``~/.cache/gluonlm``."""
+    """The folder of downloads and compiled code.
+
+    ``$GLUONLM_DATA``, ``$XDG_CACHE_HOME/gluonlm`` or ``~/.cache/gluonlm``.
+    """
     if given := os.environ.get("GLUONLM_DATA"):
         return expanded(given)
     try:
@@ -57,14 +60,16 @@ def writing(path: Path) -> Iterator[None]:
             else "choose another place"
         )
         raise UserError(
-            f"cannot write {path} ({error.strerror}): {what_to_do}, then repeat the command or resume the run"
+            f"cannot write {path} ({error.strerror}): {what_to_do}, then repeat the command or "
+            "resume the run"
         ) from error
 
 
 def write_output(path: Path, content: bytes | str) -> None:
     """Write what a command was asked to write; everything that a user can name goes through here.
 
-    :raises UserError: when :func:`check_output` does, or the disk is full; an old file is then untouched.
+    :raises UserError: when :func:`check_output` does, or the disk is full; an old file is then
+        untouched.
     """
     check_output(path)
     with writing(path):
@@ -118,11 +123,12 @@ def is_run(folder: Path) -> bool:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace ``path`` by ``content`` such that a reader, or a crash at any moment, sees the old or the new whole file.
+    """Replace a file such that a reader, or a crash, sees the whole old or the whole new one.
 
     What is no file but a device or a pipe is written to.
 
-    :raises UserError: when the disk is full or the place cannot be written; the old file is then untouched.
+    :raises UserError: when the disk is full or the place cannot be written; the old file is then
+        untouched.
     """
     with writing(path):
         if is_device(path):

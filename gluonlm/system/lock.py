@@ -10,7 +10,7 @@ from gluonlm.system.errors import UserError
 
 
 class Lock:
-    """The right to write a run's folder, which the system takes back when the process ends, however it ends."""
+    """The right to write a run's folder, which ends with the process, however that ends."""
 
     def __init__(self, folder: Path):
         self.path = folder / ".lock"
@@ -23,7 +23,8 @@ class Lock:
                 holder = self.file.read().strip() or "another process"
                 self.file.close()
                 raise UserError(
-                    f"{folder} is being trained by {holder}: wait until it ends, or choose another folder"
+                    f"{folder} is being trained by {holder}: wait until it ends, or choose another "
+                    "folder"
                 ) from None
             except OSError:  # a file system without locks
                 pass

@@ -19,7 +19,7 @@ RESULTS = Path(__file__).parents[2] / "results"
 
 
 def machine_record() -> dict[str, str | int | None]:
-    """Versions of python, numpy and mxnet (without importing them), processor, usable cores, date."""
+    """Versions of python, numpy and mxnet (none is imported), processor, cores, date."""
     return {
         "python": platform.python_version(),
         "numpy": version("numpy"),
@@ -70,12 +70,13 @@ def cpu_flags() -> set[str]:
 
 
 def check_memory(need: int, what: str) -> None:
-    """Raise a UserError when something needs more memory than there is, before any of it is taken."""
+    """Raise a UserError when something needs more memory than there is."""
     available = available_memory()
     if need > available:
         raise UserError(
-            f"{what} needs at least {need / 2**30:.3g} GiB of memory, and there are {available / 2**30:.3g} GiB: "
-            "lower --emsize, --nhid, --nlayers, --batch-size or --bptt"
+            f"{what} needs at least {need / 2**30:.3g} GiB of memory, and there are "
+            f"{available / 2**30:.3g} GiB: lower --emsize, --nhid, --nlayers, --batch-size or "
+            "--bptt"
         )
 
 
@@ -101,7 +102,7 @@ def available_memory() -> float:
 
 
 def record(out: Path | None, command: Sequence[str], **figures: Any) -> dict[str, Any]:
-    """What a benchmark measured, with the command that did it and the machine, written to ``out`` as JSON if given.
+    """What a benchmark measured, with its command and the machine; as JSON in ``out``.
 
     :raises UserError: when it cannot be written.
     """

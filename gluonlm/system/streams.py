@@ -1,9 +1,9 @@
 """What is shown: streams that cannot be written end nothing that matters.
 
-A command that shows its result ends when its output cannot be written (:func:`gluonlm.cli.run`); training goes on:
+A command ends when its output cannot be written (:func:`gluonlm.cli.run`); training goes on:
 
 >>> with safe_display():
-...     print("epoch 1")                # even if stdout is a full disk, or a pipe whose reader has gone
+...     print("epoch 1")        # even on a full disk, or to a pipe whose reader has gone
 """
 
 import contextlib
@@ -57,7 +57,7 @@ def nowhere() -> TextIO:
 
 
 def discard(stream: TextIO) -> None:
-    """Let what a stream still holds go nowhere, so that its flush at the end of the process succeeds."""
+    """Drop what a stream holds, so that its flush at the end of the process succeeds."""
     with contextlib.suppress(OSError, ValueError):
         stream.flush()
         return
@@ -66,7 +66,7 @@ def discard(stream: TextIO) -> None:
 
 
 def open_streams() -> None:
-    """Give a process that was started without stdout or stderr some, and escape what they cannot encode."""
+    """Make sure that there are stdout and stderr, and escape what they cannot encode."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, nowhere())
@@ -100,7 +100,7 @@ def safe_display() -> Iterator[None]:
 
 
 def printable(text: str) -> str:
-    """A text without what steers a terminal: escapes and marks of direction are shown as ``\\x1b`` and the like."""
+    """A text with escapes such as ``\\x1b`` for what would steer a terminal."""
     return text if text.isprintable() else "".join(map(shown, text))
 
 

@@ -24,7 +24,8 @@ def fit(config: Config, corpus: Corpus, folder: str | Path, session: Session = O
     """Train a new model from the first epoch to the last; the run's folder holds the best one.
 
     :param folder: a new one, as for ``--save``.
-    :raises UserError: when there is a run already, the settings do not fit the text, or training diverges.
+    :raises UserError: when there is a run already, the settings do not fit the text, or training
+        diverges.
     """
     with Run.new(folder) as run:
         training = prepare(config, corpus, run, session)
@@ -36,7 +37,7 @@ def fit(config: Config, corpus: Corpus, folder: str | Path, session: Session = O
 def prepare(
     config: Config, corpus: Corpus, run: Run, session: Session, origin: Trained | None = None
 ) -> Training:
-    """A training before its first step, of a new model, or of one that is trained already (``origin``).
+    """A training before its first step, of a new model or from a trained one (``origin``).
 
     :raises UserError: when it cannot be: the text is too short, or the memory too small.
     """
@@ -55,7 +56,7 @@ def prepare(
 
 
 def memory_need(config: Config, vocab_size: int) -> int:
-    """Bytes that training takes at the least: weights, gradients, what the optimizer keeps, and a segment's outputs."""
+    """Bytes that weights, gradients, the optimizer and a segment's outputs take."""
     copies = 2 + 2 * (config.optimizer != "sgd") + (config.nonmono is not None)
     words = vocab_size
     if config.softmax_samples or config.splits or config.adaptive:

@@ -33,8 +33,8 @@ FAR = 5.0  # nats above ln V, the loss of guessing: what does worse than that ha
 class Training:
     """A run of training: the loop over epochs with validation, schedule, log and checkpoints.
 
-    Everything random in step i depends on the seed and i alone, so a run that is resumed from any step has the very
-    weights of one that was never stopped.
+    Everything random in step i depends on the seed and i alone, so a run that is resumed from any
+    step has the very weights of one that was never stopped.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Training:
         return sum(math.prod(parameter.shape) for parameter in self.model.trainables().values())
 
     def fit(self) -> bool:
-        """Train to the last epoch; False if stopped before by Ctrl-C or SIGTERM, with all work saved.
+        """Train to the last epoch; False if Ctrl-C or SIGTERM stopped it, with all work saved.
 
         :raises UserError: when training diverges or a checkpoint cannot be written.
         """
@@ -126,7 +126,7 @@ class Training:
         progress.seconds += time.monotonic() - started
 
     def _train_segment(self, start: int, steps: int, lr: float) -> None:
-        """One step, on the segment of ``steps`` words that begins at ``start``, and what it adds to the progress."""
+        """One step, on the segment of ``steps`` words that begins at ``start``."""
         progress, config = self.progress, self.config
         if config.random_bptt:  # a longer segment has a better gradient
             lr *= steps / config.bptt
@@ -147,7 +147,7 @@ class Training:
         self.display.step(progress.step, loss, tokens, lr)
 
     def _prune(self, epochs: float) -> None:
-        """Prune what the schedule wants after so many epochs. What was before is no measure for a model with less."""
+        """Prune what the schedule wants by now; what was before is no measure for less weights."""
         if self.pruner.advance(epochs):
             if self.average:
                 self.average.steps = 0
@@ -189,10 +189,10 @@ class Training:
             self.plotted_at = started
 
     def validate(self, train_loss: float = 0.0) -> tuple[float, bool]:
-        """Loss on the validation text, and whether it is the best so far: then the model is saved.
+        """Loss on the validation text, and whether it is the best: then the model is saved.
 
-        While weights are averaged it is the average that is evaluated and saved. A model that is pruned further than
-        the best one takes its place, even if its loss is higher.
+        While weights are averaged it is the average that is evaluated and saved. A model that is
+        pruned further than the best one takes its place, even if its loss is higher.
         """
         corpus, progress, columns = self.corpus, self.progress, self.config.eval_batch_size
         self.updater.synchronize()
@@ -214,7 +214,7 @@ class Training:
         return loss, improved
 
     def _react(self, valid_loss: float) -> None:
-        """What an epoch's validation loss leads to: averaging, an early end, or a lower learning rate."""
+        """What a validation loss leads to: averaging, an early end, a lower learning rate."""
         config, progress = self.config, self.progress
         triggers = config.nonmono is not None and config.averages
         no_better = triggers and stalled(progress.valid_losses, valid_loss, config.nonmono)
@@ -231,7 +231,8 @@ class Training:
         elif no_better and config.optimizer == "sgd":
             self.average = Average(self.model.trainables())
             print(
-                "validation has stalled: from now on the average of the weights is validated and saved",
+                "validation has stalled: from now on the average of the weights is validated and "
+                "saved",
                 flush=True,
             )
         elif self.schedule.end_epoch(valid_loss) and config.restore_best:
@@ -253,8 +254,8 @@ class Training:
         if math.isfinite(progress.best_loss):
             kept = f"; the best model so far is in {self.run.best}"
         return (
-            f"training diverged in epoch {progress.epoch + 1}, step {progress.step + 1} ({reason}): lower --lr or set "
-            f"--clip{kept}"
+            f"training diverged in epoch {progress.epoch + 1}, step {progress.step + 1} "
+            f"({reason}): lower --lr or set --clip{kept}"
         )
 
 
@@ -263,7 +264,8 @@ def training_columns(
 ) -> np.ndarray:
     """This worker's columns (L, N) of the training text.
 
-    :raises UserError: when the text is too short for all columns, or they cannot be divided over workers and devices.
+    :raises UserError: when the text is too short for all columns, or they cannot be divided over
+        workers and devices.
     """
     if config.batch_size % (devices * group.world_size):
         parts = (
@@ -276,8 +278,8 @@ def training_columns(
         )
     if len(corpus.train) < 2 * config.batch_size:
         raise UserError(
-            f"the training text has {len(corpus.train)} tokens, too few for --batch-size {config.batch_size}: "
-            "use a smaller batch or more text"
+            f"the training text has {len(corpus.train)} tokens, too few for --batch-size "
+            f"{config.batch_size}: use a smaller batch or more text"
         )
     return np.ascontiguousarray(
         batchify(corpus.train, config.batch_size)[:, group.columns(config.batch_size)]

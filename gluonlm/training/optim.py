@@ -1,4 +1,4 @@
-"""What turns gradients into new weights: clipping, optimizers on one or several devices, learning-rate schedules."""
+"""What turns gradients into new weights: clipping, optimizers, learning-rate schedules."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ def global_norm(arrays: Sequence[nd.NDArray]) -> float:
 
 
 def clip_scale(norm: float, max_norm: float) -> float:
-    """The factor that ``gluon.utils.clip_global_norm`` would multiply the gradients by (0 for max_norm: no clipping).
+    """The factor of ``gluon.utils.clip_global_norm`` for the gradients (max_norm 0: no clipping).
 
     Given to the optimizer it saves the pass over all gradients that clipping would cost.
     """
@@ -32,7 +32,7 @@ def clip_scale(norm: float, max_norm: float) -> float:
 
 
 class SGD(mx.optimizer.SGD):
-    """MXNet's without momentum, by ``sgd_update``: half the time of the operator for many arrays that MXNet's takes."""
+    """MXNet's without momentum, by ``sgd_update``: half the time of its operator for many."""
 
     def update(self, index, weight, grad, state):
         nd.sgd_update(
@@ -43,10 +43,11 @@ class SGD(mx.optimizer.SGD):
 class Updater:
     """An optimizer for parameters that live on one or several devices of one or several workers.
 
-    Gradients are summed over the devices and averaged over the workers first, then clipped as one vector, then all
-    make the same update; workers that do not wait for each other (``dist_async``) clip their own.
-    SGD and Adam are MXNet's, with weight decay as an L2 gradient; AdamW decays the weights themselves
-    (Loshchilov & Hutter 2019, arXiv:1711.05101). :meth:`set_mask` keeps single weights at zero.
+    Gradients are summed over the devices and averaged over the workers first, then clipped as one
+    vector, then all make the same update; workers that do not wait for each other (``dist_async``)
+    clip their own. SGD and Adam are MXNet's, with weight decay as an L2 gradient; AdamW decays the
+    weights themselves (Loshchilov & Hutter 2019, arXiv:1711.05101). :meth:`set_mask` keeps single
+    weights at zero.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class Updater:
                 self.kvstore.init(name, parameter.data(self.contexts[0]))
 
     def step(self, lr: float, clip: float, loss: nd.NDArray | None = None) -> float:
-        """Update all weights from their gradients; returns the norm of the gradient before clipping.
+        """Update all weights from their gradients; returns the norm before clipping.
 
         A norm that is not finite leaves the weights as they are, for the caller to report.
 
@@ -97,7 +98,7 @@ class Updater:
         return norm
 
     def synchronize(self) -> None:
-        """Give all workers the same weights: before the first step, and before they are evaluated."""
+        """Give all workers the same weights: before the first step, and before evaluation."""
         self._set_weights(self.group.synchronize(pack(self._weights())))
 
     def _reduce(self, loss: nd.NDArray | None) -> None:
@@ -139,7 +140,7 @@ class Updater:
         return norm
 
     def set_mask(self, name: str, mask: nd.NDArray) -> None:
-        """Make the weights of a parameter zero where ``mask``, of its shape, is zero (elsewhere it is 1), for good.
+        """Keep the weights of a parameter at zero where ``mask`` (its shape, 0 or 1) is zero.
 
         The optimizer forgets what it remembers of them, so no update ever moves them again.
         """
@@ -153,7 +154,7 @@ class Updater:
                 )  # not a product: zeros without a sign
 
     def state_arrays(self) -> dict[str, nd.NDArray]:
-        """The optimizer's memory (Adam's two moments for each parameter, nothing for SGD), one device's."""
+        """The optimizer's memory on one device: Adam's two moments, nothing for SGD."""
         return {
             f"{name}.{index}": array
             for name, state in self.states[0].items()
@@ -171,10 +172,10 @@ class Updater:
 
 
 class Average:
-    """The mean of all weights after each step since it was made: averaged SGD (Polyak & Juditsky 1992).
+    """The mean of the weights after each step: averaged SGD (Polyak & Juditsky 1992).
 
-    PyTorch's ``ASGD(lambd=0)`` makes the same iterates, and the same mean as ``ax`` with ``t0=-1``. With ``t0=0`` it
-    loses the first iterate, which no longer shows after some hundred steps.
+    PyTorch's ``ASGD(lambd=0)`` makes the same iterates, and the same mean as ``ax`` with ``t0=-1``.
+    With ``t0=0`` it loses the first iterate, which no longer shows after some hundred steps.
     """
 
     def __init__(self, parameters: dict[str, Parameter], steps: int = 0):
@@ -206,9 +207,10 @@ class Average:
 
 
 def stalled(losses: Sequence[float], newest: float, patience: int) -> bool:
-    """Whether ``newest`` is above the least of ``losses`` (the epochs before it) without the last ``patience``.
+    """Whether ``newest`` is above the least of ``losses`` but the last ``patience`` ones.
 
-    The trigger of NT-ASGD, algorithm 1 of Merity et al. 2018: false until more than ``patience`` epochs have passed.
+    The trigger of NT-ASGD, algorithm 1 of Merity et al. 2018: false until more than ``patience``
+    epochs have passed.
     """
     earlier = losses[
         : max(0, len(losses) - patience)
@@ -220,9 +222,9 @@ def stalled(losses: Sequence[float], newest: float, patience: int) -> bool:
 class Schedule:
     """The learning rate of each step, from a run's settings and its validation losses.
 
-    It is a product: the initial rate; ``lr_factor`` for each plateau (as PyTorch's ReduceLROnPlateau); a tenth for
-    each epoch of ``when`` that is past; ``decay`` per epoch; and the shape of ``schedule`` over the whole run. It never
-    is below ``lr_min``.
+    It is a product: the initial rate; ``lr_factor`` for each plateau (as PyTorch's
+    ReduceLROnPlateau); a tenth for each epoch of ``when`` that is past; ``decay`` per epoch; and
+    the shape of ``schedule`` over the whole run. It never is below ``lr_min``.
     """
 
     config: Config
@@ -258,8 +260,8 @@ class Schedule:
 def shape(schedule: str, progress: float) -> float:
     """The factor of a schedule when ``progress`` (0 to 1) of the run is done.
 
-    ``linear`` and ``cosine`` fall from 1 to 0; ``onecycle`` rises from 1/25 over the first 30 % and falls as a cosine
-    (Smith & Topin 2018, arXiv:1708.07120); the others stay at 1.
+    ``linear`` and ``cosine`` fall from 1 to 0; ``onecycle`` rises from 1/25 over the first 30 % and
+    falls as a cosine (Smith & Topin 2018, arXiv:1708.07120); the others stay at 1.
     """
     if schedule == "linear":
         return 1 - progress

@@ -1,4 +1,4 @@
-"""What a training run shows: a progress bar on a terminal, a line now and then elsewhere, a line per epoch."""
+"""What training shows: a progress bar on a terminal, else a line now and then; each epoch."""
 
 import math
 import sys
@@ -26,7 +26,7 @@ class Display:
         self.loss, self.tokens, self.started = 0.0, 0, time.monotonic()
 
     def start_epoch(self, epoch: int, batch: int, batches: int) -> None:
-        """Begin to show epoch ``epoch`` (from 0), of which ``batch`` of ``batches`` batches are done."""
+        """Begin to show an epoch (from 0), of which ``batch`` of ``batches`` are done."""
         self.epoch, self.batch, self.batches = epoch, batch, batches
         title = f"epoch {epoch + 1}/{self.epochs}"
         self.bar = tqdm(
@@ -64,8 +64,9 @@ class Display:
             if self.bar.disable:
                 left = (self.batches - self.batch) * tokens / speed
                 print(
-                    f"epoch {self.epoch + 1:3d} | batch {self.batch:5d}/{self.batches} | lr {lr:.4g} | "
-                    f"loss {mean:5.3f} | {shown(mean, self.level)} | {speed:6.0f} tokens/s | "
+                    f"epoch {self.epoch + 1:3d} | batch {self.batch:5d}/{self.batches} | "
+                    f"lr {lr:.4g} | loss {mean:5.3f} | {shown(mean, self.level)} | "
+                    f"{speed:6.0f} tokens/s | "
                     f"{left:4.0f} s left in the epoch",
                     file=sys.stderr,
                 )
@@ -78,13 +79,15 @@ class Display:
         notes += " | best model saved" if record["improved"] else ""
         print(
             f"epoch {record['epoch']:3d} | {record['seconds']:6.0f} s | lr {record['lr']:.4g} | "
-            f"train {shown(record['train_loss'], self.level)} | valid loss {record['valid_loss']:.4f} | "
+            f"train {shown(record['train_loss'], self.level)} | "
+            f"valid loss {record['valid_loss']:.4f} | "
             f"valid {shown(record['valid_loss'], self.level)}{notes}",
             flush=True,
         )
         if record["train_loss"] > math.log(vocab_size):
             print(
-                f"the training loss is above ln V = {math.log(vocab_size):.2f}, worse than guessing: lower --lr",
+                f"the training loss is above ln V = {math.log(vocab_size):.2f}, worse than "
+                "guessing: lower --lr",
                 file=sys.stderr,
             )
 
@@ -95,7 +98,7 @@ class Display:
 
 
 def displayed(loss: float, level: str) -> str:
-    """A mean loss in nats as users of the level know it: perplexity of words, bits per character of characters."""
+    """A mean loss in nats as the level has it: perplexity, or bits per character."""
     return f"{bits(loss):.4f}" if level == "char" else f"{perplexity(loss):.2f}"
 
 
@@ -106,11 +109,12 @@ def unit_of(level: str) -> str:
 
 def shown(loss: float, level: str) -> str:
     """Figure and unit, short and as wide as any other."""
-    return f"{'bpc' if level == 'char' else 'ppl'} {displayed(loss, level):>{7 if level == 'char' else 8}}"
+    unit, width = ("bpc", 7) if level == "char" else ("ppl", 8)
+    return f"{unit} {displayed(loss, level):>{width}}"
 
 
 def units_shown(units: dict[str, float]) -> str:
-    """What goes on with the measures by which words, subwords and characters can be compared; nothing without them."""
+    """The measures by which words, subwords and characters can be compared, if there are any."""
     return "".join(f" | {name.replace('_', ' ')} {value:.4f}" for name, value in units.items())
 
 

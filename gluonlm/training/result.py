@@ -17,7 +17,7 @@ class Result:
     """What a run ended with."""
 
     finished: bool  # False when it was stopped before its last epoch
-    best_epoch: int  # from 1; 0 when no epoch was finished, or none was better than what a finetuned run began with
+    best_epoch: int  # from 1; 0 when none was finished, or better than what was finetuned
     valid_loss: float | None  # nats per token, None when there is no best model
     test_loss: float
     folder: Path

@@ -1,7 +1,7 @@
 """Stopping a run and going on exactly: where it stands, and the checkpoint that holds all of it.
 
 >>> save_training(training)              # writes last.safetensors
->>> load_training(training)              # in another process: the weights go on as if nothing had happened
+>>> load_training(training)              # in another process: as if nothing had happened
 
 ``training`` is a :class:`gluonlm.training.loop.Training`.
 """
@@ -47,7 +47,7 @@ class Progress:
 
 
 class StopRequest:
-    """A with-block in which Ctrl-C and SIGTERM only ask to stop; a second one ends the process at once.
+    """A with-block in which Ctrl-C and SIGTERM only ask to stop; a second one ends at once.
 
     Outside the main thread, which alone may handle signals, nothing changes.
     """
@@ -97,7 +97,8 @@ def save_training(training) -> None:
 def load_training(training) -> None:
     """Continue where the run's last checkpoint stands; rank 0 reads it for all.
 
-    :raises UserError: when there is none, or it does not fit this run's text, settings, devices and workers.
+    :raises UserError: when there is none, or it does not fit this run's text, settings, devices and
+        workers.
     """
     run, group = training.run, training.group
     state = run.load_state() if group.rank == 0 else (None, None, None)
@@ -108,8 +109,9 @@ def load_training(training) -> None:
     threads = prepare().threads
     if progress.get("threads", threads) not in (0, threads):
         print(
-            f"caution: {run.folder} was trained with OMP_NUM_THREADS={progress['threads']}, and now it is {threads}: "
-            "the weights will not be exactly those of a run that was never stopped",
+            f"caution: {run.folder} was trained with OMP_NUM_THREADS={progress['threads']}, and "
+            f"now it is {threads}: the weights will not be exactly those of a run that was never "
+            "stopped",
             file=sys.stderr,
         )
     training.progress = Progress(
@@ -136,9 +138,9 @@ def check_same_text(training, then: dict[str, str]) -> None:
     now = training.corpus.hashes
     changed = [name for name, digest in then.items() if name in now and digest != now[name]]
     if changed:
+        data, folder = training.config.data, training.run.folder
         raise UserError(
-            f"the {changed[0]} of {training.config.data} is no longer what {training.run.folder} was trained on: put "
-            "the old files back, or train a new model"
+            f"the {changed[0]} of {data} is no longer what {folder} was trained on: put the old files back, or train a new model"
         )
 
 

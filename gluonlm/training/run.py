@@ -1,4 +1,4 @@
-"""A run's folder: config.json, log.jsonl, curve.png, the best model, the state to resume from, result.json."""
+"""A run's folder: settings, log, curve, best model, the state to resume from, result."""
 
 import contextlib
 import io
@@ -52,7 +52,7 @@ class Run:
 
     @classmethod
     def new(cls, save: str | Path) -> "Run":
-        """A new run in the folder ``save``; a name such as PTB.pt is the best model's file, the folder is beside it.
+        """A new run in the folder ``save``; PTB.pt is the best model's file, beside the folder PTB.
 
         :raises UserError: when there is a run already, or another process has just taken the place.
         """
@@ -70,7 +70,7 @@ class Run:
 
     @classmethod
     def next_free(cls, folder: Path) -> "Run":
-        """A new run in a folder of this name, or of the next one that is free: NAME-2, NAME-3 ..."""
+        """A new run in a folder of this name, or of the next that is free: NAME-2, NAME-3."""
         path, numbers = folder, itertools.count(2)
         while True:
             try:
@@ -101,7 +101,8 @@ class Run:
         """Raise a UserError when there is a run already."""
         if any(path.exists() for path in (self.config_path, self.best, self.last)):
             raise UserError(
-                f"{self.folder} holds a trained run already: choose another --save, or go on with --resume"
+                f"{self.folder} holds a trained run already: choose another --save, or go on with "
+                "--resume"
             )
 
     def claim(self, made: bool = False) -> None:
@@ -133,7 +134,7 @@ class Run:
         self.close()
 
     def begin(self, config: Config, command: str) -> None:
-        """Write config.json, again when a resumed run gets other settings; a result of before goes.
+        """Write config.json, again if a resumed run has other settings; an old result goes.
 
         :raises UserError: when that cannot be done.
         """
@@ -149,11 +150,11 @@ class Run:
         write_atomically(self.config_path, json.dumps(settings, indent=1).encode())
 
     def check_resumable(self) -> None:
-        """Raise a UserError when the state to resume from is missing; a run that has just begun needs none."""
+        """Raise a UserError when the state is missing; a run that has just begun needs none."""
         if not self.last.exists() and (self.best.exists() or self.log_path.exists()):
             raise UserError(
-                f"{self.last} is missing, without which {self.folder} cannot go on: put it back, or start a new run "
-                f"from the best model with --finetune {self.folder}"
+                f"{self.last} is missing, without which {self.folder} cannot go on: put it back, "
+                f"or start a new run from the best model with --finetune {self.folder}"
             )
 
     def log(self, record: dict) -> int:
@@ -163,7 +164,7 @@ class Run:
             return file.tell()
 
     def truncate_log(self, size: int) -> None:
-        """Forget what was logged after the checkpoint that is being resumed, and what a power cut left of a line."""
+        """Forget what was logged after the checkpoint, and what a power cut left of a line."""
         kept = self.log_path.read_bytes()[:size] if self.log_path.exists() else b""
         write_atomically(self.log_path, kept[: kept.rfind(b"\n") + 1])
 
@@ -202,7 +203,7 @@ class Run:
         write_atomically(self.folder / "result.json", json.dumps(result, indent=1).encode())
 
     def plot(self, level: str) -> None:
-        """Draw curve.png: perplexity by step in training and validation, of characters bits per character.
+        """Draw curve.png: perplexity, or bits per character, by step.
 
         What keeps it from being drawn is told and no more: a picture is not worth a run.
         """
@@ -218,7 +219,7 @@ class Run:
 
 
 class ReadOnlyRun(Run):
-    """The run on all ranks but 0, which writes its files: here nothing is locked, read or written."""
+    """The run on all ranks but 0: here nothing is locked, read or written."""
 
     def _leave(self, *_, **__) -> int:
         return 0
@@ -250,7 +251,7 @@ def read_log(path: Path, kind: str) -> list[dict]:
 
 
 def draw_curve(axes, intervals: list[dict], epochs: list[dict], level: str = "word") -> None:
-    """Draw training and validation perplexity against training steps, or bits per character on a linear scale."""
+    """Draw perplexity, or bits per character on a linear scale, against training steps."""
     scale = bits if level == "char" else np.exp  # of losses in nats
     if intervals:
         steps = [record["step"] for record in intervals]

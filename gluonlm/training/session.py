@@ -1,4 +1,4 @@
-"""What may change each time that a run is resumed: the devices and workers that compute, and how they are watched."""
+"""What may change whenever a run is resumed: devices, workers, and how it is watched."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from gluonlm.training.optim import Updater
 
 
 class NoPruning:
-    """The pruner of a run that prunes nothing; :func:`gluonlm.compress.schedule.pruner_of` makes others."""
+    """Prunes nothing; :func:`gluonlm.compress.schedule.pruner_of` makes what does."""
 
     kept, pruned, sparsity, end = (), 0, 0.0, 0.0
 
@@ -43,7 +43,7 @@ class NoPruning:
 
 @dataclass(frozen=True)
 class Session:
-    """Where a run is computed and how it is watched, which may be another way each time that it is resumed."""
+    """Where a run is computed and how it is watched."""
 
     contexts: Sequence[mx.Context] = (mx.cpu(),)
     kvstore: str = "device"  # how gradients are summed over them

@@ -31,7 +31,8 @@ class Objective:
     """What a step makes smaller.
 
     :ivar loss_of: gives the losses (T*n,) of features (T, n, C) and targets (T, n).
-    :ivar alpha: a weight of :func:`gluonlm.model.regularize.activation_penalty`; :ivar beta: the other one.
+    :ivar alpha: a weight of :func:`gluonlm.model.regularize.activation_penalty`; :ivar beta: the
+        other one.
     """
 
     loss_of: Callable[[RNNModel, nd.NDArray, np.ndarray], nd.NDArray] = decoder_loss
@@ -49,12 +50,12 @@ def train_step(
     clip: float,
     objective: Objective = Objective(),
 ) -> tuple[float, list[State]]:
-    """One update from one segment, its columns divided over the updater's devices; other workers bring theirs.
+    """One update from a segment, its columns divided over the updater's devices.
 
     :param data: word ids (T, N); :param target: the ids that follow them (T, N).
     :param states: one state per device, carried over from the segment before.
-    :return: mean loss in nats per token, without penalties (not finite when training has diverged), and the new
-        states, detached.
+    :return: mean loss in nats per token, without penalties (not finite when training has diverged),
+        and the new states, detached.
     """
     with updater.threads.timed(data.size):
         inputs = gluon.utils.split_and_load(data, updater.contexts, batch_axis=1)
@@ -81,7 +82,7 @@ def train_step(
 
 
 def seed_step(seed: int, step: int) -> None:
-    """Make all that is random in a training step a function of the run's seed and the step's number."""
+    """Make all that is random in a step a function of the run's seed and the step's number."""
     mx.random.seed((seed * 1_000_003 + step) % 2**31)
     np.random.seed((seed * 1_000_003 + step) % 2**32)
 
@@ -96,7 +97,8 @@ def evaluate(
 ) -> float:
     """Mean negative log-likelihood in nats over every token of ``ids``; its exp is the perplexity.
 
-    The text is cut in ``batch_size`` columns that are read side by side from a zero state, divided over the workers.
+    The text is cut in ``batch_size`` columns that are read side by side from a zero state, divided
+    over the workers.
 
     :raises UserError: when ``ids`` is empty.
     """

@@ -25,7 +25,16 @@ MAX_DRAWING = 0.2  # share of the code lines of a lesson
 DRAWING = re.compile(
     r"\b(plt|axes|panels|figure|teaching\.(figure|lines|bars|rows|heat_strip|draw_\w+|box|arrow|dress))\b"
 )
-MENDED = ("01", "02", "03", "05", "07", "10", "11", "13")  # lessons that follow all the rules for a reader
+MENDED = (
+    "01",
+    "02",
+    "03",
+    "05",
+    "07",
+    "10",
+    "11",
+    "13",
+)  # lessons that follow all the rules for a reader
 SOLUTION = re.compile(r"<details>.*?```python\n(.*?)```.*?</details>", re.DOTALL)
 ABSOLUTE_PATH = re.compile(r"(?<![\w.:/])/(home|root|work|tmp|usr|opt|var|Users|mnt)/|[A-Z]:\\\\")
 every_mended = pytest.mark.parametrize(

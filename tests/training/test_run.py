@@ -1,4 +1,4 @@
-"""A run's folder: one process owns it, nothing of it is lost, and nothing stale is taken for a beginning."""
+"""A run's folder: one process owns it, nothing of it is lost or taken for a beginning."""
 
 import errno
 import json
@@ -182,7 +182,7 @@ def test_a_run_that_was_stopped_before_its_first_state_begins(text, tmp_path, do
 
 
 def test_a_finetuned_run_resumes_from_before_its_first_step(done, tmp_path, monkeypatch):
-    """Stopped between its first best model and its first epoch, it goes on from what it began with."""
+    """Stopped before its first epoch, it goes on from what it began with."""
     command = ["--finetune", str(done), "--epochs", "2"]
     train.main([*command, "--save", str(tmp_path / "whole")])
     with monkeypatch.context() as patch:
