@@ -140,7 +140,8 @@ def check_same_text(training, then: dict[str, str]) -> None:
     if changed:
         data, folder = training.config.data, training.run.folder
         raise UserError(
-            f"the {changed[0]} of {data} is no longer what {folder} was trained on: put the old files back, or train a new model"
+            f"the {changed[0]} of {data} is no longer what {folder} was trained on: put the old files "
+            "back, or train a new model"
         )
 
 
