@@ -80,14 +80,20 @@ def figure(
 
 
 def dress(axes: Axes, **settings: Any) -> None:
-    """Titles and limits as ``Axes.set`` takes them, whole numbers on log axes, and a legend."""
+    """Titles and limits as ``Axes.set`` takes them, plain numbers on log axes, and a legend."""
     axes.set(**settings)
     for axis, scale in ((axes.xaxis, axes.get_xscale()), (axes.yaxis, axes.get_yscale())):
         if scale == "log":
+            low, high = axis.get_view_interval()
             axis.set_major_formatter("{x:,g}")
-            axis.set_minor_formatter("")
+            axis.set_minor_formatter(two_and_five if high / low < 100 else "")
     if len(axes.get_legend_handles_labels()[1]) > 1:
         axes.legend()
+
+
+def two_and_five(value: float, _: int | None = None) -> str:
+    """The label of a minor tick of a short log axis: between 10 and 100 there are 20 and 50."""
+    return f"{value:,g}" if f"{value:e}"[0] in "25" else ""
 
 
 def lines(
@@ -144,37 +150,42 @@ def heat_strip(
     values: Sequence[float],
     title: str,
     description: str,
-    label: str = "nats",
-    highest: float = 9.0,
-    width: int = 78,
     names: Sequence[str] = (),
+    **look: Any,
 ) -> None:
-    """Show words in lines of ``width`` characters, the ground the darker the higher the value.
+    """Show words in lines, the ground the darker the higher the value; ``<eos>`` ends a line.
 
-    :param description: the caption of :func:`show_figure`; a new line begins after each ``<eos>``.
-    :param label: what the values are; :param highest: the value of the darkest ground.
-    :param names: what to write before each line.
+    :param description: the caption of :func:`show_figure`; :param names: what stands before each line.
+    :param look: ``label``, what the values are; ``highest``, the value of the darkest ground;
+        ``width`` of a line in characters.
     """
-    scale, placed, x, y = Normalize(0, highest), [], 0, 0
-    for word, value in zip(words, values, strict=True):
-        if x and x + len(word) > width:
-            x, y = 0, y + 1
-        placed.append((x, y, word, value))
-        x = x + len(word) + 1 if word != "<eos>" else width
-    drawn, axes = plt.subplots(figsize=(9, 0.62 + 0.3 * (y + 1)))
+    look = {"label": "nats", "highest": 9.0, "width": 78} | look
+    scale, placed = Normalize(0, look["highest"]), in_lines(words, look["width"])
+    last = placed[-1][1]
+    drawn, axes = plt.subplots(figsize=(9, 0.62 + 0.3 * (last + 1)))
     text = {"ha": "center", "va": "center", "family": "monospace", "fontsize": 9.5}
-    for x, y, word, value in placed:
+    for (x, y), word, value in zip(placed, words, values, strict=True):
         ink = "white" if scale(value) > 0.65 else "black"
         axes.barh(y, len(word) + 0.9, left=x - 0.45, height=0.86, color=cm.YlOrRd(scale(value)))
         axes.text(x + len(word) / 2, y, word.replace("$", r"\$"), color=ink, **text)
-    for line, name in enumerate(names):
-        axes.text(-1.5, line, name, ha="right", va="center", fontsize=9.5)
-    axes.set(xlim=(-1, width + 1), ylim=(y + 0.6, -0.6), title=title)
+    for y, name in enumerate(names):
+        axes.text(-1.5, y, name, ha="right", va="center", fontsize=9.5)
+    axes.set(xlim=(-1, look["width"] + 1), ylim=(last + 0.6, -0.6), title=title)
     axes.axis("off")
-    drawn.colorbar(
-        cm.ScalarMappable(scale, "YlOrRd"), ax=axes, label=label, aspect=4 * (y + 1), pad=0.01
-    )
+    bar = cm.ScalarMappable(scale, "YlOrRd")
+    drawn.colorbar(bar, ax=axes, label=look["label"], aspect=4 * (last + 1), pad=0.01)
     show_figure(drawn, description)
+
+
+def in_lines(words: Sequence[str], width: int) -> list[tuple[int, int]]:
+    """Where each word begins, (column, line), in lines of ``width`` characters."""
+    placed, x, y = [], 0, 0
+    for word in words:
+        if x and x + len(word) > width:
+            x, y = 0, y + 1
+        placed.append((x, y))
+        x = x + len(word) + 1 if word != "<eos>" else width
+    return placed
 
 
 def explore(draw: Callable[..., None], **controls: Any) -> None:

@@ -155,6 +155,15 @@ def test_lines_bars_and_rows_draw_what_they_are_given(shown):
     assert len(shown) == 2
 
 
+def test_a_short_log_axis_has_labels_between_the_powers_of_ten():
+    axes = matplotlib.figure.Figure().subplots()
+    teaching.lines(axes, {"a": [30, 90]}, yscale="log")
+    labels = [axes.yaxis.get_minor_formatter()(value) for value in (20, 30, 50, 2000)]
+    assert labels == ["20", "", "50", "2,000"]
+    teaching.lines(axes, {"a": [1, 90_000]}, yscale="log")
+    assert axes.yaxis.get_minor_formatter()(20) == ""
+
+
 def test_explore_draws_the_first_values_where_nothing_is_live(monkeypatch):
     monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
     drawn = []
