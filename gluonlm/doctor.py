@@ -244,8 +244,8 @@ def training_speed(seconds: float) -> float:
 
     from gluonlm.config import Config
     from gluonlm.model.checkpoint import build_model
-    from gluonlm.training.step import train_step
     from gluonlm.training.optim import Updater
+    from gluonlm.training.step import train_step
 
     mx.random.seed(1)
     config = Config(tied=True)

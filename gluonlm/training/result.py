@@ -9,8 +9,6 @@ from gluonlm.system.machine import machine_record
 from gluonlm.training.loop import Training
 from gluonlm.training.progress import bits
 
-COUNTED = 10_000_000  # training tokens that the baselines read: 650 MB of counts, some ten seconds
-
 
 @dataclass(frozen=True)
 class Result:
@@ -28,8 +26,13 @@ class Result:
         return math.exp(self.test_loss)
 
 
-def record(training: Training, result: Result, trivial: dict[str, float]) -> dict[str, Any]:
-    """What result.json tells of a finished run."""
+def record(
+    training: Training, result: Result, trivial: dict[str, float], counted: int
+) -> dict[str, Any]:
+    """What result.json tells of a finished run.
+
+    :param trivial: what the baselines reach, which have counted so many training tokens.
+    """
     progress, corpus = training.progress, training.corpus
     units = corpus.dictionary.per_unit("test", result.test_loss * len(corpus.test))
     figures: dict[str, Any] = {f"test_{name}": value for name, value in units.items()}
@@ -48,6 +51,6 @@ def record(training: Training, result: Result, trivial: dict[str, float]) -> dic
         "epochs": progress.epoch,
         "seconds": progress.seconds,
         "baselines": trivial,
-        "baselines_of_tokens": min(COUNTED, len(corpus.train)),
+        "baselines_of_tokens": counted,
         "machine": machine_record(),
     }
