@@ -31,8 +31,11 @@ MENDED = (
     "03",
     "05",
     "07",
+    "08",
+    "09",
     "10",
     "11",
+    "12",
     "13",
 )  # lessons that follow all the rules for a reader
 SOLUTION = re.compile(r"<details>.*?```python\n(.*?)```.*?</details>", re.DOTALL)
