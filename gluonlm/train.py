@@ -150,6 +150,8 @@ def open_run(given: dict[str, Any], group: Group) -> tuple[Run, Config]:
         folder = given.get("save") or default_folder(config)
         if group.rank:
             return ReadOnlyRun(Path(folder)), config
+        if group.world_size > 1:  # nothing is left behind if the workers differ
+            return Run.new(folder, claim=False), config
         return (Run.new if given.get("save") else Run.next_free)(folder), config
     extra = set(given) - {*RESUME_OPTIONS, "epochs"}
     if extra:
@@ -221,6 +223,9 @@ def begin(
     )
     check_precision(config.precision, session.contexts[0].device_type == "gpu")
     check_equal(group, config, corpus, len(session.contexts), session.kvstore)
+    if run.lock is None:
+        run.claim()
+        run.check_new()
     training = prepare(config, corpus, run, session, origin)
     command = shlex.join(["python", "-m", "gluonlm.train", *argv])
     if not stopped:

@@ -51,15 +51,18 @@ class Run:
         self.made = False  # the folder, by this process
 
     @classmethod
-    def new(cls, save: str | Path) -> "Run":
+    def new(cls, save: str | Path, claim: bool = True) -> "Run":
         """A new run in the folder ``save``; PTB.pt is the best model's file, beside the folder PTB.
 
+        :param claim: whether to make and lock the folder at once, rather than by :meth:`claim`.
         :raises UserError: when there is a run already, or another process has just taken the place.
         """
         path = Path(save)
         names_file = path.suffix in MODEL_SUFFIXES and not str(save).endswith(os.sep)
         run = cls(path.with_suffix(""), path) if names_file and not path.is_dir() else cls(path)
         run.check_new()  # before a folder is made, and when no other process can make a run there
+        if not claim:
+            return run
         run.claim()
         try:
             run.check_new()
@@ -224,7 +227,7 @@ class ReadOnlyRun(Run):
     def _leave(self, *_, **__) -> int:
         return 0
 
-    claim = close = begin = check_resumable = _leave
+    claim = close = begin = check_new = check_resumable = _leave
     log = truncate_log = save_state = save_best = restore = write_result = plot = _leave
 
 
