@@ -25,25 +25,8 @@ MAX_DRAWING = 0.2  # share of the code lines of a lesson
 DRAWING = re.compile(
     r"\b(plt|axes|panels|figure|teaching\.(figure|lines|bars|rows|heat_strip|draw_\w+|box|arrow|dress))\b"
 )
-MENDED = (
-    "01",
-    "02",
-    "03",
-    "05",
-    "06",
-    "07",
-    "08",
-    "09",
-    "10",
-    "11",
-    "12",
-    "13",
-)  # lessons that follow all the rules for a reader
 SOLUTION = re.compile(r"<details>.*?```python\n(.*?)```.*?</details>", re.DOTALL)
 ABSOLUTE_PATH = re.compile(r"(?<![\w.:/])/(home|root|work|tmp|usr|opt|var|Users|mnt)/|[A-Z]:\\\\")
-every_mended = pytest.mark.parametrize(
-    "path", [path for path in NOTEBOOKS if path.stem[:2] in MENDED], ids=lambda path: path.stem
-)
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -197,7 +180,7 @@ def test_is_a_lesson_of_bearable_size(path):
     assert stored(path).metadata.kernelspec.name == "python3"
 
 
-@every_mended
+@every_notebook
 def test_draws_little_and_asks_eight_quick_questions(path):
     assert drawing_share(stored(path)) <= MAX_DRAWING
     questions = [
@@ -209,7 +192,7 @@ def test_draws_little_and_asks_eight_quick_questions(path):
     assert any("**To read on.**" in cell.source for cell in stored(path).cells)
 
 
-@every_mended
+@every_notebook
 def test_every_figure_has_its_caption(path):
     outputs = [output for cell in code_cells(stored(path)) for output in cell.outputs]
     for picture, caption in zip(outputs, [*outputs[1:], {}], strict=True):
