@@ -1,3 +1,4 @@
+#: make generate  four sentences by the model that comes with the project (ARGS='--seed 7' for others)
 #: make train   train on the bundled novels, then evaluate (ARGS="--epochs 3" adds options)
 #: make test    lint, format check, all tests with coverage (ARGS="-k NAME" runs some, ARGS="-n 0" in one process)
 #: make quick   lint, format check and the quick tests, under a minute: after every change
@@ -24,13 +25,16 @@ ifdef PIP_CERT # where pip is told which certificates to trust, uv is to trust t
 export SSL_CERT_FILE ?= $(PIP_CERT)
 endif
 
-.PHONY: help env train test quick lint size bench lab docs horovod
+.PHONY: help env generate train test quick lint size bench lab docs horovod
 .DELETE_ON_ERROR:
 
 help:
 	@sed -n 's/^#: \{0,1\}//p' Makefile
 
 env: $(SYNCED)
+
+generate: env
+	$(PYTHON) -m gluonlm.generate austen --sentences 4 --words 120 --temperature 0.7 --capitals $(ARGS)
 
 train: env
 	$(PYTHON) -m gluonlm.train --preset austen $(ARGS)

@@ -50,6 +50,9 @@ maximum_signature_line_length = 90
 html_theme = "furo"
 html_title = "gluonlm"
 html_static_path = ["_static"]
+SITE = Path(__file__).parent / "_generated" / "site"  # the live page, made before it is copied
+SITE.mkdir(parents=True, exist_ok=True)
+html_extra_path = [str(SITE)]
 html_css_files = ["site.css"]
 html_search_scorer = str(Path(__file__).parent / "_ext" / "search.js")
 html_copy_source = False

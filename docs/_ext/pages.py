@@ -6,7 +6,9 @@ build is quick.
 """
 
 import ast
+import base64
 import contextlib
+import html
 import importlib
 import io
 import os
@@ -17,11 +19,15 @@ from pathlib import Path
 import nbformat
 from course_path import draw_path
 from docutils import nodes
-from lessons import read_lessons
+from lessons import Lesson, read_lessons
 from results_page import results_page
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 
+from gluonlm.model.checkpoint import load_model
+from gluonlm.onnx import web
+
+markdown_code = re.compile(r"`([^`]+)`")
 DOCS = Path(__file__).parents[1]
 ROOT = DOCS.parent
 API = """{title}
@@ -40,24 +46,33 @@ def write(path: Path, text: str) -> None:
 
 
 def course() -> str:
-    """The picture of the path and a table of the lessons."""
+    """The picture of the path and a card for each lesson."""
     lessons = read_lessons(DOCS / "notebooks")
-    rows = [
-        f"| [{one.number:02} {one.title}]({one.docname}.ipynb) | "
-        f"{one.does.replace('|', '&#124;')} |"
-        for one in lessons
-    ]
+    covers = DOCS / "_generated" / "site" / "covers"
+    cards = [card(lesson, cover(lesson, covers)) for lesson in lessons]
     return "\n".join(
-        [
-            "```{raw} html",
-            draw_path(lessons),
-            "```",
-            "",
-            "| lesson | what you will do |",
-            "|---|---|",
-            *rows,
-            "",
-        ]
+        ["```{raw} html", draw_path(lessons), '<div class="cards">', *cards, "</div>", "```", ""]
+    )
+
+
+def cover(lesson: Lesson, folder: Path) -> Path:
+    """The picture of a lesson's card, in ``folder``: its last one, which tends to show the result."""
+    notebook = nbformat.read(DOCS / f"{lesson.docname}.ipynb", as_version=4)
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    pictures = [o.data["image/png"] for o in outputs if "image/png" in o.get("data", {})]
+    path = folder / f"{lesson.number:02}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(base64.b64decode(pictures[-1]))
+    return path
+
+
+def card(lesson: Lesson, picture: Path) -> str:
+    """A lesson as a link with its picture, title and what one does there."""
+    does = markdown_code.sub(r"<code>\1</code>", html.escape(lesson.does))
+    return (
+        f'<a class="card" href="{lesson.docname}.html">'
+        f'<img src="covers/{picture.name}" alt="" loading="lazy">'
+        f"<strong>{lesson.number:02} {html.escape(lesson.title)}</strong><span>{does}</span></a>"
     )
 
 
@@ -139,8 +154,15 @@ def api_index(
     return "\n".join([*lines, "", "```{toctree}", ":hidden:", "", *shown, "```", ""])
 
 
+def live_page() -> None:
+    """The page that runs the bundled model; the site takes it as it is."""
+    folder = DOCS / "_generated" / "site" / "live"
+    write(folder / "index.html", web.page(load_model("austen"), "Jane Austen"))
+
+
 def make_pages(app: Sphinx) -> None:
     """Write all pages that are made."""
+    live_page()
     write(DOCS / "_generated" / "course.md", course())
     write(DOCS / "results.md", results_page(DOCS / "_generated"))
     if api():  # or their old pages would stay on the site

@@ -27,6 +27,7 @@ from gluonlm.system.typed import parse
 from gluonlm.text.vocabulary import Dictionary
 
 BEST, LAST = "best.safetensors", "last.safetensors"
+MODELS = Path(__file__).resolve().parents[2] / "models"  # that come with the repository
 MODEL_FORMAT, STATE_FORMAT = "gluonlm model", "gluonlm training state"
 
 
@@ -87,11 +88,11 @@ def save_model(trained: Trained) -> None:
 
 
 def read_model(path: str | Path) -> Stored:
-    """Read a model from a run's folder or a model file.
+    """Read a model from a run's folder, a model file, or one of :data:`MODELS` by its name.
 
     :raises UserError: when there is none, or it is damaged, or its arrays do not fit its settings.
     """
-    path = best_file(Path(path)) if Path(path).is_dir() else Path(path)
+    path = model_file(Path(path))
     arrays, metadata = read_arrays(path, MODEL_FORMAT)
     with reading(path):
         config = Config.from_json(metadata["config"])
@@ -172,6 +173,14 @@ def make_model(stored: Stored, contexts: list[mx.Context] | None = None) -> Trai
     return Trained(
         model, **{name: value for name, value in vars(stored).items() if name != "arrays"}
     )
+
+
+def model_file(path: Path) -> Path:
+    """The file of a model: the best one of a run's folder, one that comes with the repository, or ``path``."""
+    if path.is_dir():
+        return best_file(path)
+    bundled = MODELS / f"{path.name}.safetensors"
+    return bundled if path.parent == Path() and not path.exists() and bundled.exists() else path
 
 
 def best_file(folder: Path) -> Path:
