@@ -25,7 +25,7 @@ from PIL import Image
 COLOURS = ("#4c78a8", "#f58518", "#54a24b", "#b279a2", "#e45756", "#72b7b2", "#9d755d", "#eeca3b")
 GREY = "#9a9a9a"
 DPI = 90  # pixels of a page per inch of a figure; the stored picture has twice as many
-FEW_COLOURS = 32  # a diagram and its blurred edges need no more, and its file is small
+FEW_COLOURS = 24  # a diagram and its blurred edges need no more, and its file is small
 
 
 def set_style() -> None:
