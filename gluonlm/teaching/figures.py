@@ -56,12 +56,16 @@ def show_figure(figure: Figure, caption: str) -> None:
 
 
 def compact(png: bytes) -> tuple[bytes, int]:
-    """A PNG with a small palette instead of all colours, a fraction of the bytes, and its width."""
+    """A PNG with a palette, a fraction of the bytes, and its width; few colours where they will do."""
     smaller = io.BytesIO()
     with Image.open(io.BytesIO(png)) as image:
-        reduced = image.convert("RGB").quantize(FEW_COLOURS, kmeans=1, dither=Image.Dither.NONE)
-        reduced.save(smaller, "PNG", optimize=True)
-        return smaller.getvalue(), image.width
+        picture = image.convert("RGB")
+    for colours in (FEW_COLOURS, 256):
+        reduced = picture.quantize(colours, kmeans=1, dither=Image.Dither.NONE)
+        if np.abs(np.asarray(reduced.convert("RGB"), int) - np.asarray(picture, int)).mean() < 1:
+            break
+    reduced.save(smaller, "PNG", optimize=True)
+    return smaller.getvalue(), picture.width
 
 
 @contextmanager
