@@ -11,7 +11,9 @@ before, since they have nothing of the kind. Each competitor is a process that s
 while others run; they take turns, so that whatever else the machine does meets all of them. The
 figure is the median over rounds of the ratio of two neighbours in time. The limit is what the
 products of matrices alone would allow at the fastest rate of one large product measured in the same
-rounds. Recorded in results/step.json, where settings that are not measured again stay as they are.
+rounds. With --precision bfloat16 ours rounds, and PyTorch runs both as it does without and with its
+autocast. Recorded in results/step.json, where settings that are not measured again stay as they
+are.
 """
 
 import argparse
@@ -22,7 +24,7 @@ import shutil
 import statistics
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from step_worker import Work
@@ -32,6 +34,7 @@ from gluonlm.system.errors import UserError
 from gluonlm.system.machine import RESULTS, record
 
 MODES = ("train", "sampled", "evaluate")
+NAMES = ("ours", "stock", "torch", "autocast")
 HERE = Path(__file__).resolve().parent
 CLEARED = ("OMP_", "KMP_", "GOMP_", "MXNET_", "OPENBLAS_", "MKL_", "MALLOC_", "LD_PRELOAD")
 NO_TORCH = (
@@ -52,14 +55,18 @@ class Competitor:
     """A process that does portions of work when told to."""
 
     def __init__(self, name: str, python: str, work: Work):
-        command = [python, str(HERE / f"step_{name}.py"), json.dumps(asdict(work))]
+        if name in ("stock", "torch"):
+            work = replace(work, precision="float32")
+        kind, _, threads = name.partition("-")  # "ours-1": ours with one thread
+        script = HERE / f"step_{'torch' if kind == 'autocast' else kind}.py"
+        command = [python, str(script), json.dumps(asdict(work))]
         self.name = name
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=competitor_environment(name),
+            env=competitor_environment(kind) | ({"OMP_NUM_THREADS": threads} if threads else {}),
         )
         self.facts = self._answer()
 
@@ -153,39 +160,56 @@ def spread(ratios: list[float]) -> dict[str, float]:
 
 def table(settings: list[dict]) -> str:
     """The results as Markdown."""
-    names = sorted(settings[0]["tokens_per_second"], key=("ours", "stock", "torch").index)
+    measured = {name for one in settings for name in one["tokens_per_second"]}
+    names = [name for name in NAMES if name in measured]
     others = [name for name in names if name != "ours"]
     heads = ["", "units", "V", *(f"{name}, tokens/s" for name in names)]
     heads += [f"ours / {name} (quartiles)" for name in others] + ["limit, tokens/s"]
     heads += [f"{name}, MiB" for name in names]
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for one in settings:
-        cells = [one["mode"], f"{one['units']}", f"{one['vocab']:,}"]
-        cells += [f"{one['tokens_per_second'][name]:,.0f}" for name in names]
+        mode = one["mode"] + " bfloat16" * (precision_of(one) == "bfloat16")
+        cells = [mode, f"{one['units']}", f"{one['vocab']:,}"]
+        speeds = one["tokens_per_second"]
+        cells += [f"{speeds[name]:,.0f}" if name in speeds else "" for name in names]
         for name in others:
+            if name not in speeds:
+                cells.append("")
+                continue
             ratio = one["ours_faster_than"][name]
             cells.append(f"**{ratio['median']:.2f}** ({ratio['low']:.2f} - {ratio['high']:.2f})")
         full = (
             one["mode"] != "sampled"
         )  # the sampled softmax does less than the products that are counted
         cells += [f"{one['limit_tokens_per_second']:,.0f}" if full else ""]
-        cells += [f"{one['peak_mib'][name]:,}" for name in names]
+        peaks = one["peak_mib"]
+        cells += [f"{peaks[name]:,}" if name in peaks else "" for name in names]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def place(one: dict) -> tuple:
     """Which row of the table a setting is."""
-    return MODES.index(one["mode"]), one["units"], one["vocab"]
+    order = MODES.index(one["mode"]), precision_of(one) == "bfloat16"
+    return *order, one["units"], one["vocab"]
+
+
+def compared_with(one: dict) -> set[str]:
+    """The competitors of a setting; autocast is one in bfloat16 only."""
+    return set(one["tokens_per_second"]) - {"autocast"}
+
+
+def precision_of(one: dict) -> str:
+    """The precision of ours; rows from before there was a choice say nothing of it."""
+    return one.get("precision", "float32")
 
 
 def with_recorded(settings: list[dict], path: Path) -> list[dict]:
-    """What was measured now, and what ``path`` holds of other settings with the same competitors;
-    in order."""
+    """What was measured now, and what ``path`` holds of other settings; in order."""
     rows = {place(one): one for one in settings}
     if path.is_file():
         for one in json.loads(path.read_text(encoding="utf-8"))["settings"]:
-            if one["tokens_per_second"].keys() == settings[0]["tokens_per_second"].keys():
+            if compared_with(one) == compared_with(settings[0]):
                 rows.setdefault(place(one), one)
     return [rows[key] for key in sorted(rows)]
 
@@ -219,6 +243,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--vocab", type=int, nargs="+", default=[10_000, 33_278], help="Penn Treebank, WikiText-2"
     )
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=4.0, help="per competitor and round")
     parser.add_argument(
@@ -255,13 +280,15 @@ def main(argv: list[str]) -> dict:
     pythons = {"stock": sys.executable, "ours": sys.executable} | (
         {"torch": torch} if torch else {}
     )
+    if torch and options.precision == "bfloat16":
+        pythons["autocast"] = torch
     if torch is None:
         print(NO_TORCH, file=sys.stderr)
     settings, command = [], ["python", "benchmarks/step.py", *argv]
     for mode in options.modes:
         for units in options.units:
             for vocab in options.vocab:
-                work = Work(mode, vocab, units, layers=2, batch=batch, bptt=bptt)
+                work = Work(mode, vocab, units, 2, batch, bptt, precision=options.precision)
                 compared = compare(work, pythons, options.rounds, options.seconds)
                 settings.append(compared | {"command": shlex.join(command)})
                 ratios = {

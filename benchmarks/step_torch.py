@@ -38,8 +38,9 @@ def set_up(work: Work):
     def step():
         nonlocal state
         model.zero_grad()
-        output, after = model(ids[:-1], tuple(array.detach() for array in state))
-        loss = loss_of(output, ids[1:].reshape(-1))
+        with torch.autocast("cpu", torch.bfloat16, enabled=work.precision == "bfloat16"):
+            output, after = model(ids[:-1], tuple(array.detach() for array in state))
+            loss = loss_of(output, ids[1:].reshape(-1))
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), work.clip)
         for parameter in model.parameters():

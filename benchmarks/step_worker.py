@@ -32,15 +32,16 @@ class Work:
 
 def serve(
     set_up: Callable[[Work], tuple[Callable[[], tuple[int, float]], dict]],
-    rate: Callable[[], float] | None = None,
+    rate: Callable[[Work], float] | None = None,
 ) -> None:
     """Run a competitor: ``set_up(work)`` gives a function and facts such as versions, which are
     reported.
 
     The function does one portion of work, and returns its number of tokens and mean loss, computed
-    to the end. ``rate`` measures what the machine can do at that moment, in operations per second.
+    to the end. ``rate(work)`` measures what the machine can do then, in operations per second.
     """
-    portion, facts = set_up(Work(**json.loads(sys.argv[1])))
+    work = Work(**json.loads(sys.argv[1]))
+    portion, facts = set_up(work)
     for _ in range(3):
         portion()  # allocate, choose kernels
     print(json.dumps(facts), flush=True)
@@ -53,4 +54,4 @@ def serve(
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
         finite = loss if math.isfinite(loss) else None
         answer = {"tokens": tokens, "seconds": elapsed, "peak_bytes": peak, "loss": finite}
-        print(json.dumps(answer | ({"flops": rate()} if rate else {})), flush=True)
+        print(json.dumps(answer | ({"flops": rate(work)} if rate else {})), flush=True)

@@ -85,10 +85,13 @@ def test_the_stock_competitor_knows_nothing_of_gluonlm():
 def test_beside_a_busy_core(tmp_path):
     ended = bench("--out", tmp_path / "busy.json", script=BENCH.with_name("busy.py"))
     assert ended.returncode == 0, ended.stderr
-    slower = json.loads((tmp_path / "busy.json").read_text())["times_slower"]
-    assert set(slower) == {"ours", "stock"}
-    assert all(0 < one["low"] <= one["median"] <= one["high"] for one in slower.values())
-    assert ended.stdout.count("times slower") == 2
+    loads = json.loads((tmp_path / "busy.json").read_text())["busy_programs"]
+    assert list(loads) == ["0", "1", "2"]
+    for one in loads.values():
+        assert {"ours", "ours-1"} <= set(one["tokens_per_second"])
+        ratio = one["of_the_best_fixed"]
+        assert 0 < ratio["low"] <= ratio["median"] <= ratio["high"]
+    assert ended.stdout.count(" busy: ") == 3
     assert "PyTorch is missing" in ended.stderr
 
 
