@@ -5,12 +5,9 @@
 //
 //     c[t] = f[t] c[t-1] + (1 - f[t]) tanh(z[t]),  h[t] = o[t] c[t]      with f, o behind a sigmoid; c0 (1, N, H)
 //
-// The arithmetic is written once, for processors and (fo_pool_cuda.h) for GPUs. The last part is the interface that
-// MXNet 1.9 has for extensions (mxnet/lib_api.h, version 11), in C.
+// The arithmetic is written once, for processors and (fo_pool_cuda.h) for GPUs.
 
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
+#include "operator.h"
 
 #define INLINE static inline __attribute__((always_inline))  // and so compiled for keep = NULL by itself, twice as fast
 #define TWICE(...) __VA_ARGS__ static const char ARITHMETIC[] = #__VA_ARGS__;  // here, and as text for CUDA
@@ -84,10 +81,8 @@ INLINE void backward(const float *restrict dh, const float *restrict dc, const f
 
 )
 
-// What MXNet asks for: inputs and outputs are those of the operator; for a gradient, the inputs are the gradients of
-// the operator's outputs, then its inputs, then its outputs.
-typedef struct { void **in, **out, *stream; int inputs, device; int64_t T, N, H; } call_t;
-typedef int compute_t(const call_t *);
+// What the operator is called with, and its sizes.
+typedef struct { void **in, **out, *stream; int inputs, device; int64_t T, N, H; } pool_t;
 
 #define BLOCKS(...)                                                   \
   _Pragma("omp parallel for collapse(2) if (T * N * H > SMALL)")      \
@@ -97,7 +92,7 @@ typedef int compute_t(const call_t *);
       __VA_ARGS__;                                                    \
     }
 
-static int forward_on_cpu(const call_t *call) {
+static int forward_on_cpu(const pool_t *call) {
   void **in = call->in, **out = call->out;
   int64_t T = call->T, N = call->N, H = call->H;
   if (call->inputs == 3)
@@ -107,7 +102,7 @@ static int forward_on_cpu(const call_t *call) {
   return 1;
 }
 
-static int backward_on_cpu(const call_t *call) {
+static int backward_on_cpu(const pool_t *call) {
   void **in = call->in, **out = call->out;
   int64_t T = call->T, N = call->N, H = call->H;
   if (call->inputs == 7)
@@ -119,96 +114,34 @@ static int backward_on_cpu(const call_t *call) {
 
 #include "fo_pool_cuda.h"  // forward_on_gpu, backward_on_gpu
 
-// ---- MXNet's interface. Each function gives 1 for success; what it allocates MXNet frees with _opCallFree.
+// ---- MXNet's interface
 
-#define API __attribute__((visibility("default")))
-typedef const char *const *strings;
-static const char *DEVICE_NAMES[] = {"cpu", "gpu"};
-static compute_t *FORWARD[] = {forward_on_cpu, forward_on_gpu}, *BACKWARD[] = {backward_on_cpu, backward_on_gpu};
-static char present;  // its address stands for the functions that MXNet only passes back
+static int inputs(attributes_t attributes) { return 2 + has(attributes, "zoneout"); }
 
-API int initialize(int version) { return version >= 10900 && version < 11000; }
-API int _opVersion(void) { return 11; }
-API int _opRegSize(void) { return 1; }
-API void _opCallFree(void *memory) { free(memory); }
-API int _msgSize(void) { return message[0] != 0; }
-API void _msgGet(int index, const char **text) { *text = message; }
-API void _opRegGet(int index, const char **name, int *subgraph, const char ***forward_on, compute_t ***forward_by,
-                   int *forwards, const char ***backward_on, compute_t ***backward_by, int *backwards,
-                   const char ***state_on, void ***state_by, int *states, void **attributes, void **types,
-                   void **storage, void **shapes, void **mutated) {
-  *name = "gluonlm_fo_pool";
-  *forward_on = *backward_on = DEVICE_NAMES;
-  *forward_by = FORWARD;
-  *backward_by = BACKWARD;
-  *forwards = *backwards = 2;
-  *subgraph = *states = 0;
-  *attributes = *types = *shapes = &present;
-  *storage = *mutated = NULL;
-}
-
-API int _opCallParseAttrs(void *by, strings keys, strings values, int count, int *inputs, int *outputs) {
-  *inputs = *outputs = 2;
-  for (int i = 0; i < count; i++) *inputs += !strcmp(keys[i], "zoneout");
+static int shapes(attributes_t attributes, shape_t *in, shape_t *out) {
+  if (in[0].dims != 3 || in[0].size[2] % 3) return 0;
+  unsigned T = in[0].size[0], N = in[0].size[1], H = in[0].size[2] / 3;
+  shape_t steps = {3, {T, N, H}};
+  in[1] = (shape_t){3, {1, N, H}}, in[2] = out[0] = out[1] = steps;
   return 1;
 }
 
-static unsigned *shape(unsigned a, unsigned b, unsigned c) {
-  unsigned *dims = malloc(3 * sizeof *dims);
-  dims[0] = a, dims[1] = b, dims[2] = c;
-  return dims;
-}
+// The first input is the gates (T, N, 3H), or for a gradient that of h (T, N, H).
+#define POOLING(name, parts)                                                                                 \
+  static int call_##name(const call_t *call) {                                                               \
+    const int64_t *first = call->in_shapes[0];                                                               \
+    pool_t pool = {call->in, call->out, call->stream, call->inputs, call->device, first[0], first[1], first[2] / parts}; \
+    return name(&pool);                                                                                      \
+  }
+POOLING(forward_on_cpu, 3)
+POOLING(forward_on_gpu, 3)
+POOLING(backward_on_cpu, 1)
+POOLING(backward_on_gpu, 1)
 
-API int _opCallInferShape(void *by, strings keys, strings values, int count, unsigned **in, int *in_dims, int inputs,
-                          unsigned ***new_in, int **new_in_dims, unsigned ***out, int **out_dims, int outputs) {
-  if (in_dims[0] != 3 || in[0][2] % 3) return 0;
-  unsigned T = in[0][0], N = in[0][1], H = in[0][2] / 3;
-  *new_in = malloc(inputs * sizeof **new_in), *new_in_dims = malloc(inputs * sizeof **new_in_dims);
-  *out = malloc(outputs * sizeof **out), *out_dims = malloc(outputs * sizeof **out_dims);
-  for (int i = 0; i < inputs; i++) (*new_in_dims)[i] = 3, (*new_in)[i] = shape(i == 1 ? 1 : T, N, i ? H : 3 * H);
-  for (int i = 0; i < outputs; i++) (*out_dims)[i] = 3, (*out)[i] = shape(T, N, H);
-  return 1;
-}
-
-API int _opCallInferType(void *by, strings keys, strings values, int count, int *in, int inputs, int *out,
-                         int outputs) {
-  memset(in, 0, inputs * sizeof *in);  // float32 all
-  memset(out, 0, outputs * sizeof *out);
-  return 1;
-}
-
-API int _opCallFCompute(compute_t *compute, strings keys, strings values, int count, const int64_t **in_shapes,
-                        int *in_dims, void **in, int *in_types, size_t *in_ids, strings in_devices, int *in_device_ids,
-                        int inputs, const int64_t **out_shapes, int *out_dims, void **out, int *out_types,
-                        size_t *out_ids, strings out_devices, int *out_device_ids, int outputs, void *cpu_malloc,
-                        void *cpu_memory, void *gpu_malloc, void *gpu_memory, void *stream, void *sparse_malloc,
-                        void *sparse_memory, int *in_storage, int *out_storage, void **in_indices, void **out_indices,
-                        void **in_starts, void **out_starts, int64_t *in_lengths, int64_t *out_lengths,
-                        int64_t *in_start_lengths, int64_t *out_start_lengths, void *cpu_random, void *gpu_random) {
-  const int64_t *first = in_shapes[0];  // gates (T, N, 3H), or the gradient of h (T, N, H)
-  int64_t H = compute == forward_on_cpu || compute == forward_on_gpu ? first[2] / 3 : first[2];
-  call_t call = {in, out, stream, inputs, in_device_ids[0], first[0], first[1], H};
-  return compute(&call);
-}
-
-// what this library has none of, but MXNet looks for
-#define NONE(name) API int name(void) { return 0; }
-NONE(_opCallInferSType)
-NONE(_opCallMutateInputs)
-NONE(_opCallCreateOpState)
-NONE(_opCallDestroyOpState)
-NONE(_opCallFStatefulCompute)
-NONE(_partRegSize)
-NONE(_partRegGetCount)
-NONE(_partRegGet)
-NONE(_partCallSupportedOps)
-NONE(_partCallCreateSelector)
-NONE(_partCallSelect)
-NONE(_partCallSelectInput)
-NONE(_partCallSelectOutput)
-NONE(_partCallFilter)
-NONE(_partCallReset)
-NONE(_partCallReviewSubgraph)
-NONE(_passRegSize)
-NONE(_passRegGet)
-NONE(_passCallGraphPass)
+static operator_t OPERATORS[] = {{"gluonlm_fo_pool",
+                                  {call_forward_on_cpu, call_forward_on_gpu},
+                                  {call_backward_on_cpu, call_backward_on_gpu},
+                                  2,
+                                  inputs,
+                                  shapes}};
+EXPORT_OPERATORS

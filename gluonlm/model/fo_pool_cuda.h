@@ -72,7 +72,7 @@ static int compile_kernels(char **code) {
   return 1;
 }
 
-static int launch(const call_t *call, int which, void **arguments) {
+static int launch(const pool_t *call, int which, void **arguments) {
   static const char *names[] = {"fo_pool_forward", "fo_pool_backward"};
   static void *kernels[DEVICES][2];  // by the number of the GPU
   static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -99,16 +99,16 @@ static int launch(const call_t *call, int which, void **arguments) {
   return error ? failed("cuLaunchKernel", "") : 1;
 }
 
-static int forward_on_gpu(const call_t *call) {
+static int forward_on_gpu(const pool_t *call) {
   void **in = call->in, **out = call->out, *keep = call->inputs == 3 ? in[2] : NULL;
-  call_t sizes = *call;
+  pool_t sizes = *call;
   return launch(call, 0, (void *[]){&in[0], &in[1], &keep, &out[0], &out[1], &sizes.T, &sizes.N, &sizes.H});
 }
 
-static int backward_on_gpu(const call_t *call) {
+static int backward_on_gpu(const pool_t *call) {
   int zoneout = call->inputs == 7;
   void **in = call->in, **out = call->out, *keep = zoneout ? in[4] : NULL, *dkeep = zoneout ? out[2] : NULL;
-  call_t sizes = *call;
+  pool_t sizes = *call;
   return launch(call, 1, (void *[]){&in[0], &in[1], &in[2], &in[3], &keep, &in[call->inputs - 1], &out[0], &out[1],
                                     &dkeep, &sizes.T, &sizes.N, &sizes.H});
 }
