@@ -22,6 +22,7 @@ from gluonlm.inference.sampling import FINISHED, Strategy, end_id, stream
 from gluonlm.onnx.load import load, load_onnx
 from gluonlm.system.errors import UserError
 from gluonlm.system.files import check_output, write_output
+from gluonlm.system.machine import available_memory
 from gluonlm.system.streams import printable
 from gluonlm.text.detokenize import Detokenizer, tokens_of
 from gluonlm.text.vocabulary import UNK, Dictionary
@@ -147,6 +148,17 @@ def write(options: argparse.Namespace, model: LanguageModel, written: list[str])
             print(f"| generated {number}/{options.words} words", flush=True)
 
 
+def check_room(options: argparse.Namespace, vocab_size: int) -> None:
+    """Raise a UserError when so many texts at once do not fit into memory."""
+    texts = max(options.samples, options.beam or 1)
+    need = texts * (16 * vocab_size + 8 * max(options.words, 0) + 2000)  # logits, ids, a text
+    if need > available_memory():
+        raise UserError(
+            f"{texts} texts at once need about {need / 2**30:.3g} GiB of memory: lower --samples, "
+            "--beam or --words"
+        )
+
+
 def joined(written: list[str]) -> str:
     """All texts as one, numbered if there are several."""
     if len(written) == 1:
@@ -162,6 +174,7 @@ def main(argv: list[str]) -> list[str]:
     if options.samples < 1:
         raise UserError(f"--samples {options.samples}: must be at least 1")
     model = open_model(options)
+    check_room(options, len(model.dictionary))
     if options.outf:
         check_output(options.outf)  # told now, not after an hour of writing
         if not options.outf.parent.is_dir():

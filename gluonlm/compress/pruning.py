@@ -182,7 +182,7 @@ class Pruner:
 
     def load_state(self, arrays: dict[str, np.ndarray]) -> None:
         """Put back what :meth:`state` gave."""
-        tensors = {name: self.tensors[name] for name in arrays}
+        tensors = {name: self.tensors[name] for name in self.tensors if name in arrays}
         self.keep(
             {
                 n: np.unpackbits(arrays[n], count=t.size).astype(bool).reshape(t.shape)

@@ -21,6 +21,7 @@ from gluonlm.system.errors import UserError
 from gluonlm.text.vocabulary import Dictionary
 
 LOWEST_TEMPERATURE = 0.001
+HIGHEST_TEMPERATURE = 1e30  # all words are equally probable long before, and float32 has no end
 FINISHED = -1  # stands for a token in a sample that has ended
 NUCLEUS_GUESS = 256  # top-p looks at so many of the best words first
 PROMPT_STEPS = 32  # tokens of a prompt read at once: their logits are an array of 32 x V
@@ -52,10 +53,10 @@ class Strategy:
     no_repeat: int | None = None
 
     def __post_init__(self):
-        if not LOWEST_TEMPERATURE <= self.temperature < math.inf:
+        if not LOWEST_TEMPERATURE <= self.temperature <= HIGHEST_TEMPERATURE:
             raise UserError(
-                f"temperature {self.temperature}: must be at least {LOWEST_TEMPERATURE}; "
-                "for the most probable word use greedy (--greedy)"
+                f"temperature {self.temperature}: must be at least {LOWEST_TEMPERATURE} and at "
+                f"most {HIGHEST_TEMPERATURE:g}; for the most probable word use greedy (--greedy)"
             )
         if self.top_k is not None and self.top_k < 1:
             raise UserError(f"top-k {self.top_k}: must be at least 1")

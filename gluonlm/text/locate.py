@@ -4,15 +4,16 @@
 Span(path=PosixPath('data/my_texts/train.txt'), start=0, stop=None, encoding='utf-8')
 """
 
-import json
 import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from gluonlm.system.errors import UserError
 from gluonlm.system.files import expanded
+from gluonlm.system.typed import parse, typed
 from gluonlm.text.reader import Span, split_by_lines
 from gluonlm.text.sources import ALIASES, DATASETS, SPLITS, Dataset, ensure, presence
 
@@ -21,6 +22,8 @@ FILE_NAME = re.compile(
     r"(?P<first>wiki\.|ptb\.char\.|ptb\.|)(?P<split>train|valid|val|validation|dev|test)(?P<last>\.txt|\.tokens|\.raw)",
     re.IGNORECASE,
 )
+MADE = {"level": str, "rules": dict[str, str | bool], "subwords": str, "splits": dict[str, dict]}
+COUNTS = ("words", "characters")
 SPELLINGS = {"val": "valid", "validation": "valid", "dev": "valid"}
 
 
@@ -134,7 +137,16 @@ def read_made(path: Path) -> dict:
     if not path.is_file():
         return {}
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        made = parse(path.read_text(encoding="utf-8"), dict[str, Any])
+        for name, kind in MADE.items():
+            if name in made:
+                typed(made[name], kind, name)
+        if made.get("level", "word") not in ("word", "char", "subword"):
+            raise ValueError(f"its level is {made['level']}")
+        for split, counts in made.get("splits", {}).items():
+            for name in COUNTS:
+                typed(counts.get(name), int, f"{name} of {split}")
+        return made
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): prepare the data set anew") from None
 

@@ -10,14 +10,16 @@ import math
 import signal
 import sys
 import threading
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 from mxnet import nd
 
-from gluonlm.model.checkpoint import set_parameters
+from gluonlm.model.checkpoint import MODEL_FORMAT, set_parameters
+from gluonlm.model.storage import read_arrays, reading
 from gluonlm.system.errors import UserError
 from gluonlm.system.runtime import prepare
+from gluonlm.system.typed import typed
 from gluonlm.training.optim import Average, Schedule
 
 KINDS = ("weight", "optimizer", "hidden", "average", "mask")  # of arrays in a checkpoint
@@ -105,18 +107,23 @@ def load_training(training) -> None:
     arrays, progress, schedule = group.broadcast(*state)
     if "position" in progress:  # a checkpoint of the first version
         progress["batch"] = progress.pop("position") // training.config.bptt
-    check_same_text(training, progress.get("corpus", {}))
+    with reading(run.last):
+        then, known = typed(progress, Progress, "progress"), training.schedule.state()
+        schedule = typed(schedule, dict[str, float], "schedule")
+        if unknown := schedule.keys() - known.keys():
+            raise ValueError(f"schedule: {min(unknown)} is unknown")
+        if min(then.epoch, then.batch, then.step, then.averaged_steps) < 0:
+            raise ValueError("progress: it stands before its beginning")
+    check_same_text(training, then.corpus)
     threads = prepare().threads
-    if progress.get("threads", threads) not in (0, threads):
+    if then.threads not in (0, threads):
         print(
-            f"caution: {run.folder} was trained with OMP_NUM_THREADS={progress['threads']}, and "
+            f"caution: {run.folder} was trained with OMP_NUM_THREADS={then.threads}, and "
             f"now it is {threads}: the weights will not be exactly those of a run that was never "
             "stopped",
             file=sys.stderr,
         )
-    training.progress = Progress(
-        **progress | {"corpus": training.corpus.hashes, "threads": threads}
-    )
+    training.progress = replace(then, corpus=training.corpus.hashes, threads=threads)
     training.schedule = Schedule(training.config, **schedule)
     parts = {kind: {} for kind in KINDS}
     for name, array in arrays.items():
@@ -130,6 +137,8 @@ def load_training(training) -> None:
         training.average = Average(training.model.trainables(), training.progress.averaged_steps)
         training.average.arrays = {name: nd.array(a, ctx) for name, a in parts["average"].items()}
     load_hidden(training, parts["hidden"])
+    if group.rank == 0 and math.isfinite(training.progress.best_loss):
+        read_arrays(run.best, MODEL_FORMAT)  # missing or damaged: say so before it is wanted
     run.truncate_log(training.progress.log_bytes)
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import mxnet as mx
 import numpy as np
@@ -24,10 +25,11 @@ from gluonlm.model.checkpoint import (
     set_parameters,
 )
 from gluonlm.model.rnn import RNNModel
-from gluonlm.model.storage import read_arrays, write_arrays
+from gluonlm.model.storage import read_arrays, reading, write_arrays
 from gluonlm.system.errors import UserError
 from gluonlm.system.files import MODEL_SUFFIXES, write_atomically, writing
 from gluonlm.system.lock import Lock
+from gluonlm.system.typed import parse
 from gluonlm.text.vocabulary import Dictionary
 from gluonlm.training.progress import bits, unit_of
 
@@ -184,7 +186,11 @@ class Run:
     def load_state(self) -> tuple[dict[str, np.ndarray], dict, dict]:
         """Read what :meth:`save_state` wrote: arrays, progress, schedule."""
         arrays, metadata = read_arrays(self.last, STATE_FORMAT)
-        return arrays, json.loads(metadata["progress"]), json.loads(metadata["schedule"])
+        with reading(self.last):
+            progress, schedule = (
+                parse(metadata[name], dict[str, Any]) for name in ("progress", "schedule")
+            )
+        return arrays, progress, schedule
 
     def save_best(
         self,

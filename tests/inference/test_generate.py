@@ -200,6 +200,9 @@ def test_model_pt_is_the_default(tmp_path, monkeypatch):
     [
         ("--temperature 0", "temperature 0.0: must be at least"),
         ("--temperature -1", "temperature -1.0"),
+        ("--temperature 1e39", "at most 1e\\+30"),
+        ("--samples 99999999999", "GiB of memory: lower --samples"),
+        ("--beam 99999999999", "GiB of memory: lower --samples, --beam"),
         ("--top-p 1.5", "top-p 1.5"),
         ("--top-k 0", "top-k 0"),
         ("--greedy --top-p 0.9", "greedy"),

@@ -265,6 +265,18 @@ def test_prepared_texts_are_read_back_in_their_level(prepared, tmp_path):
     assert again.tolist() == corpus.test.tolist()
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [{"level": "words"}, {"rules": 5}, {"splits": {"train": {"words": 3}}}, {"splits": [1]}],
+)
+def test_a_wrong_description_of_a_data_set_is_told(prepared, tmp_path, wrong):
+    prepared(TEXT)
+    path = tmp_path / "out" / "dataset.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | wrong))
+    with pytest.raises(UserError, match="dataset.json is damaged"):
+        load_corpus(str(tmp_path / "out"))
+
+
 def test_levels_are_compared_by_word_and_character(prepared, tmp_path, capsys):
     small = ["--emsize", "8", "--nhid", "8", "--epochs", "1", "--batch-size", "4", "--bptt", "5"]
     for level in ("word", "subword"):

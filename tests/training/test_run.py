@@ -16,7 +16,7 @@ import gluonlm
 from gluonlm import train
 from gluonlm.config import Config
 from gluonlm.model.checkpoint import load_model
-from gluonlm.model.storage import read_arrays
+from gluonlm.model.storage import read_arrays, write_arrays
 from gluonlm.system.errors import UserError
 from gluonlm.system.lock import Lock
 from gluonlm.text.corpus import load_corpus
@@ -169,6 +169,35 @@ def test_a_missing_state_is_no_beginning(copied):
     with pytest.raises(UserError, match=rf"{LAST} is missing.*--finetune {copied}"):
         train.main(["--resume", str(copied), "--epochs", "60"])
     assert (copied / "best.safetensors").read_bytes() == best
+
+
+def test_a_missing_or_damaged_best_model_is_told_before_anything_is_trained(copied):
+    best, before = copied / "best.safetensors", (copied / LAST).read_bytes()
+    whole = best.read_bytes()
+    for content in (None, whole[:-1] + b"x"):
+        best.unlink() if content is None else best.write_bytes(content)
+        with pytest.raises(UserError, match="best.safetensors"):
+            train.main(["--resume", str(copied), "--epochs", "3"])
+        assert (copied / LAST).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("part", "wrong"),
+    [
+        ("schedule", {"plateau_scale": []}),
+        ("schedule", {"plateau": 1.0}),
+        ("progress", {"step": "x"}),
+        ("progress", {"epoch": -1}),
+        ("progress", {"colour": 1}),
+        ("progress", None),
+    ],
+)
+def test_a_state_that_says_what_cannot_be_is_told(copied, part, wrong):
+    arrays, metadata = read_arrays(copied / LAST, "gluonlm training state")
+    metadata[part] = json.dumps(json.loads(metadata[part]) | wrong) if wrong else "{"
+    write_arrays(copied / LAST, "gluonlm training state", arrays, metadata)
+    with pytest.raises(UserError, match="last.safetensors is damaged"):
+        train.main(["--resume", str(copied), "--epochs", "3"])
 
 
 def test_a_run_that_was_stopped_before_its_first_state_begins(text, tmp_path, done):
