@@ -2,6 +2,7 @@
 
     python benchmarks/robustness.py                    # in about fifteen minutes on one core
     python benchmarks/robustness.py --share 0.02       # a fiftieth of it, chosen by --seed
+    python benchmarks/robustness.py --only model text  # groups, anew in the record
     python benchmarks/robustness.py --table            # the table as recorded
 
 Every call is one of a command in a process of its own, in a new folder, with a limit of time and
@@ -85,7 +86,7 @@ def main(argv: list[str]) -> dict | None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--share", type=float, default=1.0, help="of the trials (default: 1)")
-    parser.add_argument("--only", help=f"those that begin so: {', '.join(GROUPS)}")
+    parser.add_argument("--only", nargs="+", choices=GROUPS, metavar="GROUP", help="of the trials")
     parser.add_argument("--jobs", type=int, default=1, help="trials at a time (default: 1)")
     parser.add_argument(
         "--out", type=Path, help="default: results/robustness.json, if all is tried"
@@ -99,22 +100,22 @@ def main(argv: list[str]) -> dict | None:
         print(shown(json.loads(out.read_text())["endings"]))
         return None
     table = Table()
-    names = [name for name in GROUPS if name.startswith(options.only or "")]
     forks = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(options.jobs, forks) as pool:
         again = itertools.repeat(options)
-        for found in pool.map(group_of_trials, names, again):
+        for found in pool.map(group_of_trials, options.only or GROUPS, again):
             for trial in found:
                 table.add(*trial)
+    if options.only and out.exists():  # the other groups stay as they were recorded
+        older = json.loads(out.read_text())
+        table.counts = older["endings"] | table.counts
+        table.failures += [
+            said for said in older["failures"] if not said.startswith(tuple(options.only))
+        ]
     print(shown(table.counts))
-    whole = options.share == 1 and not options.only
     command = ["python", "benchmarks/robustness.py", *argv]
-    return record(
-        out if whole or options.out else None,
-        command,
-        endings=table.counts,
-        failures=table.failures,
-    )
+    found = {"endings": table.counts, "failures": table.failures}
+    return record(out if options.share == 1 or options.out else None, command, **found)
 
 
 def group_of_trials(name: str, options: argparse.Namespace) -> list[tuple]:

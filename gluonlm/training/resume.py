@@ -107,13 +107,7 @@ def load_training(training) -> None:
     arrays, progress, schedule = group.broadcast(*state)
     if "position" in progress:  # a checkpoint of the first version
         progress["batch"] = progress.pop("position") // training.config.bptt
-    with reading(run.last):
-        then, known = typed(progress, Progress, "progress"), training.schedule.state()
-        schedule = typed(schedule, dict[str, float], "schedule")
-        if unknown := schedule.keys() - known.keys():
-            raise ValueError(f"schedule: {min(unknown)} is unknown")
-        if min(then.epoch, then.batch, then.step, then.averaged_steps) < 0:
-            raise ValueError("progress: it stands before its beginning")
+    then = read_progress(training, progress, schedule)
     check_same_text(training, then.corpus)
     threads = prepare().threads
     if then.threads not in (0, threads):
@@ -140,6 +134,18 @@ def load_training(training) -> None:
     if group.rank == 0 and math.isfinite(training.progress.best_loss):
         read_arrays(run.best, MODEL_FORMAT)  # missing or damaged: say so before it is wanted
     run.truncate_log(training.progress.log_bytes)
+
+
+def read_progress(training, progress: dict, schedule: dict) -> Progress:
+    """Where the run stood; a UserError when that, or the schedule's state, cannot be."""
+    with reading(training.run.last):
+        then = typed(progress, Progress, "progress")
+        typed(schedule, dict[str, float], "schedule")
+        if unknown := schedule.keys() - training.schedule.state().keys():
+            raise ValueError(f"schedule: {min(unknown)} is unknown")
+        if min(then.epoch, then.batch, then.step, then.averaged_steps) < 0:
+            raise ValueError("progress: it stands before its beginning")
+    return then
 
 
 def check_same_text(training, then: dict[str, str]) -> None:
