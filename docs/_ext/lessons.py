@@ -9,7 +9,6 @@ import nbformat
 
 NEEDS = re.compile(r"\*\*What you need\.\*\*(.*?)(?=\n\n|\n\*\*|\Z)", re.DOTALL)
 DOES = re.compile(r"\*\*What you will do\.\*\*(.*?)(?=\n\n|\n\*\*|\Z)", re.DOTALL)
-NOTEBOOKS = re.compile(r"(?:[Nn]otebook|[Ll]esson)s? ((?:\d\d(?:,? and |, | to |-)?)+)")
 
 
 @dataclass(frozen=True)
@@ -42,10 +41,12 @@ def read_lesson(path: Path) -> Lesson:
 
 
 def numbers_in(text: str) -> list[int]:
-    """The notebooks that a sentence names, as in "lessons 01 to 03 and 05"."""
+    """The lessons that a text names, as in "lessons 01 to 03 and 05", but those "not needed"."""
     found = set()
-    for names in NOTEBOOKS.findall(" ".join(text.split())):
-        for first, _, last in re.findall(r"(\d\d)(?:( to |-)(\d\d))?", names):
+    for sentence in re.split(r"(?<=[.;]) ", " ".join(text.split())):
+        if "not needed" in sentence:
+            continue
+        for first, _, last in re.findall(r"\b(\d\d)\b(?:( to |-)(\d\d)\b)?", sentence):
             found.update(range(int(first), int(last or first) + 1))
     return sorted(found)
 

@@ -27,7 +27,7 @@ from sphinx.environment import BuildEnvironment
 from gluonlm.model.checkpoint import load_model
 from gluonlm.onnx import web
 
-markdown_code = re.compile(r"`([^`]+)`")
+MARKDOWN_CODE, MARKDOWN_EMPHASIS = re.compile(r"`([^`]+)`"), re.compile(r"\*([^*]+)\*")
 DOCS = Path(__file__).parents[1]
 ROOT = DOCS.parent
 API = """{title}
@@ -46,12 +46,12 @@ def write(path: Path, text: str) -> None:
 
 
 def course() -> str:
-    """The picture of the path and a card for each lesson."""
+    """A card for each lesson, and the picture of the path."""
     lessons = read_lessons(DOCS / "notebooks")
     covers = DOCS / "_generated" / "site" / "covers"
     cards = [card(lesson, cover(lesson, covers)) for lesson in lessons]
     return "\n".join(
-        ["```{raw} html", draw_path(lessons), '<div class="cards">', *cards, "</div>", "```", ""]
+        ["```{raw} html", '<div class="cards">', *cards, "</div>", draw_path(lessons), "```", ""]
     )
 
 
@@ -68,7 +68,8 @@ def cover(lesson: Lesson, folder: Path) -> Path:
 
 def card(lesson: Lesson, picture: Path) -> str:
     """A lesson as a link with its picture, title and what one does there."""
-    does = markdown_code.sub(r"<code>\1</code>", html.escape(lesson.does))
+    does = MARKDOWN_CODE.sub(r"<code>\1</code>", html.escape(lesson.does))
+    does = MARKDOWN_EMPHASIS.sub(r"<em>\1</em>", does)
     return (
         f'<a class="card" href="{lesson.docname}.html">'
         f'<img src="covers/{picture.name}" alt="" loading="lazy">'
