@@ -13,7 +13,7 @@ results/robustness.json.
 """
 
 import argparse
-import itertools
+import functools
 import json
 import multiprocessing
 import random
@@ -101,11 +101,14 @@ def main(argv: list[str]) -> dict | None:
         return None
     table = Table()
     forks = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(options.jobs, forks) as pool:
-        again = itertools.repeat(options)
-        for found in pool.map(group_of_trials, options.only or GROUPS, again):
-            for trial in found:
-                table.add(*trial)
+    with tempfile.TemporaryDirectory(prefix="robustness-") as folder:
+        made = Path(folder).resolve() / "made"
+        make_files(made)
+        tried = functools.partial(group_of_trials, made, options)
+        with ProcessPoolExecutor(options.jobs, forks) as pool:
+            for found in pool.map(tried, options.only or GROUPS):
+                for trial in found:
+                    table.add(*trial)
     if options.only and out.exists():  # the other groups stay as they were recorded
         older = json.loads(out.read_text())
         table.counts = older["endings"] | table.counts
@@ -118,13 +121,12 @@ def main(argv: list[str]) -> dict | None:
     return record(out if options.share == 1 or options.out else None, command, **found)
 
 
-def group_of_trials(name: str, options: argparse.Namespace) -> list[tuple]:
+def group_of_trials(made: Path, options: argparse.Namespace, name: str) -> list[tuple]:
     """All trials of a group, in a folder of its own: kind, ending, what was said, what it was."""
+    home = made.with_name(f"{GROUPS.index(name)}")
+    shutil.copytree(made, home)
     rng = random.Random(f"{options.seed} {name}")
-    with tempfile.TemporaryDirectory(prefix="robustness-") as folder:
-        home = Path(folder).resolve()
-        make_files(home)
-        return list(trials(home, name, options.share, rng))
+    return list(trials(home, name, options.share, rng))
 
 
 def trials(home: Path, name: str, share: float, rng: random.Random) -> Iterator[tuple]:

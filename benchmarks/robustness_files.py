@@ -121,7 +121,7 @@ KINDS = {
 
 def make_files(home: Path) -> None:
     """The originals: texts, a run, its model in all formats, a data set, a schedule."""
-    (home / "text").mkdir()
+    (home / "text").mkdir(parents=True)
     rng = random.Random(1)
     for split, lines in (("train", 40), ("valid", 10), ("test", 10)):
         text = "\n".join(" ".join(rng.choices(WORDS, k=12)) for _ in range(lines))

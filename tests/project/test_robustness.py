@@ -11,10 +11,10 @@ SCRIPT = ROOT / "benchmarks" / "robustness.py"
 
 def test_a_small_part_of_all_trials_finds_nothing(tmp_path):
     out = tmp_path / "table.json"
-    command = [sys.executable, str(SCRIPT), "--share", "0.012", "--seed", "7", "--out", str(out)]
+    command = [sys.executable, str(SCRIPT), "--share", "0.02", "--seed", "7", "--out", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     result = json.loads(out.read_text())
     assert result["failures"] == []
-    assert sum(row["tried"] for row in result["endings"].values()) >= 50
-    assert sum(row["sentence"] for row in result["endings"].values()) >= 20  # it damages something
+    assert sum(row["tried"] for row in result["endings"].values()) >= 40
+    assert sum(row["sentence"] for row in result["endings"].values()) >= 15  # it damages something
