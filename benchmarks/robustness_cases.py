@@ -251,11 +251,12 @@ def surrounded(
     line = f"{variable} {sys.executable} -m gluonlm {' '.join(argv)} {stream}"
     try:
         done = subprocess.run(
-            line, shell=True, cwd=folder, capture_output=True, text=True, timeout=2 * SECONDS
+            line, shell=True, cwd=folder, capture_output=True, timeout=2 * SECONDS
         )
     except subprocess.TimeoutExpired:
         return "hang", "", line
-    said, short = done.stdout + done.stderr, f"{variable} {argv[0]} {stream}"
+    said = (done.stdout + done.stderr).decode(errors="replace")  # it may be told to be latin-1
+    short = f"{variable} {argv[0]} {stream}"
     if "Traceback" in said or done.returncode < 0 or done.returncode in (134, 139):
         return "traceback", said, short
     if done.returncode == 0:

@@ -342,6 +342,8 @@ def test_resumed_from_any_point_weights_and_masks_are_the_same(text, tmp_path, m
     assert any(name.startswith("mask.") for name in one)
     for name in one:
         np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+    whole, parts = (load_model(tmp_path / name) for name in ("whole", "parts"))
+    assert whole.pruned == parts.pruned  # in the same order
     logs = [
         [(r["step"], r["sparsity"]) for r in records(tmp_path / name, "pruning")]
         for name in ("whole", "parts")
