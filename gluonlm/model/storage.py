@@ -49,7 +49,7 @@ def read_arrays(path: Path, kind: str) -> tuple[Arrays, dict[str, str]]:
     """
     if not path.is_file():
         raise UserError(
-            f"there is no file {path}: give a run's folder or a model file that training has written"
+            f"there is no file {path}: give a run's folder, a model file, or austen, which comes with gluonlm"
         )
     with reading(path), safe_open(path, framework="numpy") as file:
         metadata = file.metadata() or {}

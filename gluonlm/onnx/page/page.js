@@ -71,7 +71,7 @@ function showStrip() {
   const read = steps.slice(1);
   const mean = read.reduce((sum, { bits }) => sum + bits, 0) / read.length;
   $("score").textContent = read.length
-    ? `${read.length} tokens, ${mean.toFixed(2)} bits each on average: perplexity ${(2 ** mean).toFixed(1)}, ` +
+    ? `${read.length} tokens (without the end of the sentence), ${mean.toFixed(2)} bits each on average: perplexity ${(2 ** mean).toFixed(1)}, ` +
       `as if it had chosen among ${Math.round(2 ** mean)} equally likely words each time.`
     : "Nothing read yet.";
 }
@@ -96,7 +96,8 @@ function showChosen() {
 
 function bar(label, share, longest) {
   const line = element("div", "", { class: "bar", style: `width: ${(100 * share) / longest}%` });
-  const number = element("span", `${(100 * share).toFixed(1)} %`, { class: "number" });
+  const shown = share < 0.001 ? "< 0.1" : (100 * share).toFixed(1);
+  const number = element("span", `${shown} %`, { class: "number" });
   return element("li", [label, line, number]);
 }
 
