@@ -77,7 +77,9 @@ def model_path(options: argparse.Namespace) -> Path:
         raise UserError("give the model once: as the first argument or with --checkpoint")
     path = options.run or options.checkpoint
     if path is None and not DEFAULT_MODEL.exists():
-        raise UserError("say which model is to write: austen (bundled), a run's folder or a model file")
+        raise UserError(
+            "say which model is to write: austen (bundled), a run's folder or a model file"
+        )
     return Path(path or DEFAULT_MODEL)
 
 
