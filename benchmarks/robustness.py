@@ -57,7 +57,7 @@ RUNS = {  # what is killed: options of train
     "plain": ["--data", "../text", *SMALL, "--epochs", "2"],
     "finetuned": ["--finetune", "../run", "--epochs", "2", "--checkpoint-seconds", "0"],
     "pruned": ["--data", "../text", *SMALL, "--epochs", "3", "--prune", "0.5"],
-    "averaged": ["--data", "../text", *SMALL, "--epochs", "4", "--lr", "20", "--nonmono", "1"],
+    "averaged": ["--data", "../text", *SMALL, "--epochs", "5", "--lr", "60", "--nonmono", "1"],
 }
 
 KILLS = [f"kill -9, {name}" for name in RUNS]
@@ -195,6 +195,8 @@ def kills(
     argv, number, killed = ["train", "--save", "run", *options], 0, True
     checked(argv, fresh(home))
     undisturbed = final(home / "trial/run")
+    if name.endswith("averaged") and not undisturbed["progress"]["averaged_steps"]:
+        raise UserError("the run that should average its weights does not: choose another --lr")
     while killed:
         number += 1
         if number > 1 and rng.random() > share:
