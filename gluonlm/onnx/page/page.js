@@ -27,17 +27,28 @@ function read(text) {
   for (let k = same; k < wanted.length; k++) {
     const before = steps[k - 1];
     const { state, features } = readWord(model, wanted[k], before ? before.state : beginState(model));
-    const bits = before ? surprise(softmax(logits(model, before.features))[wanted[k]]) : 0;
+    const bits = before ? surprise(softmax(scoresOf(before))[wanted[k]]) : 0;
     steps.push({ id: wanted[k], bits, state, features });
   }
   tokens.forEach(({ word, known }, k) => Object.assign(steps[k + 1], { word, known }));
 }
 
-function refresh(keep = false) {
-  read($("text").value);
-  chosen = keep ? Math.min(chosen, steps.length - 1) : steps.length - 1;
-  showStrip();
+/* The scores of what follows a step, computed when they are first asked for. */
+function scoresOf(step) {
+  step.scores ??= logits(model, step.features);
+  return step.scores;
+}
+
+function refresh() {
+  readOn();
   showChosen();
+}
+
+/* Read the text and show its words; what is inside is shown when it stands still. */
+function readOn() {
+  read($("text").value);
+  chosen = steps.length - 1;
+  showStrip();
 }
 
 /* Showing ----------------------------------------------------------------------------------------*/
@@ -81,7 +92,7 @@ function showChosen() {
   $("where").textContent = chosen
     ? `After “${shownWord(steps[chosen].word)}”${last ? "; a click on a word appends it." : ", word " + chosen + " of the text."}`
     : "At the beginning of a sentence; a click on a word appends it.";
-  const probabilities = softmax(logits(model, steps[chosen].features));
+  const probabilities = softmax(scoresOf(steps[chosen]));
   const best = likeliest(probabilities, 10);
   const items = best.map((id) => {
     const button = element("button", shownWord(model.words[id]), { type: "button" });
@@ -125,17 +136,18 @@ function write(from) {
   let count = 0;
   busy(true);
   const one = () => {
-    const id = draw(logits(model, steps[steps.length - 1].features), settings, random);
+    const id = draw(scoresOf(steps[steps.length - 1]), settings, random);
     count++;
     if (id === model.end && count > 1) return done(); // a sentence is complete
     written.push(model.words[id]);
     $("text").value = toText(written);
-    refresh();
+    readOn();
     return count < LONGEST ? setTimeout(one) : done();
   };
   const done = () => {
-    busy(false);
     const each = (performance.now() - started) / count;
+    showChosen();
+    busy(false);
     $("speed").textContent = `${count} words, ${each.toFixed(0)} ms each`;
   };
   one();
