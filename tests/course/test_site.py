@@ -231,11 +231,12 @@ def test_a_broken_link_is_found(tmp_path):
 
 # What is wrong with a page as it is laid out: pictures without pixels, and what sticks out of the
 # window at the right without a frame of its own to be scrolled in.
-FAULTS = """(() => {
+FAULTS = """(async () => {
   const faults = [];
-  for (const image of document.images)
-    if (!image.complete || image.naturalWidth === 0)
-      faults.push("no picture: " + image.src.slice(-60));
+  for (const image of document.images) {
+    image.loading = "eager"; // one below the window would wait until somebody scrolls there
+    await image.decode().catch(() => faults.push("no picture: " + image.src.slice(-60)));
+  }
   const wide = document.documentElement.scrollWidth;
   if (wide > innerWidth) faults.push("the page is " + wide + " wide");
   const scrolls = node => node && node !== document.body &&
