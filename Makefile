@@ -79,7 +79,7 @@ $(UV) sync --locked $$managed --no-default-groups $(1)
 endef
 
 $(SYNCED): pyproject.toml uv.lock .python-version | $(filter .uv/bin/uv,$(UV))
-	$(call sync,--group dev --group onnx --group $(MXNET))
+	$(call sync,--group dev --group onnx --group tensorboard --group $(MXNET))
 	@rm -f .venv/.synced-* && touch $@
 
 # An environment of its own: docs and dev need different versions of markdown-it-py.

@@ -29,12 +29,11 @@ from gluonlm.model.checkpoint import load_model
 from gluonlm.model.precision import check_precision
 from gluonlm.model.rnn import RNNModel
 from gluonlm.onnx.export import check_exportable, export_onnx
-from gluonlm.onnx.session import require
 from gluonlm.parallel.agreement import check_equal
 from gluonlm.parallel.group import KVSTORES, join
 from gluonlm.presets import PRESETS, describe, resolve
 from gluonlm.prune import report
-from gluonlm.system.errors import UserError
+from gluonlm.system.errors import UserError, require
 from gluonlm.system.files import check_output
 from gluonlm.system.streams import printable, safe_display
 from gluonlm.text.corpus import Corpus, Limits, load_corpus
@@ -57,6 +56,7 @@ RESUME_OPTIONS = (
     "cuda",
     "log_interval",
     "checkpoint_seconds",
+    "tensorboard",
     "onnx_export",
     "kvstore",
 )
@@ -89,6 +89,7 @@ def parser() -> Parser:
     add("--resume", type=Path, metavar="RUN", help="go on with this run (to --epochs)")
     add("--log-interval", type=int, help="batches between two log records (default: 200)")
     add("--checkpoint-seconds", type=float, help="work at risk in a crash (default: 60)")
+    add("--tensorboard", action="store_true", help="write the log as TensorBoard's events, too")
     add("--onnx-export", metavar="PATH", help="write the best model as an ONNX file in the end")
     add("--dry-run", action="store_true", help="one batch and one epoch, to see that all works")
     groups["optimization"].add_argument(
@@ -175,7 +176,7 @@ def main(argv: list[str]) -> Result | None:
     check(given)
     devices = contexts(given.get("gpu", "0" if given.get("cuda") else None))
     with safe_display(), join(given.get("kvstore", "device")) as group:
-        names = ("log_interval", "checkpoint_seconds", "kvstore")
+        names = ("log_interval", "checkpoint_seconds", "tensorboard", "kvstore")
         options = {name: given[name] for name in names if name in given}
         session = Session(devices, group=group, pruner=pruner_of, **options)
         run, begun = open_run(given, group)
@@ -195,8 +196,10 @@ def check(given: dict[str, Any]) -> None:
     for name, least in (("log_interval", 1), ("checkpoint_seconds", 0)):
         if not given.get(name, 1) >= least:
             raise UserError(f"{option(name)} {given[name]}: must be at least {least}")
+    if given.get("tensorboard"):
+        require("tensorboard", "tensorboardX")
     if given.get("onnx_export"):
-        require("onnx", "onnxruntime")
+        require("onnx", "onnx", "onnxruntime")
         check_output(Path(given["onnx_export"]))
     if given.get("kvstore") == "nccl" and not mx.runtime.Features().is_enabled("NCCL"):
         raise UserError(

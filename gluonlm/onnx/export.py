@@ -19,8 +19,8 @@ from gluonlm.inference.sampling import generate
 from gluonlm.inference.scoring import surprise
 from gluonlm.model.checkpoint import Trained
 from gluonlm.onnx.load import has_integers
-from gluonlm.onnx.session import OnnxModel, describe, require, seal
-from gluonlm.system.errors import UserError
+from gluonlm.onnx.session import OnnxModel, describe, seal
+from gluonlm.system.errors import UserError, require
 from gluonlm.system.files import check_output, write_output
 from gluonlm.text.batches import batchify
 from gluonlm.text.corpus import read_split
@@ -70,7 +70,7 @@ def export_onnx(trained: Trained, path: Path) -> Exported:
 
 def check_exportable(config: Config) -> None:
     """Raise a UserError when ONNX is not installed or does not know the layers; training asks beforehand."""
-    require("onnx", "onnxruntime")
+    require("onnx", "onnx", "onnxruntime")
     from gluonlm.onnx.layers import refuse_unknown
 
     refuse_unknown(config)

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gluonlm.inference.language_model import LanguageModel
-from gluonlm.onnx.session import OnnxModel, describe, require
-from gluonlm.system.errors import UserError
+from gluonlm.onnx.session import OnnxModel, describe
+from gluonlm.system.errors import UserError, require
 
 if TYPE_CHECKING:
     import mxnet as mx
@@ -82,7 +82,7 @@ def integers(
         return simulated("with a cache")
     if ctx is not None and ctx.device_type == "gpu":
         return simulated("on a GPU")
-    require("onnx", "onnxruntime")
+    require("onnx", "onnx", "onnxruntime")
     from gluonlm.onnx.layers import OPERATORS, build  # here, because only this needs onnx
 
     kind = stored.config.model

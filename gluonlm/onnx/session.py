@@ -8,7 +8,6 @@ asks of a model of MXNet.
 """
 
 import hashlib
-import importlib.util
 import re
 import sys
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gluonlm.config import Config
-from gluonlm.system.errors import UserError
+from gluonlm.system.errors import UserError, require
 from gluonlm.system.runtime import prepare
 from gluonlm.text.vocabulary import Dictionary
 
@@ -132,15 +131,6 @@ def cross_entropy(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return np.log(np.exp(logits, out=logits).sum(-1)) - chosen
 
 
-def require(*packages: str) -> None:
-    """Raise a UserError unless these packages are installed; they are optional."""
-    for package in packages:
-        if importlib.util.find_spec(package) is None:
-            raise UserError(
-                f"ONNX needs the package {package}: install it with `uv sync --group onnx` or with pip"
-            )
-
-
 def seal(content: bytes) -> bytes:
     """An ONNX model with a further entry of metadata at its end: the SHA-256 of all that is before."""
     return content + SEAL + hashlib.sha256(content).hexdigest().encode()
@@ -172,7 +162,7 @@ def open_session(content: bytes, threads: int, name: str = "the model"):
 
     :raises UserError: when onnxruntime is not installed, or it cannot read the model.
     """
-    require("onnxruntime")
+    require("onnx", "onnxruntime")
     import onnxruntime
 
     if EXTERNAL.search(content):

@@ -1,5 +1,6 @@
 """The one exception for mistakes that a user can mend, and an end that waits for nothing."""
 
+import importlib.util
 import os
 import sys
 import traceback
@@ -11,6 +12,16 @@ class UserError(Exception):
 
     Commands print it as ``error: <sentence>`` and exit with code 2, without a traceback.
     """
+
+
+def require(extra: str, *packages: str) -> None:
+    """Raise a UserError unless these packages are installed, which belong to an optional extra."""
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise UserError(
+                f"this needs the package {package}: install it with `uv sync --group {extra}` or "
+                f"`pip install {package}`"
+            )
 
 
 def exit_now(error: BaseException) -> NoReturn:

@@ -25,6 +25,7 @@ from gluonlm.training.resume import Progress, StopRequest, save_training
 from gluonlm.training.run import Run
 from gluonlm.training.session import ON_CPU, Session
 from gluonlm.training.step import Objective, State, evaluate, seed_step, train_step
+from gluonlm.training.tensorboard import Events
 
 PLOT_SECONDS = 10  # at most so often is the curve drawn, which takes as long as a short epoch
 FAR = 5.0  # nats above ln V, the loss of guessing: what does worse than that has diverged
@@ -57,6 +58,8 @@ class Training:
         self.objective = Objective(loss_of, config.alpha, config.beta)
         self.progress = Progress(corpus=corpus.hashes, threads=runtime().threads)
         self.plotted_at = time.monotonic()
+        writes = session.tensorboard and self.group.rank == 0
+        self.events = Events(run.log_path) if writes else None
         self.states = self._zero_states()
         self.display = Display(config.epochs, session.log_interval, self._log, corpus.level)
 
@@ -248,6 +251,8 @@ class Training:
 
     def _log(self, record: dict) -> None:
         self.progress.log_bytes = self.run.log(record)
+        if self.events:
+            self.events.add(record)
 
     def _diverged(self, reason: str) -> str:
         progress, kept = self.progress, ""

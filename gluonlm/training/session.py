@@ -50,6 +50,7 @@ class Session:
     group: Group = SINGLE
     log_interval: int = 200  # batches between two log records
     checkpoint_seconds: float = 60.0  # work at risk in a crash
+    tensorboard: bool = False  # events of the log for TensorBoard
     pruner: Callable[[RNNModel, Updater, Config], Any] = NoPruning
 
 

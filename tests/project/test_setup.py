@@ -70,7 +70,8 @@ def test_the_conda_environment_has_the_gpu_pins_of_the_lock(project, locked, con
     }
     groups, extras = project["dependency-groups"], project["project"]["optional-dependencies"]
     wanted = pins(
-        project["project"]["dependencies"] + groups["cu112"] + groups["dev"] + extras["onnx"]
+        project["project"]["dependencies"]
+        + [*groups["cu112"], *groups["dev"], *extras["onnx"], *extras["tensorboard"]]
     )
     assert conda_pins == wanted
 
@@ -125,7 +126,11 @@ def test_the_wheel_has_all_that_the_package_needs(project, tmp_path):
     assert outside == set()
     information = f"gluonlm-{project['project']['version']}.dist-info"
     metadata = zipfile.ZipFile(wheel).read(f"{information}/METADATA").decode()
-    assert set(re.findall(r"^Provides-Extra: (.*)$", metadata, re.MULTILINE)) == {"cpu", "onnx"}
+    assert set(re.findall(r"^Provides-Extra: (.*)$", metadata, re.MULTILINE)) == {
+        "cpu",
+        "onnx",
+        "tensorboard",
+    }
     scripts = zipfile.ZipFile(wheel).read(f"{information}/entry_points.txt").decode()
     assert "gluonlm = gluonlm.__main__:main" in scripts
 
@@ -195,11 +200,11 @@ def make(*arguments: str, cwd: Path = ROOT, **variables: str) -> subprocess.Comp
         ),
         (
             ["-B", "env"],
-            "sync --locked $managed --no-default-groups --group dev --group onnx --group cpu",
+            "sync --locked $managed --no-default-groups --group dev --group onnx --group tensorboard --group cpu",
         ),
         (
             ["-B", "env", "MXNET=cu112"],
-            "--no-default-groups --group dev --group onnx --group cu112",
+            "--no-default-groups --group dev --group onnx --group tensorboard --group cu112",
         ),
     ],
 )

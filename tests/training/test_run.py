@@ -1,10 +1,12 @@
 """A run's folder: one process owns it, nothing of it is lost or taken for a beginning."""
 
 import errno
+import importlib.util
 import json
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -337,3 +339,53 @@ def test_leftovers_of_a_killed_process_go(copied):
     (copied / ".gluonlm-1-0.tmp").write_bytes(b"half")
     train.main(["--resume", str(copied)])
     assert not list(copied.glob(".*"))
+
+
+def read_events(path):
+    """The events of a file: each has its length (8 bytes) and two checksums (4 bytes) around it."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    content, events = path.read_bytes(), []
+    while content:
+        (length,) = struct.unpack("<Q", content[:8])
+        events.append(Event.FromString(content[12 : 12 + length]))
+        content = content[12 + length + 4 :]
+    return events
+
+
+def test_events_are_the_log_also_of_a_run_that_is_resumed(copied):
+    assert not (copied / "tensorboard").exists()
+    train.main(["--resume", str(copied), "--epochs", "3", "--tensorboard"])
+    (path,) = (copied / "tensorboard").iterdir()
+    _, start, *events = read_events(path)
+    assert start.HasField("session_log")  # its start: earlier files do not count
+    logged = read_log(copied / "log.jsonl", "epoch")
+    assert len(logged) == 3
+    for name in ("valid_loss", "train_loss", "lr"):
+        shown = [
+            (event.step, value.simple_value)
+            for event in events
+            for value in event.summary.value
+            if value.tag == f"epoch/{name}"
+        ]
+        assert [step for step, _ in shown] == [record["step"] for record in logged]
+        values = [record[name] for record in logged]
+        assert [value for _, value in shown] == pytest.approx(values)
+
+
+def test_training_goes_on_without_events(text, tmp_path, capsys):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "tensorboard").write_text("in the way")
+    assert fit(text, run, "--epochs", "2", "--tensorboard").finished
+    assert capsys.readouterr().err.count("caution: no more events for TensorBoard") == 1
+
+
+def test_without_tensorboardx_nothing_is_trained(text, tmp_path, monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "tensorboardX" else found(name)
+    )
+    with pytest.raises(UserError, match="needs the package tensorboardX: install it with"):
+        fit(text, tmp_path / "run", "--tensorboard")
+    assert not (tmp_path / "run").exists()
