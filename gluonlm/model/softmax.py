@@ -10,7 +10,7 @@ from mxnet import autograd, nd
 
 from gluonlm.model.precision import dot, linear
 
-SMALLEST = 1.2e-38  # normal float32: in training a probability that underflows costs 87.3 nats
+SMALLEST = 1.2e-38  # normal float32: the logarithm of a probability below it would be wrong
 
 
 def losses_of(
@@ -22,15 +22,15 @@ def losses_of(
 ) -> tuple:
     """With p = softmax(x W' + b): loss_i = -log p[i, target_i] (B,), and what :func:`gradients_of` needs.
 
-    Losses whose p underflows are exact in evaluation. In training they are capped, which no gradient sees: to find
-    them would cost a wait for the device in each step.
+    Where a p underflows, the losses are those of a log-softmax. To know that takes a wait for the
+    device, which costs nothing measurable: each step waits for its norm anyway.
     """
     scores = linear(features, weight, bias, precision)  # (B, V)
     scores = scores.astype("float32", copy=False)  # a float16 model's probabilities would underflow
     nd.softmax(scores, out=scores)
     chosen = nd.pick(scores, targets)  # (B,)
-    losses = -nd.log(nd.maximum(chosen, SMALLEST))
-    if not autograd.is_training() and chosen.min().asscalar() < SMALLEST:
+    losses = -nd.log(chosen)
+    if not chosen.min().asscalar() >= SMALLEST:  # or not a number
         logits = linear(features, weight, bias, precision).astype("float32", copy=False)
         losses = -nd.pick(nd.log_softmax(logits), targets)
     return losses, (features, weight, scores, chosen, targets, precision)
