@@ -12,7 +12,14 @@ from typing import Any, get_args, get_origin, get_type_hints
 from gluonlm.config import GROUPS, NEEDS, Config, option
 from gluonlm.system.errors import UserError
 from gluonlm.system.gpu import list_gpus
-from gluonlm.system.streams import SafeStream, discard, open_streams, printable
+from gluonlm.system.streams import (
+    INTERRUPTS,
+    SafeStream,
+    discard,
+    interruptible,
+    open_streams,
+    printable,
+)
 
 OUT_OF_MEMORY = re.compile("alloc|memory", re.IGNORECASE)
 
@@ -73,14 +80,16 @@ def run(main: Callable[[list[str]], object]) -> None:
     """Run a command's ``main(argv)`` and exit.
 
     The exit code is 0 if it returns, 2 with one sentence when :func:`sentence_of` has one, 130
-    after Ctrl-C, and as for ``cat`` 141 when the reader of the output has gone.
+    after Ctrl-C, 143 after TERM, and as for ``cat`` 141 when the reader of the output has gone.
     """
     open_streams()
     try:
-        main(sys.argv[1:])
-        sys.stdout.flush()
-    except KeyboardInterrupt:
-        end("interrupted", 128 + signal.SIGINT)
+        with interruptible():
+            main(sys.argv[1:])
+            sys.stdout.flush()
+    except KeyboardInterrupt as error:
+        number = error.args[0] if error.args else signal.SIGINT
+        end(INTERRUPTS[number], 128 + number)
     except BrokenPipeError:  # `| head`: nobody is left to tell
         end("", 128 + signal.SIGPIPE)
     except Exception as error:

@@ -14,11 +14,10 @@ docs/guide/export.md.
 
 import argparse
 import json
-from dataclasses import replace
 from pathlib import Path
 
 from gluonlm.cli import Parser, run
-from gluonlm.model.checkpoint import Trained, load_model, save_model
+from gluonlm.model.checkpoint import Trained, load_model, save_output
 from gluonlm.model.exchange import export_gluon, export_torch, import_torch
 from gluonlm.onnx.export import Exported, export_onnx
 from gluonlm.onnx.load import has_integers, simulated
@@ -108,7 +107,7 @@ def bring_in(options: argparse.Namespace) -> Exported:
     dictionary = vocabulary(options.vocabulary) if options.vocabulary else None
     settings = {name: getattr(options, name) for name in SETTINGS if getattr(options, name)}
     trained = import_torch(Path(options.checkpoint), dictionary, settings, options.level)
-    save_model(replace(trained, path=options.path))
+    save_output(trained, options.path)
     config = trained.config
     return Exported(
         options.path,

@@ -20,9 +20,10 @@ import numpy as np
 from gluonlm.cli import Parser, run
 from gluonlm.compress.pruning import Pruner, Rule, match, prunable, values
 from gluonlm.compress.schedule import parse_schedule, read_schedule
-from gluonlm.model.checkpoint import Trained, load_model, save_model
+from gluonlm.model.checkpoint import Trained, load_model, save_output
 from gluonlm.model.rnn import RNNModel
 from gluonlm.system.errors import UserError
+from gluonlm.system.files import check_output
 from gluonlm.text.corpus import read_split
 from gluonlm.training.loop import evaluate
 from gluonlm.training.optim import Updater
@@ -119,8 +120,7 @@ def check(options: argparse.Namespace) -> None:
         and options.compress,
         "--save needs a pruned model: add --sparsity or --compress": save
         and not (at_once or options.compress),
-        f"--save {save}: give a new file such as small.safetensors": save
-        and (save.exists() or not save.suffix),
+        f"--save {save}: give a file such as small.safetensors": save and not save.suffix,
         "--tensors says what --sparsity is for: add that (a schedule names its tensors itself)": (
             options.tensors and not at_once
         ),
@@ -135,6 +135,8 @@ def check(options: argparse.Namespace) -> None:
     for sentence, wrong in mistakes.items():
         if wrong:
             raise UserError(sentence)
+    if save:
+        check_output(save)
 
 
 def main(argv: list[str]) -> Trained:
@@ -158,7 +160,7 @@ def main(argv: list[str]) -> Trained:
     if rules:
         trained = pruned(trained, rules, valid)
     if options.save:
-        save_model(replace(trained, path=options.save))
+        save_output(trained, options.save)
         size, dense = options.save.stat().st_size, trained.path.stat().st_size
         print(f"{options.save}: {size / 1e6:.2f} MB, {size / dense:.1%} of {trained.path.name}")
     print(report(trained.model))

@@ -26,11 +26,11 @@ from gluonlm.cli import Parser, run
 from gluonlm.compress.calibrate import COLUMNS, TOKENS, Statistics, calibrate, read_statistics
 from gluonlm.compress.compare import TABLE, Row, compare, markdown
 from gluonlm.compress.scheme import parts_of, quantize_model
-from gluonlm.model.checkpoint import Trained, load_model, save_model
+from gluonlm.model.checkpoint import Trained, load_model, save_output
 from gluonlm.model.quantized import Quantized, Scheme, parse_scheme
 from gluonlm.onnx.load import load
 from gluonlm.system.errors import UserError
-from gluonlm.system.files import check_output, writing
+from gluonlm.system.files import check_output
 from gluonlm.system.machine import record
 from gluonlm.system.streams import printable
 
@@ -164,10 +164,7 @@ def write(trained: Trained, quantized: Quantized, path: Path) -> Written:
 
     :raises UserError: when it cannot be written, or would replace what a training has made.
     """
-    check_output(path)
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    save_model(replace(trained, path=path, quantized=quantized))
+    save_output(replace(trained, quantized=quantized), path)
     return Written(path, quantized, path.stat().st_size, trained.path.stat().st_size)
 
 

@@ -23,6 +23,7 @@ from gluonlm.model.rnn import RNNModel
 from gluonlm.model.storage import read_arrays, reading, write_arrays
 from gluonlm.model.weights import Shape, layout, parameter_shapes, part_of, projected
 from gluonlm.system.errors import UserError
+from gluonlm.system.files import make_way
 from gluonlm.system.typed import parse
 from gluonlm.text.vocabulary import Dictionary
 
@@ -85,6 +86,15 @@ def save_model(trained: Trained) -> None:
             for name, parameter in trained.model.trainables().items()
         }
     write_arrays(trained.path, MODEL_FORMAT, arrays, metadata)
+
+
+def save_output(trained: Trained, path: Path) -> None:
+    """Write a model as a command was asked to: in a new folder, but over nothing that is trained.
+
+    :raises UserError: when it cannot be written.
+    """
+    make_way(path)
+    save_model(replace(trained, path=path))
 
 
 def read_model(path: str | Path) -> Stored:

@@ -25,7 +25,7 @@ from gluonlm.model.checkpoint import Trained, build_model, set_weights
 from gluonlm.model.weights import GATES, layer_sizes, named_arrays, projected, splits_of
 from gluonlm.system import native
 from gluonlm.system.errors import UserError
-from gluonlm.system.files import write_output, writing
+from gluonlm.system.files import check_output, write_output, writing
 from gluonlm.text.vocabulary import Dictionary
 
 TORCH = {
@@ -48,8 +48,10 @@ def metadata(trained: Trained) -> dict[str, str]:
 def export_gluon(trained: Trained, prefix: Path) -> None:
     """Write PREFIX-symbol.json and PREFIX-0000.params as Gluon does, and PREFIX-settings.json.
 
-    :raises UserError: when a file cannot be written.
+    :raises UserError: when a file cannot be written; before the first one is, if that is clear.
     """
+    for ending in ("-symbol.json", "-0000.params", "-settings.json"):
+        check_output(Path(f"{prefix}{ending}"))
     trained.model(
         mx.nd.zeros((1, 1)), trained.model.begin_state(1)
     )  # Gluon exports what has been traced

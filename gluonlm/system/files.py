@@ -71,10 +71,15 @@ def write_output(path: Path, content: bytes | str) -> None:
     :raises UserError: when :func:`check_output` does, or the disk is full; an old file is then
         untouched.
     """
+    make_way(path)
+    write_atomically(path, content.encode() if isinstance(content, str) else content)
+
+
+def make_way(path: Path) -> None:
+    """Make the folder of an output that may be written; raises a UserError if it may not."""
     check_output(path)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, content.encode() if isinstance(content, str) else content)
 
 
 def check_output(path: Path) -> None:

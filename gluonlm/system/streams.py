@@ -8,12 +8,14 @@ A command ends when its output cannot be written (:func:`gluonlm.cli.run`); trai
 
 import contextlib
 import os
+import signal
 import sys
 import unicodedata
 from collections.abc import Iterator
 from typing import TextIO
 
 STEERING = ("Cc", "Cf", "Cs", "Zl", "Zp")  # Unicode's categories of what is no character to see
+INTERRUPTS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 HARMLESS = "\n\t\u00ad\u200c\u200d"  # line end, tab, soft hyphen, (non-)joiner, which texts have
 
 
@@ -75,18 +77,35 @@ def open_streams() -> None:
 
 
 def quiet_interrupts() -> None:
-    """Let Ctrl-C while a command is being imported end it with one line instead of a traceback."""
-    if sys.argv[:1] != ["-m"]:  # it is not by ``python -m gluonlm.COMMAND`` that we are imported
-        return
-    tell = sys.excepthook
+    """Let Ctrl-C or TERM while a command is being imported end it with one line, no traceback."""
+    program = sys.argv[0] if sys.argv else ""
+    if program == "-m" or os.path.basename(program) == "gluonlm":  # not when we are a library
+        for number in INTERRUPTS:
+            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+                signal.signal(number, leave)
 
-    def hook(kind, error, trace):
-        if issubclass(kind, KeyboardInterrupt):
-            print("interrupted", file=sys.stderr)
-        else:
-            tell(kind, error, trace)
 
-    sys.excepthook = hook
+def leave(number: int, frame: object) -> None:
+    """End the process at once, with one line."""
+    os.write(2, f"{INTERRUPTS[number]}\n".encode())
+    os._exit(128 + number)
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """A with-block in which Ctrl-C and TERM, if they would :func:`leave`, are KeyboardInterrupts."""
+
+    def interrupt(number, frame):
+        raise KeyboardInterrupt(number)
+
+    ours = [number for number in INTERRUPTS if signal.getsignal(number) is leave]
+    for number in ours:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, leave)
 
 
 @contextlib.contextmanager

@@ -484,7 +484,7 @@ def test_the_scan_leaves_the_model_as_it_was(text, tmp_path, capsys):
         ("--sparsity 1.5", "no share of weights"),
         ("--sparsity 0.5 --compress x.yaml", "leave one out"),
         ("--save x.safetensors", "add --sparsity"),
-        ("--sparsity 0.5 --save runs", "give a new file"),
+        ("--sparsity 0.5 --save runs", "give a file"),
         ("--sparsity 0.5 --tensors decoder.weight", "no tensor decoder.weight"),
         ("--compress missing.yaml", "cannot be read"),
         ("--sensitivity --tokens 0", "at least 1"),

@@ -69,7 +69,9 @@ def test_the_loss_is_exact_however_small_the_probability(recording):
     if recording:
         loss.backward()
         share = 0.01 / (1 + np.exp(-5))
-        np.testing.assert_allclose(weight.grad.asnumpy().ravel(), [-1 - share, 1 + share], rtol=1e-6)
+        np.testing.assert_allclose(
+            weight.grad.asnumpy().ravel(), [-1 - share, 1 + share], rtol=1e-6
+        )
 
 
 def test_targets_are_taken_from_either_kind_of_array():

@@ -9,7 +9,8 @@ import threading
 import pytest
 from safetensors.numpy import save_file
 
-from gluonlm import evaluate, export, generate, quantize, train
+from gluonlm import evaluate, export, generate, prune, quantize, train
+from gluonlm.model.checkpoint import load_model
 from gluonlm.system.errors import UserError
 from gluonlm.system.files import RUN_FILES, check_output, write_atomically, write_output
 
@@ -39,6 +40,7 @@ def test_no_command_replaces_what_training_made(run, name):
         (export, [str(run), path]),
         (export, [str(run), path, "--format", "torch"]),
         (quantize, [str(run), "--out", path]),
+        (prune, [str(run), "--sparsity", "0.5", "--save", path]),
     ]
     if not (run / name).exists():  # best.safetensors: here it is PTB.pt
         return
@@ -47,6 +49,23 @@ def test_no_command_replaces_what_training_made(run, name):
         with pytest.raises(UserError, match="is what a training has made, and would be lost"):
             command.main(arguments)
     assert content(run) | content(run.parent) == before
+
+
+def test_a_pruned_model_goes_where_every_output_may_go(run, tmp_path):
+    small, other = tmp_path / "new" / "small.safetensors", tmp_path / "other.safetensors"
+    other.write_bytes(b"old")
+    for path in (small, other):
+        prune.main([str(run), "--sparsity", "0.5", "--save", str(path)])
+        assert load_model(path).pruned
+    with pytest.raises(UserError, match="is what a training has made, and would be lost"):
+        prune.main([str(run), "--sparsity", "0.9", "--save", str(small)])
+
+
+def test_none_of_several_files_is_written_if_one_cannot_be(run, tmp_path):
+    (tmp_path / "model-settings.json").mkdir()
+    with pytest.raises(UserError, match=r"model-settings.json is a folder: name a file"):
+        export.main([str(run), str(tmp_path / "model"), "--format", "gluon"])
+    assert os.listdir(tmp_path) == ["model-settings.json"]
 
 
 def test_a_damaged_model_is_still_one_that_training_made(run, tmp_path):
