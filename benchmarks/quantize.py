@@ -27,7 +27,7 @@ import gluonlm
 from gluonlm.cli import run
 from gluonlm.compress.calibrate import Statistics, fingerprint, measure
 from gluonlm.compress.compare import COLUMNS, Variant, clock
-from gluonlm.compress.scheme import parts_of, quantize_model
+from gluonlm.compress.quantization import parts_of, quantize_model
 from gluonlm.config import Config
 from gluonlm.inference.language_model import LanguageModel
 from gluonlm.model.checkpoint import Trained, build_model, load_model

@@ -15,14 +15,14 @@ from collections.abc import Callable
 import numpy as np
 
 import gluonlm
-from gluonlm.compress.affine import (
+from gluonlm.compress.rounding import (
     ACTIVATIONS,
     Integers,
     quantize_matrix,
     scale_and_zero,
     to_integers,
 )
-from gluonlm.onnx.graph import Graph
+from gluonlm.onnx.builder import Graph
 from gluonlm.onnx.integer import multiply, product
 from gluonlm.onnx.session import open_session
 

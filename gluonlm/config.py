@@ -119,7 +119,7 @@ class Config:
         high=0.99,
     )
     compress: str | None = setting(
-        None, "YAML file with a pruning schedule (its format: gluonlm/compress/schedule.py)"
+        None, "YAML file with a pruning schedule (its format: gluonlm/compress/schedule_file.py)"
     )
 
     optimizer: str = setting("sgd", "optimizer", choices=OPTIMIZERS)

@@ -19,7 +19,7 @@ import numpy as np
 
 from gluonlm.cli import Parser, run
 from gluonlm.compress.pruning import Pruner, Rule, match, prunable, values
-from gluonlm.compress.schedule import parse_schedule, read_schedule
+from gluonlm.compress.schedule_file import parse_schedule, read_schedule
 from gluonlm.model.checkpoint import Trained, load_model, save_output
 from gluonlm.model.rnn import RNNModel
 from gluonlm.system.errors import UserError

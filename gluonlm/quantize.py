@@ -25,7 +25,7 @@ from pathlib import Path
 from gluonlm.cli import Parser, run
 from gluonlm.compress.calibrate import COLUMNS, TOKENS, Statistics, calibrate, read_statistics
 from gluonlm.compress.compare import TABLE, Row, compare, markdown
-from gluonlm.compress.scheme import parts_of, quantize_model
+from gluonlm.compress.quantization import parts_of, quantize_model
 from gluonlm.model.checkpoint import Trained, load_model, save_output
 from gluonlm.model.quantized import Quantized, Scheme, parse_scheme
 from gluonlm.onnx.load import load

@@ -8,6 +8,8 @@ python -m gluonlm.train --preset awd-ptb             # AWD-LSTM as published
 python -m gluonlm.train --finetune runs/NAME         # its second run, from the best model
 python -m gluonlm.train --finetune runs/NAME --prune 0.8     # the same, without 80 % of the weights
 python -m gluonlm.train --resume runs/NAME           # go on after Ctrl-C, a crash or a power cut
+
+A setting of the run is a field of :class:`gluonlm.config.Config` and becomes an option by itself.
 """
 
 import argparse
@@ -21,7 +23,7 @@ from typing import Any
 import mxnet as mx
 
 from gluonlm.cli import Parser, add_options, contexts, run
-from gluonlm.compress.schedule import pruner_of, read_schedule
+from gluonlm.compress.schedule_file import pruner_of, read_schedule
 from gluonlm.config import MODEL_SETTINGS, Config, on_top, option
 from gluonlm.inference.predictor import Predictor
 from gluonlm.inference.sampling import Strategy, generate

@@ -26,7 +26,7 @@ from pathlib import Path
 import mxnet as mx
 import numpy as np
 
-from gluonlm.compress.affine import LEVELS
+from gluonlm.compress.rounding import LEVELS
 from gluonlm.model.checkpoint import Trained, read_json
 from gluonlm.model.rnn import RNNModel
 from gluonlm.model.weights import named_arrays

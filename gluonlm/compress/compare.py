@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from gluonlm.compress.calibrate import Statistics
-from gluonlm.compress.scheme import parts_of, quantize_model
+from gluonlm.compress.quantization import parts_of, quantize_model
 from gluonlm.inference.language_model import LanguageModel
 from gluonlm.inference.sampling import stream
 from gluonlm.model.checkpoint import Trained, save_model

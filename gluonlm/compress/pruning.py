@@ -2,7 +2,7 @@
 
     python -m gluonlm.train --data ptb --tied --prune 0.8         # gradually, all weight matrices
     python -m gluonlm.train --finetune runs/NAME --prune 0.8      # a trained model
-    python -m gluonlm.train --compress schedule.yaml              # tensor by tensor (gluonlm.compress.schedule)
+    python -m gluonlm.train --compress schedule.yaml              # tensor by tensor (gluonlm.compress.schedule_file)
     python -m gluonlm.prune runs/NAME --sparsity 0.8              # at once, without training
 
 A pruned weight is exactly zero and stays so: its gradient is set to zero before clipping, and what the optimizer

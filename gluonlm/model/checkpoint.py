@@ -1,11 +1,12 @@
-"""Files that a run leaves, read and written: a model with all that is needed to use it, and a state of training.
+"""The file of a trained model, read and written, with all that is needed to use it.
 
     >>> trained = load_model("runs/ptb")       # a model, ready to compute
     >>> stored = read_model("runs/ptb")        # the same in NumPy: no model is built
     >>> save_model(trained)                    # to trained.path
 
 All that a file says is checked before any memory is taken for it: types, bounds, and that its arrays are those that
-its settings lead to. :mod:`gluonlm.model.storage` is the format.
+its settings lead to. :mod:`gluonlm.model.storage` is the format; what a run stores to be resumed from,
+in the same format, is in :mod:`gluonlm.training.resume`.
 """
 
 import json

@@ -12,7 +12,7 @@ from pathlib import Path
 import mxnet as mx
 import numpy as np
 
-from gluonlm.compress.scheme import quantize_model
+from gluonlm.compress.quantization import quantize_model
 from gluonlm.config import Config
 from gluonlm.inference.predictor import Predictor
 from gluonlm.inference.sampling import generate

@@ -25,7 +25,7 @@ import numpy as np
 from onnx import GraphProto, TensorProto, helper
 
 from gluonlm.model.quantized import Integers
-from gluonlm.onnx.graph import MICROSOFT, Graph
+from gluonlm.onnx.builder import MICROSOFT, Graph
 
 Grid = tuple[np.ndarray, np.ndarray]  # scale and zero point
 

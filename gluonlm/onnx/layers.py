@@ -17,11 +17,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from gluonlm.compress.affine import grid_of
+from gluonlm.compress.rounding import grid_of
 from gluonlm.config import Config
 from gluonlm.model.quantized import Integers, Quantized
 from gluonlm.model.weights import layer_sizes, projected, splits_of
-from gluonlm.onnx.graph import LARGEST, Graph
+from gluonlm.onnx.builder import LARGEST, Graph
 from gluonlm.onnx.integer import Lstm, add_lookup, add_lstm, multiply, product
 from gluonlm.system.errors import UserError
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from safetensors.numpy import save
 
-from gluonlm.compress.scheme import parts_of, quantize_model
+from gluonlm.compress.quantization import parts_of, quantize_model
 from gluonlm.model.checkpoint import Trained
 from gluonlm.model.quantized import Scheme
 from gluonlm.system.errors import UserError

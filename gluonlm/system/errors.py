@@ -1,4 +1,7 @@
-"""The one exception for mistakes that a user can mend, and an end that waits for nothing."""
+"""The one exception for mistakes that a user can mend, and an end that waits for nothing.
+
+Its sentences stand where they are raised: of a damaged file, in :mod:`gluonlm.model.storage`.
+"""
 
 import importlib.util
 import os

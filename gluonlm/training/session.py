@@ -14,13 +14,15 @@ from gluonlm.training.optim import Updater
 
 
 class NoPruning:
-    """Prunes nothing; :func:`gluonlm.compress.schedule.pruner_of` makes what does."""
+    """Prunes nothing; :func:`gluonlm.compress.schedule_file.pruner_of` makes what does."""
 
     kept, pruned, sparsity, end = (), 0, 0.0, 0.0
 
     def __init__(self, model: RNNModel, updater: Updater, config: Config):
         if config.prune is not None or config.compress:
-            raise UserError("to prune, give Session(pruner=gluonlm.compress.schedule.pruner_of)")
+            raise UserError(
+                "to prune, give Session(pruner=gluonlm.compress.schedule_file.pruner_of)"
+            )
 
     def advance(self, epochs: float) -> bool:
         """Prune what the schedule wants; whether that was anything."""
@@ -30,7 +32,7 @@ class NoPruning:
         """Take the zeros of these tensors for pruned."""
         if names:
             raise UserError(
-                "to keep what is pruned, give Session(pruner=gluonlm.compress.schedule.pruner_of)"
+                "to keep what is pruned, give Session(pruner=gluonlm.compress.schedule_file.pruner_of)"
             )
 
     def state(self) -> dict:

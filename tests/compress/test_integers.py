@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gluonlm.compress.affine import (
+from gluonlm.compress.rounding import (
     ACTIVATIONS,
     WEIGHTS,
     Integers,

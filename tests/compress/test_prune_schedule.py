@@ -4,7 +4,7 @@ with a sentence."""
 import pytest
 
 from gluonlm.compress.pruning import Rule
-from gluonlm.compress.schedule import parse_schedule, read_schedule
+from gluonlm.compress.schedule_file import parse_schedule, read_schedule
 from gluonlm.system.errors import UserError
 
 # the shape of the schedules that were published with the pruning example, with other numbers

@@ -15,9 +15,9 @@ import gluonlm
 from gluonlm import evaluate, export, quantize, train
 from gluonlm.compress import calibrate
 from gluonlm.compress import compare as quantize_table
-from gluonlm.compress.affine import ACTIVATIONS, grid_of, scale_and_zero, to_integers
 from gluonlm.compress.calibrate import Statistics, kl_threshold, ranges_of, read_statistics
-from gluonlm.compress.scheme import parts_of, quantize_model
+from gluonlm.compress.quantization import parts_of, quantize_model
+from gluonlm.compress.rounding import ACTIVATIONS, grid_of, scale_and_zero, to_integers
 from gluonlm.config import Config
 from gluonlm.generate import main as generate_text
 from gluonlm.inference.predictor import Predictor

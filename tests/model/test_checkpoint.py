@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from mxnet import nd
 
-from gluonlm.compress.scheme import parts_of, quantize_model
+from gluonlm.compress.quantization import parts_of, quantize_model
 from gluonlm.config import Config
 from gluonlm.model.checkpoint import (
     MODEL_FORMAT,

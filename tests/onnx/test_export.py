@@ -18,7 +18,7 @@ import pytest
 
 import gluonlm
 from gluonlm import evaluate, export, train
-from gluonlm.compress.scheme import quantize_model
+from gluonlm.compress.quantization import quantize_model
 from gluonlm.config import MODELS, Config
 from gluonlm.generate import joined
 from gluonlm.generate import main as generate_text
@@ -26,7 +26,7 @@ from gluonlm.inference.predictor import Predictor
 from gluonlm.inference.sampling import generate
 from gluonlm.model.checkpoint import Trained, build_model, load_model
 from gluonlm.model.exchange import export_gluon, load_gluon
-from gluonlm.onnx import graph as onnx_graph
+from gluonlm.onnx import builder as onnx_builder
 from gluonlm.onnx import layers
 from gluonlm.onnx.export import export_onnx
 from gluonlm.onnx.session import EXTERNAL, SEAL, OnnxModel, cross_entropy, describe, seal
@@ -414,7 +414,7 @@ def test_layers_that_are_not_known(tmp_path, monkeypatch):
 
 
 def test_a_model_larger_than_the_format(tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx_graph, "LARGEST", 2**20 + 1000)
+    monkeypatch.setattr(onnx_builder, "LARGEST", 2**20 + 1000)
     with pytest.raises(UserError, match="an ONNX file holds 2"):
         export_onnx(untrained(tmp_path), tmp_path / "model.onnx")
 

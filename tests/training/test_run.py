@@ -89,7 +89,9 @@ def test_fit_from_python(text, tmp_path, done, capsys):
 
 def test_pruning_from_python_needs_a_pruner(text, tmp_path):
     config = Config(data=str(text), emsize=8, nhid=8, batch_size=4, bptt=5, prune=0.5)
-    with pytest.raises(UserError, match=r"Session\(pruner=gluonlm.compress.schedule.pruner_of\)"):
+    with pytest.raises(
+        UserError, match=r"Session\(pruner=gluonlm.compress.schedule_file.pruner_of\)"
+    ):
         gluonlm.fit(config, load_corpus(str(text)), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

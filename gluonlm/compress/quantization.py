@@ -9,7 +9,7 @@ float32. See :mod:`gluonlm.quantize` for the command and :mod:`gluonlm.onnx.inte
 
 import numpy as np
 
-from gluonlm.compress.affine import quantize_matrix
+from gluonlm.compress.rounding import quantize_matrix
 from gluonlm.model.quantized import Quantized, Scheme
 from gluonlm.model.rnn import RNNModel
 from gluonlm.model.weights import named_arrays, part_of
