@@ -1,4 +1,4 @@
-"""What commands share: how options are read, how a command ends, where it computes."""
+"""What commands share: how options are read, and how a command ends."""
 
 import argparse
 import dataclasses
@@ -11,7 +11,6 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from gluonlm.config import GROUPS, NEEDS, Config, option
 from gluonlm.system.errors import UserError
-from gluonlm.system.gpu import list_gpus
 from gluonlm.system.streams import (
     INTERRUPTS,
     SafeStream,
@@ -133,36 +132,3 @@ def dashes(argv: Sequence[str]) -> list[str]:
             name = name.replace("_", "-")
         spelled.append(name + equals + value)
     return spelled
-
-
-def contexts(gpu: str | None) -> list:
-    """The MXNet contexts to compute on.
-
-    :param gpu: comma-separated GPU numbers such as ``"0"`` or ``"0,1"``; None for the CPU.
-    :raises UserError: when a number is malformed, or there is no such GPU, or MXNet cannot run on
-        it.
-    """
-    import mxnet as mx
-
-    if gpu is None:
-        return [mx.cpu()]
-    try:
-        numbers = [int(number) for number in gpu.split(",")]
-    except ValueError:
-        raise UserError(f"--gpu {gpu or repr(gpu)}: give GPU numbers such as 0 or 0,1") from None
-    if len(set(numbers)) < len(numbers):  # each would add its gradient twice
-        raise UserError(f"--gpu {gpu}: a GPU is named twice, give each number once")
-    if not mx.runtime.Features().is_enabled("CUDA"):
-        raise UserError(
-            f"--gpu {gpu}: the installed mxnet is built for the CPU: install the GPU build with "
-            "`make env MXNET=cu112`, or leave the option out"
-        )
-    present = list_gpus()
-    for number in numbers:
-        if not 0 <= number < len(present):
-            raise UserError(
-                f"--gpu {gpu}: there is no GPU {number}, the driver sees {len(present)}"
-            )
-        if problem := present[number].problem:
-            raise UserError(f"--gpu {gpu}: {problem}")
-    return [mx.gpu(number) for number in numbers]

@@ -19,12 +19,13 @@ from pathlib import Path
 
 import numpy as np
 
-from gluonlm.cli import Parser, contexts, run
+from gluonlm.cli import Parser, run
 from gluonlm.inference.language_model import LanguageModel
 from gluonlm.inference.scoring import Score
 from gluonlm.onnx.load import load, load_onnx
 from gluonlm.system.errors import UserError
 from gluonlm.system.files import check_output, expanded
+from gluonlm.system.gpu import contexts
 from gluonlm.system.machine import record
 from gluonlm.text.corpus import MUCH_UNKNOWN, encode_file, read_split
 from gluonlm.text.locate import known_name

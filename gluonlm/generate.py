@@ -15,13 +15,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from gluonlm.cli import Parser, contexts, run
+from gluonlm.cli import Parser, run
 from gluonlm.inference.beam import beam_search
 from gluonlm.inference.language_model import LanguageModel
 from gluonlm.inference.sampling import FINISHED, Strategy, end_id, stream
 from gluonlm.onnx.load import load, load_onnx
 from gluonlm.system.errors import UserError
 from gluonlm.system.files import check_output, write_output
+from gluonlm.system.gpu import contexts
 from gluonlm.system.machine import available_memory
 from gluonlm.system.streams import printable
 from gluonlm.text.detokenize import Detokenizer, tokens_of

@@ -17,10 +17,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from gluonlm.cli import Parser, contexts, run
+from gluonlm.cli import Parser, run
 from gluonlm.inference.lines import Line, score_lines
 from gluonlm.onnx.load import load
 from gluonlm.system.errors import UserError
+from gluonlm.system.gpu import contexts
 from gluonlm.text.documents import physical_lines
 from gluonlm.text.reader import decoded, open_file
 

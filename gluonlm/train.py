@@ -22,7 +22,7 @@ from typing import Any
 
 import mxnet as mx
 
-from gluonlm.cli import Parser, add_options, contexts, run
+from gluonlm.cli import Parser, add_options, run
 from gluonlm.compress.schedule_file import pruner_of, read_schedule
 from gluonlm.config import MODEL_SETTINGS, Config, on_top, option
 from gluonlm.inference.predictor import Predictor
@@ -37,16 +37,16 @@ from gluonlm.presets import PRESETS, describe, resolve
 from gluonlm.prune import report
 from gluonlm.system.errors import UserError, require
 from gluonlm.system.files import check_output
+from gluonlm.system.gpu import contexts
 from gluonlm.system.streams import printable, safe_display
 from gluonlm.text.corpus import Corpus, Limits, load_corpus
 from gluonlm.text.detokenize import to_text
 from gluonlm.text.locate import located
-from gluonlm.text.ngrams import baselines
 from gluonlm.training.fit import prepare
 from gluonlm.training.group import Group
 from gluonlm.training.loop import Training
 from gluonlm.training.progress import named, units_shown
-from gluonlm.training.result import Result, record
+from gluonlm.training.result import Result, baselines_of, compared, record
 from gluonlm.training.resume import load_training
 from gluonlm.training.run import ReadOnlyRun, Run
 from gluonlm.training.session import Session
@@ -71,7 +71,6 @@ STRUCTURE = (
     "min_count",
     *MODEL_SETTINGS,
 )  # what a finetuned model has already
-COUNTED = 10_000_000  # training tokens that the baselines read: 650 MB of counts, some ten seconds
 
 
 def parser() -> Parser:
@@ -272,10 +271,9 @@ def finish(training: Training, finished: bool, onnx: str | None) -> Result:
     test_loss = evaluate(model, corpus.test, corpus.dictionary, columns, ctx)
     valid_loss = progress.best_loss if validated else None
     result = Result(finished, progress.best_epoch + 1, valid_loss, test_loss, run.folder)
-    counted = corpus.train[:COUNTED]
-    trivial = baselines(counted, corpus.test, len(corpus.dictionary))
+    trivial = baselines_of(corpus)
     if finished:
-        run.write_result(record(training, result, trivial, len(counted)))
+        run.write_result(record(training, result, trivial))
     exported = export_onnx(load_model(run.best), Path(onnx)) if onnx and validated else None
     if not validated:
         print("no epoch was finished: this is the model as it stands")
@@ -292,19 +290,6 @@ def finish(training: Training, finished: bool, onnx: str | None) -> Result:
     if exported:
         print(exported.report)
     return result
-
-
-def compared(corpus: Corpus, trivial: dict[str, float]) -> str:
-    """What the baselines reach on the test text, as a line.
-
-    They count a part of a very long training text only: all of enwik8 would take them gigabytes.
-    """
-    others = (
-        f"{name} {math.log2(value):.4f}" if corpus.level == "char" else f"{name} {value:.1f}"
-        for name, value in trivial.items()
-    )
-    part = f" (of the first {COUNTED:,} tokens)" if len(corpus.train) > COUNTED else ""
-    return f"for comparison{part}: {', '.join(others)}"
 
 
 def sample(model: RNNModel, corpus: Corpus, seed: int, ctx: mx.Context) -> str:

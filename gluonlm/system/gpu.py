@@ -1,6 +1,8 @@
-"""GPUs for MXNet's CUDA build: its libraries out of the nvidia-*-cu11 wheels, and which GPUs it can run on.
+"""GPUs for MXNet's CUDA build: its libraries out of the nvidia-*-cu11 wheels, and which GPUs it can
+run on.
 
-Nothing here needs mxnet: the libraries are loaded before it, and the GPUs are asked through the driver.
+Nothing but the last function needs mxnet: the libraries are loaded before it, and the GPUs are
+asked through the driver.
 """
 
 import ctypes
@@ -145,3 +147,36 @@ def describe(driver: ctypes.CDLL, number: int) -> Gpu:
     ask(driver.cuDeviceGetAttribute, ctypes.byref(major), MAJOR, device)
     ask(driver.cuDeviceGetAttribute, ctypes.byref(minor), MINOR, device)
     return Gpu(number, name.value.decode(errors="replace"), (major.value, minor.value))
+
+
+def contexts(gpu: str | None) -> list:
+    """The MXNet contexts to compute on.
+
+    :param gpu: comma-separated GPU numbers such as ``"0"`` or ``"0,1"``; None for the CPU.
+    :raises UserError: when a number is malformed, or there is no such GPU, or MXNet cannot run on
+        it.
+    """
+    import mxnet as mx
+
+    if gpu is None:
+        return [mx.cpu()]
+    try:
+        numbers = [int(number) for number in gpu.split(",")]
+    except ValueError:
+        raise UserError(f"--gpu {gpu or repr(gpu)}: give GPU numbers such as 0 or 0,1") from None
+    if len(set(numbers)) < len(numbers):  # each would add its gradient twice
+        raise UserError(f"--gpu {gpu}: a GPU is named twice, give each number once")
+    if not mx.runtime.Features().is_enabled("CUDA"):
+        raise UserError(
+            f"--gpu {gpu}: the installed mxnet is built for the CPU: install the GPU build with "
+            "`make env MXNET=cu112`, or leave the option out"
+        )
+    present = list_gpus()
+    for number in numbers:
+        if not 0 <= number < len(present):
+            raise UserError(
+                f"--gpu {gpu}: there is no GPU {number}, the driver sees {len(present)}"
+            )
+        if problem := present[number].problem:
+            raise UserError(f"--gpu {gpu}: {problem}")
+    return [mx.gpu(number) for number in numbers]

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from IPython.display import Markdown
 
-from gluonlm.cli import contexts
 from gluonlm.config import Config
 from gluonlm.presets import resolve
 from gluonlm.system.errors import UserError
+from gluonlm.system.gpu import contexts
 from gluonlm.text.corpus import Corpus, Dictionary, load_corpus
 
 EMMA = {  # tokens: each split of austen begins with this novel

@@ -14,11 +14,11 @@ import pytest
 from safetensors.numpy import save_file
 
 from gluonlm import cli, evaluate, train
-from gluonlm.cli import contexts
 from gluonlm.model import checkpoint
 from gluonlm.model.storage import read_arrays, write_arrays
+from gluonlm.system import gpu
 from gluonlm.system.errors import UserError
-from gluonlm.system.gpu import Gpu
+from gluonlm.system.gpu import Gpu, contexts
 from gluonlm.training.run import read_log
 
 SMALL = ["--emsize", "8", "--nhid", "8", "--batch-size", "4", "--bptt", "5", "--epochs", "1"]
@@ -91,7 +91,7 @@ def test_no_gpu():
 def test_a_gpu_that_is_not_there(monkeypatch):
     monkeypatch.setattr(mx.runtime.Features, "is_enabled", lambda *_: True)
     monkeypatch.setattr(
-        cli, "list_gpus", lambda: [Gpu(number, "Ampere", (8, 6)) for number in range(2)]
+        gpu, "list_gpus", lambda: [Gpu(number, "Ampere", (8, 6)) for number in range(2)]
     )
     assert contexts("1,0") == [mx.gpu(1), mx.gpu(0)]
     with pytest.raises(UserError, match="no GPU 2, the driver sees 2"):

@@ -8,10 +8,10 @@ import sys
 import pytest
 
 from gluonlm import datasets, evaluate, export, generate, prune, quantize, train
-from gluonlm.cli import contexts
 from gluonlm.config import NEEDS, Config
 from gluonlm.presets import PRESETS, resolve
 from gluonlm.system.errors import UserError
+from gluonlm.system.gpu import contexts
 from gluonlm.system.machine import RESULTS
 from gluonlm.training.optim import Schedule
 

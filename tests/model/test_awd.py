@@ -24,6 +24,7 @@ from gluonlm.system.errors import UserError
 from gluonlm.text.batches import get_batch, random_length, segments
 from gluonlm.text.corpus import load_corpus
 from gluonlm.text.ngrams import baselines
+from gluonlm.training import result as training_result
 from gluonlm.training.loop import Training, evaluate, seed_step, train_step
 from gluonlm.training.optim import Average, Updater, stalled
 from gluonlm.training.resume import save_training
@@ -498,7 +499,7 @@ def test_the_curve_of_characters_is_in_bits():
 
 
 def test_baselines_count_the_beginning_of_a_long_text(text, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(train, "COUNTED", 50)
+    monkeypatch.setattr(training_result, "COUNTED", 50)
     run(text, tmp_path / "run", "--epochs 1 --max-batches 2")
     assert "for comparison (of the first 50 tokens): uniform 32.0, " in capsys.readouterr().out
     corpus, recorded = (

@@ -9,9 +9,9 @@ from pathlib import Path
 import mxnet as mx
 import pytest
 
-from gluonlm.cli import contexts
 from gluonlm.system import gpu
 from gluonlm.system.errors import UserError
+from gluonlm.system.gpu import contexts
 
 STUB = r"""
 #include <stdio.h>
