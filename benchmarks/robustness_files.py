@@ -93,7 +93,7 @@ KINDS = {
     "training state, forged": replace(
         resumed("run/last.safetensors", proves_itself=False), forged=True
     ),
-    "config.json": resumed("run/config.json", proves_itself=False),
+    "config.json": resumed("run/config.json"),
     "log.jsonl": resumed("run/log.jsonl", trials=100),
     "dataset.json": Kind(
         "prepared/dataset.json", PREPARED, copied("prepared"), proves_itself=False

@@ -56,7 +56,9 @@ class Training:
             counts = np.bincount(corpus.train, minlength=len(corpus.dictionary))
             loss_of = SampledSoftmax(counts, config.softmax_samples)
         self.objective = Objective(loss_of, config.alpha, config.beta)
-        self.progress = Progress(corpus=corpus.hashes, threads=runtime().threads)
+        self.progress = Progress(
+            corpus=corpus.hashes, settings=config.to_json(), threads=runtime().threads
+        )
         self.plotted_at = time.monotonic()
         writes = session.tensorboard and self.group.rank == 0
         self.events = Events(run.log_path) if writes else None

@@ -6,22 +6,26 @@
 ``training`` is a :class:`gluonlm.training.loop.Training`.
 """
 
+import json
 import math
 import signal
 import sys
 import threading
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from mxnet import nd
 
+from gluonlm.config import option
 from gluonlm.model.checkpoint import MODEL_FORMAT, set_parameters
 from gluonlm.model.storage import read_arrays, reading
 from gluonlm.system.errors import UserError
 from gluonlm.system.runtime import prepare
-from gluonlm.system.typed import typed
+from gluonlm.system.typed import parse, typed
 from gluonlm.training.optim import Average, Schedule
 
+MOVABLE = ("data", "epochs")  # settings that may change: the text itself is compared
 KINDS = ("weight", "optimizer", "hidden", "average", "mask")  # of arrays in a checkpoint
 
 
@@ -42,6 +46,7 @@ class Progress:
     averaged_steps: int = 0
     pruned: int = 0  # weights of the best model that are pruned
     corpus: dict[str, str] = field(default_factory=dict)  # hashes of vocabulary and text
+    settings: str = "{}"  # all of the run's, as JSON: config.json has no digest
     done: bool = False  # over before the last epoch, since more would not help
     threads: int = (
         0  # that compute, 0 if that is not known: their number decides how sums are rounded
@@ -108,6 +113,7 @@ def load_training(training) -> None:
     if "position" in progress:  # a checkpoint of the first version
         progress["batch"] = progress.pop("position") // training.config.bptt
     then = read_progress(training, progress, schedule)
+    check_same_settings(training, json.loads(then.settings))
     check_same_text(training, then.corpus)
     threads = prepare().threads
     if then.threads not in (0, threads):
@@ -117,7 +123,8 @@ def load_training(training) -> None:
             "stopped",
             file=sys.stderr,
         )
-    training.progress = replace(then, corpus=training.corpus.hashes, threads=threads)
+    now = {"corpus": training.corpus.hashes, "settings": training.config.to_json()}
+    training.progress = replace(then, threads=threads, **now)
     training.schedule = Schedule(training.config, **schedule)
     parts = {kind: {} for kind in KINDS}
     for name, array in arrays.items():
@@ -143,9 +150,21 @@ def read_progress(training, progress: dict, schedule: dict) -> Progress:
         typed(schedule, dict[str, float], "schedule")
         if unknown := schedule.keys() - training.schedule.state().keys():
             raise ValueError(f"schedule: {min(unknown)} is unknown")
+        parse(then.settings, dict[str, Any])
         if min(then.epoch, then.batch, then.step, then.averaged_steps) < 0:
             raise ValueError("progress: it stands before its beginning")
     return then
+
+
+def check_same_settings(training, then: dict[str, Any]) -> None:
+    """Raise a UserError when config.json has been edited since the run began."""
+    now, folder = json.loads(training.config.to_json()), training.run.folder
+    for name in sorted(now.keys() & then.keys() - {*MOVABLE}):
+        if now[name] != then[name]:
+            raise UserError(
+                f"{training.run.config_path} has {option(name)} {now[name]}, and {folder} is trained "
+                f"with {then[name]}: put that back, or try the new value with --finetune {folder}"
+            )
 
 
 def check_same_text(training, then: dict[str, str]) -> None:

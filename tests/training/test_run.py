@@ -204,6 +204,29 @@ def test_a_state_that_says_what_cannot_be_is_told(copied, part, wrong):
         train.main(["--resume", str(copied), "--epochs", "3"])
 
 
+@pytest.mark.parametrize(
+    ("setting", "value"), [("lr", 5.0), ("nhid", 9), ("bptt", 7), ("dropout", 0.1), ("seed", 3)]
+)
+def test_settings_that_were_edited_are_told(copied, setting, value):
+    settings = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps(settings | {setting: value}))
+    before = {path.name: path.read_bytes() for path in copied.iterdir() if path.name != ".lock"}
+    told = f"config.json has --{setting} {value}, and .* is trained with {settings[setting]}: put"
+    with pytest.raises(UserError, match=told):
+        train.main(["--resume", str(copied), "--epochs", "3"])
+    for name, old in before.items():
+        assert (copied / name).read_bytes() == old
+
+
+def test_the_text_may_move_and_the_epochs_may_be_more(copied, text, tmp_path):
+    settings = json.loads((copied / "config.json").read_text())
+    moved = shutil.copytree(text, tmp_path / "moved")
+    changed = settings | {"data": str(moved), "epochs": 3}
+    (copied / "config.json").write_text(json.dumps(changed))
+    assert train.main(["--resume", str(copied)]).finished
+    assert state(copied)[1]["epoch"] == 3
+
+
 def test_a_run_that_was_stopped_before_its_first_state_begins(text, tmp_path, done):
     fit(text, tmp_path / "run", "--epochs", "2", "--max-batches", "1")
     for name in (LAST, "best.safetensors", "log.jsonl"):
