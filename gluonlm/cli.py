@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, get_args, get_origin, get_type_hints
 
-from gluonlm.config import GROUPS, NEEDS, Config, option
+from gluonlm.config import NEEDS, Config, option
 from gluonlm.system.errors import UserError
 from gluonlm.system.streams import (
     INTERRUPTS,
@@ -20,6 +20,14 @@ from gluonlm.system.streams import (
     printable,
 )
 
+# title of a group of options -> the first setting in it
+GROUPS = {
+    "data": "data",
+    "model": "model",
+    "regularization": "dropout",
+    "optimization": "optimizer",
+    "run": "max_batches",
+}
 OUT_OF_MEMORY = re.compile("alloc|memory", re.IGNORECASE)
 
 

@@ -10,25 +10,19 @@ from typing import Any, get_args, get_origin, get_type_hints
 from gluonlm.system.errors import UserError
 from gluonlm.system.typed import parse
 
-MODELS = ("RNN_TANH", "RNN_RELU", "LSTM", "GRU", "QRNN")
+MODELS = ("RNN_TANH", "RNN_RELU", "LSTM", "GRU", "QRNN", "Transformer")
 OPTIMIZERS = ("sgd", "adam", "adamw")
 FALLING = ("linear", "cosine", "onecycle")  # to 0 by the end of the run
 PRECISIONS = ("float32", "bfloat16")
 SCHEDULES = ("plateau", "constant", *FALLING)
-# title of a group of options -> the first setting in it
-GROUPS = {
-    "data": "data",
-    "model": "model",
-    "regularization": "dropout",
-    "optimization": "optimizer",
-    "run": "max_batches",
-}
 MODEL_SETTINGS = (  # of the model's shape
     "model",
     "emsize",
     "nhid",
     "nlayers",
     "window",
+    "nhead",
+    "memory",
     "splits",
     "adaptive",
     "tied",
@@ -63,12 +57,16 @@ class Config:
         1, "keep tokens that the training text has so many times, <unk> for others", low=1
     )
 
-    model: str = setting("LSTM", "kind of recurrent layer", choices=MODELS)
+    model: str = setting("LSTM", "kind of layer", choices=MODELS)
     emsize: int = setting(200, "size of word embeddings", "--embed-size", low=1, high=10**6)
     nhid: int = setting(200, "hidden units per layer", "--hidden-size", low=1, high=10**6)
-    nlayers: int = setting(2, "number of recurrent layers", "--num-layers", low=1, high=1000)
+    nlayers: int = setting(2, "number of layers", "--num-layers", low=1, high=1000)
     window: int = setting(
         2, "steps of the text that the first layer's gates see", low=1, high=2, needs="qrnn"
+    )
+    nhead: int = setting(2, "heads of attention", low=1, needs="attention")
+    memory: int = setting(
+        70, "words before it that a word can look at", low=1, high=10**5, needs="attention"
     )
     splits: tuple[int, ...] = setting(
         (), "adaptive softmax: word numbers at which its clusters begin", low=1
@@ -104,6 +102,7 @@ class Config:
         "weight drop: hidden-to-hidden weights (QRNN: all of a layer), for a segment",
         low=0,
         high=0.99,
+        needs="recurrence",
     )
     zoneout: float = setting(
         0.0, "share of units that keep their state at a step", low=0, high=0.99, needs="qrnn"
@@ -210,7 +209,13 @@ class Config:
             )
         if None not in (self.prune, self.compress):
             raise UserError("--prune is a schedule of its own: leave it out, or --compress")
-        self.check_effect(("window", "zoneout"))  # of the model itself, wherever they come from
+        if self.model == "Transformer" and self.emsize % self.nhead:
+            raise UserError(
+                f"--nhead {self.nhead}: --emsize {self.emsize} cannot be divided by it, choose "
+                "another"
+            )
+        # of the model itself, wherever they come from
+        self.check_effect(("window", "zoneout", "nhead", "memory"))
 
     def check_effect(self, names: Iterable[str]) -> None:
         """Raise a UserError if one of these is not the default and has no effect."""
@@ -257,11 +262,18 @@ class Config:
 # what a setting has no effect without: whether it is there, and its name
 NEEDS: dict[str, tuple[Callable[[Config], bool], str]] = {
     "qrnn": (lambda config: config.model == "QRNN", "--model QRNN"),
-    "layers": (lambda config: config.nlayers > 1, "a second layer"),
+    "attention": (lambda config: config.model == "Transformer", "--model Transformer"),
+    "recurrence": (lambda config: config.model != "Transformer", "a recurrent --model"),
+    "layers": (
+        lambda config: config.nlayers > 1 or config.model == "Transformer",
+        "a second layer",
+    ),
     "no splits": (lambda config: not config.splits, "--splits none"),
     "narrow": (
-        lambda config: config.tied and config.emsize != config.nhid,
-        "--tied and an --emsize other than --nhid",
+        lambda config: (
+            config.tied and config.emsize != config.nhid and config.model != "Transformer"
+        ),
+        "a recurrent --model, --tied and an --emsize other than --nhid",
     ),
     "plateau": (lambda config: config.schedule == "plateau", "--schedule plateau"),
     "averaging": (
@@ -305,16 +317,3 @@ def fits(value: Any, kind: Any) -> bool:
     if get_origin(kind) is tuple:
         return isinstance(value, tuple) and all(type(item) in kinds for item in value)
     return type(value) in kinds or (type(value) is int and float in kinds)
-
-
-def on_top(settings: dict[str, Any], given: dict[str, Any]) -> Config:
-    """Settings with the given ones on top; another optimizer has another usual rate.
-
-    :raises UserError: for a setting out of range, and for a given one that has no effect.
-    """
-    usual = settings.get("optimizer", "sgd")
-    if given.get("optimizer", usual) != usual:  # a rate for SGD is thousands of times one for Adam
-        settings = {**settings, "lr": None}
-    config = Config(**{**settings, **given})
-    config.check_effect(given)
-    return config

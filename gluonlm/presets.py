@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from gluonlm.config import Config, on_top, option
+from gluonlm.config import Config, option
 from gluonlm.system.errors import UserError
 from gluonlm.system.machine import RESULTS
 
@@ -55,3 +55,16 @@ def describe(preset: str) -> str:
             values = value if isinstance(value, tuple) else [] if value is True else [value]
             lines.append("  " + " ".join([option(field.name), *map(str, values)]))
     return "\n".join(lines)
+
+
+def on_top(settings: dict[str, Any], given: dict[str, Any]) -> Config:
+    """Settings with the given ones on top; another optimizer has another usual rate.
+
+    :raises UserError: for a setting out of range, and for a given one that has no effect.
+    """
+    usual = settings.get("optimizer", "sgd")
+    if given.get("optimizer", usual) != usual:  # a rate for SGD is thousands of times one for Adam
+        settings = {**settings, "lr": None}
+    config = Config(**{**settings, **given})
+    config.check_effect(given)
+    return config

@@ -24,7 +24,7 @@ import mxnet as mx
 
 from gluonlm.cli import Parser, add_options, run
 from gluonlm.compress.schedule_file import pruner_of, read_schedule
-from gluonlm.config import MODEL_SETTINGS, Config, on_top, option
+from gluonlm.config import MODEL_SETTINGS, Config, option
 from gluonlm.inference.predictor import Predictor
 from gluonlm.inference.sampling import Strategy, generate
 from gluonlm.model.checkpoint import load_model
@@ -33,7 +33,7 @@ from gluonlm.model.rnn import RNNModel
 from gluonlm.onnx.export import check_exportable, export_onnx
 from gluonlm.parallel.agreement import check_equal
 from gluonlm.parallel.group import KVSTORES, join
-from gluonlm.presets import PRESETS, describe, resolve
+from gluonlm.presets import PRESETS, describe, on_top, resolve
 from gluonlm.prune import report
 from gluonlm.system.errors import UserError, require
 from gluonlm.system.files import check_output

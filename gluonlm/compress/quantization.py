@@ -10,9 +10,10 @@ float32. See :mod:`gluonlm.quantize` for the command and :mod:`gluonlm.onnx.inte
 import numpy as np
 
 from gluonlm.compress.rounding import quantize_matrix
-from gluonlm.model.quantized import Quantized, Scheme
+from gluonlm.model.quantized import Quantized, Scheme, unmeasured
 from gluonlm.model.rnn import RNNModel
 from gluonlm.model.weights import named_arrays, part_of
+from gluonlm.system.errors import UserError
 
 
 def parts_of(model: RNNModel) -> list[str]:
@@ -30,7 +31,13 @@ def quantize_model(
 
     :param statistics: signal: its range by each kind of clipping
         (:attr:`gluonlm.compress.calibrate.Statistics.ranges`), for schemes that want ranges known before.
+    :raises UserError: when such a scheme is for a Transformer's layers, inside which no ranges are measured.
     """
+    if unmeasured(schemes, model.layout):
+        raise UserError(
+            "inside a Transformer's layers no ranges are measured: quantize with dynamic or float, "
+            "and without --table"
+        )
     schemes = {part: schemes.get(part, Scheme("fp32")) for part in parts_of(model)}
     weights = {
         name: stored(array, schemes[part_of(name, model.layout)])

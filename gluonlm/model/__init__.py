@@ -1,8 +1,10 @@
-"""The model: word ids (T, N) and a state -> logits (T, N, V) and the next state, its loss, and its file.
+"""The model: word ids (T, N) and a state -> logits (T, N, V) and the next state, its loss, and its
+file.
 
 In: ids, a state, targets. Out: logits or losses in nats, a new state; a checkpoint on disk.
 
-``rnn`` is the model, ``qrnn`` a layer of its own, ``regularize`` what training adds; ``softmax`` and ``adaptive`` are
-decoders with their loss; ``weights`` names each matrix, ``quantized`` holds them as integers, ``checkpoint`` and
-``storage`` are files, ``exchange`` those of other programs.
+``rnn`` is the model, ``qrnn`` and ``transformer`` are layers of their own, ``regularize`` is what
+training adds; ``softmax`` and ``adaptive`` are decoders with their loss; ``weights`` names each
+matrix, ``quantized`` holds them as integers, ``checkpoint`` and ``storage`` are files, ``exchange``
+those of other programs.
 """

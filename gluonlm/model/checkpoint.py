@@ -19,10 +19,10 @@ import mxnet as mx
 import numpy as np
 
 from gluonlm.config import Config
-from gluonlm.model.quantized import Integers, Quantized, read_quantized
+from gluonlm.model.quantized import Integers, Quantized, read_quantized, unmeasured
 from gluonlm.model.rnn import RNNModel
 from gluonlm.model.storage import read_arrays, reading, write_arrays
-from gluonlm.model.weights import Shape, layout, parameter_shapes, part_of, projected
+from gluonlm.model.weights import GATES, Shape, layout, parameter_shapes, part_of, projected
 from gluonlm.system.errors import UserError
 from gluonlm.system.files import make_way
 from gluonlm.system.typed import parse
@@ -139,6 +139,8 @@ def check_schemes(config: Config, quantized: Quantized) -> None:
     parts = {name: part_of(name, quantized.weights) for name in quantized.weights}
     if schemes.keys() != set(parts.values()):
         raise ValueError(f"its schemes are not those of {', '.join(sorted(set(parts.values())))}")
+    if unmeasured(schemes, quantized.weights):
+        raise ValueError("a Transformer's layers have no ranges for its schemes")
     for name, weight in quantized.weights.items():
         integers = schemes[parts[name]].kind == "int8" and len(weight.shape) == 2
         if isinstance(weight, Integers) != integers:
@@ -179,7 +181,7 @@ def make_model(stored: Stored, contexts: list[mx.Context] | None = None) -> Trai
         set_weights(model, quantized.floats(), stored.path)
     else:
         set_parameters(model, stored.arrays, stored.path)
-    if quantized and stored.config.model != "QRNN" and computes_in_half(quantized, contexts):
+    if quantized and stored.config.model in GATES and computes_in_half(quantized, contexts):
         model.cast("float16")
     return Trained(
         model, **{name: value for name, value in vars(stored).items() if name != "arrays"}

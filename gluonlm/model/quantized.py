@@ -7,6 +7,7 @@ A number x is stored as q = round(x / scale) + zero, and read as scale * (q - ze
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -101,6 +102,14 @@ def parse_scheme(text: str, base: Scheme = Scheme()) -> Scheme:  # noqa: B008  f
         if said.setdefault(name, word) != word:
             raise UserError(f"{said[name]!r} and {word!r} exclude each other: leave one out")
     return replace(base, **said)
+
+
+def unmeasured(schemes: dict[str, Scheme], weights: Iterable[str]) -> bool:
+    """Whether a scheme wants ranges of what is inside a Transformer's layer, where none are measured."""
+    attention = any(name.endswith("position_bias") for name in weights)
+    return attention and any(
+        scheme.clip for part, scheme in schemes.items() if part.startswith("layer")
+    )
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from gluonlm.model.adaptive import SplitDecoder
 from gluonlm.model.precision import check_precision
 from gluonlm.model.qrnn import QRNNLayer
 from gluonlm.model.regularize import LockedDropout, WordDropEmbedding, drop_rows
+from gluonlm.model.transformer import TransformerLayer
 from gluonlm.model.weights import layer_shapes, layer_sizes, layout, projected, splits_of, stretches
 
 INIT_RANGE = 0.1
@@ -89,7 +90,9 @@ class RecurrentLayer(HybridBlock):
 
 
 def make_layers(config: Config) -> list[HybridBlock]:
-    """The recurrent layers of a model."""
+    """The layers of a model."""
+    if config.model == "Transformer":
+        return [TransformerLayer(config, index) for index in range(config.nlayers)]
     sizes = layer_sizes(config)
     if config.model == "QRNN":
         windows = [config.window] + [1] * (config.nlayers - 1)
@@ -108,6 +111,8 @@ class Body(HybridBlock):
         inside, between = (
             config.dropout if rate is None else rate for rate in (config.dropouti, config.dropouth)
         )
+        if config.model == "Transformer":  # its layers drop what they add themselves
+            between = 0.0
         rates = [inside, *[between] * (config.nlayers - 1), config.dropout]
         make_dropout = LockedDropout if config.locked else nn.Dropout
         init = mx.init.Uniform(INIT_RANGE)
@@ -162,11 +167,11 @@ class RNNModel(HybridBlock):
     """A recurrent language model: ``model(inputs, state) -> (logits, state)``.
 
     :param vocab_size: number V of words.
-    :param mode: ``"LSTM"``, ``"GRU"``, ``"RNN_TANH"``, ``"RNN_RELU"`` or ``"QRNN"``.
+    :param mode: ``"LSTM"``, ``"GRU"``, ``"RNN_TANH"``, ``"RNN_RELU"``, ``"QRNN"`` or ``"Transformer"``.
     :param dropout: probability of dropping a unit after the embedding, between layers and before the decoder.
     :param settings: further settings of a model, by their names in :class:`gluonlm.config.Config`: ``tied``, ``narrow``,
-        ``dropouti``, ``dropouth``, ``dropoute``, ``locked``, ``wdrop``, ``window``, ``zoneout``, ``splits``,
-        ``precision``. With ``splits`` (:mod:`gluonlm.model.adaptive`) the logits are log-probabilities.
+        ``dropouti``, ``dropouth``, ``dropoute``, ``locked``, ``wdrop``, ``window``, ``zoneout``, ``nhead``,
+        ``memory``, ``splits``, ``precision``. With ``splits`` (:mod:`gluonlm.model.adaptive`) the logits are log-probabilities.
 
     ``tied`` lets decoder and embedding share one (V, E) matrix (Press & Wolf 2017, arXiv:1608.05859); with E != H a
     linear projection H -> E precedes the decoder, or the last layer has E units if ``narrow``.
@@ -198,7 +203,7 @@ class RNNModel(HybridBlock):
             self.body = Body(config, vocab_size)
             self.body_with_outputs = BodyWithOutputs(self.body)
             options = {
-                "in_units": emsize if config.tied else nhid,
+                "in_units": emsize if config.tied else layer_sizes(config)[-1][1],
                 "weight_initializer": mx.init.Uniform(INIT_RANGE),
                 "params": self.body.encoder.params if config.tied else None,
             }

@@ -62,8 +62,11 @@ def blocks(config: Config, vocab_size: int) -> Iterator[tuple[str, dict[str, Sha
     yield "encoder", {"weight": (vocab_size, config.emsize)}, False
     for index, (inputs, units) in enumerate(sizes):
         window = 1 if index else config.window
-        shapes = layer_shapes(config.model, inputs, units, window)
-        yield f"layers.{index}", shapes, config.model != "QRNN"
+        if config.model == "Transformer":
+            shapes = transformer_shapes(config, index)
+        else:
+            shapes = layer_shapes(config.model, inputs, units, window)
+        yield f"layers.{index}", shapes, config.model in GATES
     features = sizes[-1][1]
     if projected(config):
         yield "projection", {"weight": (config.emsize, features), "bias": (config.emsize,)}, False
@@ -76,7 +79,9 @@ def blocks(config: Config, vocab_size: int) -> Iterator[tuple[str, dict[str, Sha
 
 
 def layer_sizes(config: Config) -> list[tuple[int, int]]:
-    """Inputs I and units H of each recurrent layer."""
+    """Inputs I and outputs H of each layer; a Transformer's have E of both."""
+    if config.model == "Transformer":
+        return [(config.emsize, config.emsize)] * config.nlayers
     last = config.emsize if config.tied and config.narrow else config.nhid
     units = [config.nhid] * (config.nlayers - 1) + [last]
     return list(zip([config.emsize, *units], units, strict=False))
@@ -102,6 +107,25 @@ def layer_shapes(mode: str, inputs: int, units: int, window: int = 1) -> dict[st
     rows = GATES[mode] * units
     matrices = {"i2h_weight": (rows, inputs), "h2h_weight": (rows, units)}
     return {**matrices, "i2h_bias": (rows,), "h2h_bias": (rows,)}
+
+
+def transformer_shapes(config: Config, index: int) -> dict[str, Shape]:
+    """The weights of a layer of :mod:`gluonlm.model.transformer`; the last one has a norm of its own."""
+    size, units = config.emsize, config.nhid
+    maps = {
+        "query": (size, size),
+        "key_value": (2 * size, size),
+        "output": (size, size),
+        "inner": (units, size),
+        "outer": (size, units),
+    }
+    norms = ["attention", "map", *(["final"] if index == config.nlayers - 1 else [])]
+    return {
+        **{f"{name}_weight": shape for name, shape in maps.items()},
+        **{f"{name}_bias": shape[:1] for name, shape in maps.items()},
+        "position_bias": (config.nhead * (config.memory + 1),),
+        **{f"{name}_{part}": (size,) for name in norms for part in ("gamma", "beta")},
+    }
 
 
 def stretches(parameter: str, shapes: dict[str, Shape]) -> dict[str, Weight]:

@@ -70,10 +70,10 @@ class Graph:
         """The weights as ONNX has them."""
         return [numpy_helper.from_array(array, name) for name, array in self.weights.items()]
 
-    def state(self, name: str, size: int) -> str:
-        """Declare a state (1, N, size) as an input and, with ``_out`` after its name, as an output."""
-        self.output(f"{name}_out", [1, "N", size])
-        return self.input(name, TensorProto.FLOAT, [1, "N", size])
+    def state(self, name: str, size: int, steps: int = 1) -> str:
+        """Declare a state (steps, N, size) as an input and, with ``_out`` after its name, as an output."""
+        self.output(f"{name}_out", [steps, "N", size])
+        return self.input(name, TensorProto.FLOAT, [steps, "N", size])
 
     def model(self, metadata: dict[str, str]) -> onnx.ModelProto:
         """The whole as an ONNX model.

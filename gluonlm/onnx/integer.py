@@ -24,7 +24,8 @@ from typing import NamedTuple
 import numpy as np
 from onnx import GraphProto, TensorProto, helper
 
-from gluonlm.model.quantized import Integers
+from gluonlm.compress.rounding import grid_of
+from gluonlm.model.quantized import Integers, Quantized
 from gluonlm.onnx.builder import MICROSOFT, Graph
 
 Grid = tuple[np.ndarray, np.ndarray]  # scale and zero point
@@ -80,6 +81,26 @@ def multiply(graph: Graph, inputs: str, by: Product) -> str:
     integers = graph.node("QuantizeLinear", [inputs, by.input_scale, by.input_zero])
     operands = [integers, by.weight, by.input_scale, by.scale, by.input_zero, by.zero, by.bias]
     return graph.node("MatMulIntegerToFloat", operands, domain=MICROSOFT)
+
+
+def add_map(
+    graph: Graph, stored: Quantized, index: int, inputs: str, signal: str, kind: str = ""
+) -> str:
+    """Add a linear map of a layer, (T, N, C) -> (T, N, R).
+
+    :param signal: what the inputs are, to find their range. :param kind: before the names of its weight and bias.
+    """
+    part, name = f"layer{index}", f"layers.{index}.{kind}weight"
+    weight, bias_name = stored.weights[name], f"layers.{index}.{kind}bias"
+    bias = graph.weight(bias_name, stored.weights[bias_name].astype(np.float32))
+    if stored.schemes[part].multiplies_integers:
+        by = product(graph, name, weight, bias, grid_of(stored, part, signal))
+        return multiply(graph, inputs, by)
+    if isinstance(weight, Integers):
+        matrix = graph.node("Transpose", [graph.floats(name, weight)])
+    else:
+        matrix = graph.floats(name, weight.T)
+    return graph.node("Add", [graph.node("MatMul", [inputs, matrix]), bias])
 
 
 def add_lookup(graph: Graph, name: str, weight: Integers, ids: str, output: str) -> str:

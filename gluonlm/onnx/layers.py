@@ -5,9 +5,10 @@ operators with their gates in another order, so that the graph is soon written b
 
     ids -> Gather -> [LSTM | GRU | RNN -> Squeeze] per layer -> Gemm (projection) -> Gemm (decoder) -> logits
 
-with a state in and out for each layer. A QRNN layer is a MatMul and the loop over time that ONNX calls Scan. T and N
-are free. Weights that are stored as integers are multiplied as integers (:mod:`gluonlm.onnx.integer`), or stand behind
-a DequantizeLinear where there is no integer operator for them.
+with a state in and out for each layer. A QRNN layer is a MatMul and the loop over time that ONNX
+calls Scan, a Transformer's is in :mod:`gluonlm.onnx.attention`. T and N are free. Weights that are
+stored as integers are multiplied as integers (:mod:`gluonlm.onnx.integer`), or stand behind a
+DequantizeLinear where there is no integer operator for them.
 
 A weight has the name it has in :mod:`gluonlm.model.weights`. The output of a part (``embedding``, ``layer0``, ...,
 ``projection``) has the part's name, by which the range of what the next part multiplies is known.
@@ -21,8 +22,9 @@ from gluonlm.compress.rounding import grid_of
 from gluonlm.config import Config
 from gluonlm.model.quantized import Integers, Quantized
 from gluonlm.model.weights import layer_sizes, projected, splits_of
+from gluonlm.onnx.attention import add_transformer_layer
 from gluonlm.onnx.builder import LARGEST, Graph
-from gluonlm.onnx.integer import Lstm, add_lookup, add_lstm, multiply, product
+from gluonlm.onnx.integer import Lstm, add_lookup, add_lstm, add_map, multiply, product
 from gluonlm.system.errors import UserError
 
 # rows of MXNet's gates (LSTM input, forget, cell, output; GRU reset, update, new) in the order of ONNX's (LSTM input,
@@ -34,6 +36,8 @@ OPERATORS = {
     "RNN_RELU": ("RNN", [0], {"activations": ["Relu"]}),
 }
 
+KNOWN = (*OPERATORS, "QRNN", "Transformer")
+
 
 def build(
     config: Config, stored: Quantized, metadata: dict[str, str], losses: bool = False
@@ -41,7 +45,7 @@ def build(
     """The model in ONNX: ``ids`` (T, N) int64 and states (1, N, H) -> ``logits`` (T, N, V) and new states.
 
     The states are ``h0``, ``c0``, ``h1``, ... by layer (``c`` only for an LSTM; ``c0``, ``x0``, ``c1``, ... for a QRNN,
-    ``x`` where its window is 2), the new ones ``h0_out``, ...
+    ``x`` where its window is 2; ``pairs0``, ``seen0``, ... for a Transformer), the new ones ``h0_out``, ...
 
     :param stored: the model's weights as they are to be stored and multiplied.
     :param losses: for scoring: a further input ``targets`` (T, N) int64 and a further output ``losses`` (T, N),
@@ -53,7 +57,9 @@ def build(
     ids = graph.input("ids", TensorProto.INT64, ["T", "N"])
     logits = graph.output("logits", ["T", "N", vocab_size])
     hidden = add_embedding(graph, stored, ids)  # (T, N, E)
-    add = add_qrnn_layer if config.model == "QRNN" else add_layer
+    add = {"QRNN": add_qrnn_layer, "Transformer": add_transformer_layer}.get(
+        config.model, add_layer
+    )
     for index in range(config.nlayers):
         hidden = add(graph, config, stored, index, hidden)  # (T, N, H)
     size = graph.weight("rows", np.array([-1, layer_sizes(config)[-1][1]]))
@@ -72,7 +78,7 @@ def build(
 
 def refuse_unknown(config: Config) -> None:
     """Raise a UserError when the model has layers that :func:`build` does not know."""
-    if config.model not in (*OPERATORS, "QRNN"):
+    if config.model not in KNOWN:
         raise UserError(
             f"the ONNX export does not know {config.model} layers: export with --format gluon"
         )
@@ -179,7 +185,7 @@ def add_qrnn_layer(graph: Graph, config: Config, stored: Quantized, index: int, 
         seen = graph.node("Concat", [inputs, earlier], axis=2)  # (T, N, 2I)
         graph.node("Slice", [inputs, last, end, zero], f"x{index}_out")
     # 2. the gates of all steps at once
-    gates = add_gates(graph, stored, index, seen, inputs)  # (T, N, 3H)
+    gates = add_map(graph, stored, index, seen, inputs)  # (T, N, 3H)
     z, f, o = (f"{part}.{letter}" for letter in "zfo")
     graph.node("Split", [gates], z, f, o, axis=2)
     z, f, o = graph.node("Tanh", [z]), graph.node("Sigmoid", [f]), graph.node("Sigmoid", [o])
@@ -191,21 +197,6 @@ def add_qrnn_layer(graph: Graph, config: Config, stored: Quantized, index: int, 
     graph.node("Scan", [start, update, z], final, cells, num_scan_inputs=2, body=pooling())
     graph.node("Unsqueeze", [final, zero], f"c{index}_out")
     return graph.node("Mul", [o, cells], part)
-
-
-def add_gates(graph: Graph, stored: Quantized, index: int, seen: str, signal: str) -> str:
-    """Add the product of a quasi-recurrent layer (T, N, window I) -> (T, N, 3H)."""
-    part, name = f"layer{index}", f"layers.{index}.weight"
-    weight, bias = stored.weights[name], stored.weights[f"layers.{index}.bias"]
-    bias = graph.weight(f"layers.{index}.bias", bias.astype(np.float32))
-    if stored.schemes[part].multiplies_integers:
-        by = product(graph, name, weight, bias, grid_of(stored, part, signal))
-        return multiply(graph, seen, by)
-    if isinstance(weight, Integers):
-        matrix = graph.node("Transpose", [graph.floats(name, weight)])
-    else:
-        matrix = graph.floats(name, weight.T)
-    return graph.node("Add", [graph.node("MatMul", [seen, matrix]), bias])
 
 
 def pooling() -> onnx.GraphProto:

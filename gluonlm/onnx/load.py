@@ -83,12 +83,12 @@ def integers(
     if ctx is not None and ctx.device_type == "gpu":
         return simulated("on a GPU")
     require("onnx", "onnx", "onnxruntime")
-    from gluonlm.onnx.layers import OPERATORS, build  # here, because only this needs onnx
+    from gluonlm.onnx.layers import KNOWN, build  # here, because only this needs onnx
 
     kind = stored.config.model
-    if kind not in (*OPERATORS, "QRNN"):
+    if kind not in KNOWN:
         return simulated(f"for {kind} layers")
-    if kind not in ("LSTM", "QRNN"):
+    if kind not in ("LSTM", "QRNN", "Transformer"):
         print(
             f"no integer arithmetic for {kind} layers: their weights are INT8, computed in float32",
             file=sys.stderr,

@@ -56,10 +56,10 @@ class OnnxModel:
                 f"{source} is an ONNX model, but not one of this version of gluonlm: give a file that "
                 "`python -m gluonlm.export` wrote"
             )
-        inputs = {one.name: one.shape[-1] for one in self.session.get_inputs()}
+        inputs = {one.name: one.shape for one in self.session.get_inputs()}
         del inputs["ids"]
         self.scores = inputs.pop("targets", None) is not None  # a graph that gives losses, too
-        self.states = inputs  # name: H
+        self.states = inputs  # name: (steps, "N", size)
         self.outputs = [f"{name}_out" for name in self.states]
         self.options = lazy_outputs() if self.scores else None
 
@@ -77,8 +77,11 @@ class OnnxModel:
             ) from None
 
     def begin_state(self, batch_size: int) -> list[np.ndarray]:
-        """A state of zeros, arrays (1, N, H)."""
-        return [np.zeros((1, batch_size, size), np.float32) for size in self.states.values()]
+        """A state of zeros, arrays (1, N, H), of a Transformer (M, N, C)."""
+        return [
+            np.zeros((steps, batch_size, size), np.float32)
+            for steps, _, size in self.states.values()
+        ]
 
     def predict(
         self, ids: np.ndarray, state: Sequence[np.ndarray]

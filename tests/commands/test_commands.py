@@ -240,6 +240,18 @@ SAME = {
         "optimizer": "adam",
         "lr": None,
     },
+    "--cuda --epochs 6 --model Transformer --lr 5": {
+        "epochs": 6,
+        "model": "Transformer",
+        "lr": 5.0,
+        "nhead": 2,
+    },
+    "--model Transformer --nhead 4 --use-optimizer --lr 0.001": {
+        "model": "Transformer",
+        "nhead": 4,
+        "optimizer": "adamw",
+        "lr": 0.001,
+    },
     # without the preset its options work on the plain model's defaults
     "--epochs 50 --alpha 0 --wdrop 0.2 --dropouth 0.1 --nonmono 5": {
         "epochs": 50,

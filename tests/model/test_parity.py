@@ -45,7 +45,7 @@ def pairs(model, kind):
 
 
 @pytest.mark.parametrize("tie", ["free", "tied"])
-@pytest.mark.parametrize("mode", MODELS)
+@pytest.mark.parametrize("mode", [mode for mode in MODELS if mode != "Transformer"])
 def test_agrees_with_pytorch(mode, tie):
     def torch(name):
         return FIXTURE[f"{mode}-{tie}/{name}"]

@@ -378,7 +378,10 @@ def test_hybridized_a_whole_model_has_the_same_gradients(mode, splits):
     plain, hybridized = step(False), step(True)
     assert plain.keys() == hybridized.keys()
     for name in plain:
-        assert np.abs(plain[name]).max() > 1e-5, name
+        largest = np.abs(plain[name]).max()
+        assert largest > 1e-5, name
+        # a Transformer's gradients are sums of far larger numbers of both signs
+        atol = 1e-6 * largest if mode == "Transformer" else 1e-7
         np.testing.assert_allclose(
-            hybridized[name], plain[name], rtol=1e-4, atol=1e-7, err_msg=name
+            hybridized[name], plain[name], rtol=1e-4, atol=atol, err_msg=name
         )

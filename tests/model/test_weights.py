@@ -18,7 +18,7 @@ V = 13
 SETTINGS = [
     {"model": model, "nlayers": nlayers, **tying}
     for model, nlayers, tying in itertools.product(
-        ("LSTM", "GRU", "RNN_TANH", "QRNN"),
+        ("LSTM", "GRU", "RNN_TANH", "QRNN", "Transformer"),
         (1, 3),
         ({}, {"tied": True}, {"tied": True, "narrow": True}, {"tied": True, "splits": (4, 9)}),
     )
