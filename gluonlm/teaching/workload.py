@@ -33,7 +33,7 @@ TINY = {
     "tied": True,
     "batch_size": 10,
     "schedule": "linear",
-    "epochs": 3,
+    "epochs": 2,
 }
 
 

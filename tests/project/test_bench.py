@@ -1,30 +1,35 @@
 """The benchmark of the training step runs, compares equal work and records what it measured."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from scripts import ROOT, run_script
 
-ROOT = Path(__file__).parents[2]
 BENCH = ROOT / "benchmarks" / "step.py"
 
 
-def bench(*arguments, script=BENCH, **variables):
-    environment = {
-        name: value for name, value in os.environ.items() if name != "GLUONLM_TORCH_PYTHON"
-    }
-    command = [sys.executable, str(script), "--quick", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment | variables)
+def bench(*arguments, script="step.py"):
+    """The benchmark in this process; its competitors have processes of their own."""
+    return run_script(f"benchmarks/{script}", *arguments)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_torch():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("GLUONLM_TORCH_PYTHON", raising=False)
+        yield
 
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory):
     path = tmp_path_factory.mktemp("bench") / "step.json"
-    # what the user has set reaches no competitor
-    ended = bench("--out", path, OMP_NUM_THREADS="7", KMP_BLOCKTIME="infinite")
+    with pytest.MonkeyPatch.context() as patch:  # what the user has set reaches no competitor
+        patch.setenv("OMP_NUM_THREADS", "7")
+        patch.setenv("KMP_BLOCKTIME", "infinite")
+        ended = bench("--quick", "--out", path)
     assert ended.returncode == 0, ended.stderr
     return json.loads(path.read_text()), ended
 
@@ -61,7 +66,7 @@ def test_a_missing_torch_is_said_clearly(recorded):
 
 
 def test_a_python_without_torch():
-    ended = bench("--torch-python", sys.executable)
+    ended = bench("--quick", "--torch-python", sys.executable)
     assert ended.returncode == 2
     assert ended.stderr.startswith("error: --torch-python")
 
@@ -73,7 +78,7 @@ def test_a_competitor_that_fails_is_named(tmp_path):
         f"#!/bin/sh\ncase $1 in -c) exit 0;; esac\nexec {sys.executable} -c 'raise SystemExit(3)'\n"
     )
     python.chmod(0o755)
-    ended = bench("--torch-python", python)
+    ended = bench("--quick", "--torch-python", python)
     assert ended.returncode == 2
     assert "error: the competitor torch ended with code 3" in ended.stderr
 
@@ -83,7 +88,7 @@ def test_the_stock_competitor_knows_nothing_of_gluonlm():
 
 
 def test_beside_a_busy_core(tmp_path):
-    ended = bench("--out", tmp_path / "busy.json", script=BENCH.with_name("busy.py"))
+    ended = bench("--quick", "--out", tmp_path / "busy.json", script="busy.py")
     assert ended.returncode == 0, ended.stderr
     loads = json.loads((tmp_path / "busy.json").read_text())["busy_programs"]
     assert list(loads) == ["0", "1", "2"]
@@ -96,11 +101,7 @@ def test_beside_a_busy_core(tmp_path):
 
 
 def quality(*arguments):
-    environment = {
-        name: value for name, value in os.environ.items() if name != "GLUONLM_TORCH_PYTHON"
-    }
-    command = [sys.executable, str(BENCH.with_name("quality.py")), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment)
+    return bench(*arguments, script="quality.py")
 
 
 def stub_of_torch(path: Path) -> Path:
@@ -186,11 +187,7 @@ def test_a_benchmark_that_cannot_be_run(arguments):
 
 
 def test_a_table_needs_a_record(tmp_path):
-    ended = subprocess.run(
-        [sys.executable, str(BENCH), "--table", "--out", str(tmp_path / "none.json")],
-        capture_output=True,
-        text=True,
-    )
+    ended = bench("--table", "--out", tmp_path / "none.json")
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.startswith("error: ")
     assert "measure first" in ended.stderr
@@ -199,12 +196,7 @@ def test_a_table_needs_a_record(tmp_path):
 def test_the_table_is_that_of_the_record(recorded, tmp_path):
     path = tmp_path / "step.json"
     path.write_text(json.dumps(recorded[0]))
-    ended = subprocess.run(
-        [sys.executable, str(BENCH), "--table", "--out", str(path)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    ended = bench("--table", "--out", path)
     assert ended.stdout.strip() == "\n".join(recorded[1].stdout.splitlines()[:5])
     assert all(one["limit_tokens_per_second"] > 0 for one in recorded[0]["settings"])
 
@@ -218,7 +210,7 @@ def test_settings_that_are_measured_again_replace_what_is_recorded_of_them(recor
             {**recorded[0], "settings": [kept, foreign, *others, {**first, "rounds": "old"}]}
         )
     )
-    ended = bench("--modes", first["mode"], "--out", path)
+    ended = bench("--quick", "--modes", first["mode"], "--out", path)
     assert ended.returncode == 0, ended.stderr
     settings = json.loads(path.read_text())["settings"]
     assert settings[1] == kept
@@ -231,7 +223,7 @@ def test_settings_that_are_measured_again_replace_what_is_recorded_of_them(recor
 
 
 def test_the_qrnn_against_the_lstm_and_each_way_to_pool(tmp_path):
-    ended = bench("--out", tmp_path / "qrnn.json", script=BENCH.with_name("qrnn.py"))
+    ended = bench("--quick", "--out", tmp_path / "qrnn.json", script="qrnn.py")
     assert ended.returncode == 0, ended.stderr
     result = json.loads((tmp_path / "qrnn.json").read_text())
     (pooling,), (layer, _) = result["poolings"], result["layers"]
@@ -243,9 +235,8 @@ def test_the_qrnn_against_the_lstm_and_each_way_to_pool(tmp_path):
 
 
 def test_what_weight_drop_costs(tmp_path):
-    out, script = tmp_path / "weight_drop.json", BENCH.with_name("weight_drop.py")
-    command = [sys.executable, str(script), "--sizes", "24", "--rounds", "2", "--out", str(out)]
-    ended = subprocess.run(command, capture_output=True, text=True)
+    out = tmp_path / "weight_drop.json"
+    ended = bench("--sizes", 24, "--rounds", 2, "--out", out, script="weight_drop.py")
     assert ended.returncode == 0, ended.stderr
     (one,) = json.loads(out.read_text())["runs"]
     recorded = json.loads((ROOT / "results" / "weight_drop.json").read_text())["runs"]
@@ -270,8 +261,7 @@ ABLATIONS = [f"ablation.py --finetune runs/ptb-awd-400-{begun} --epochs 3" for b
 @pytest.mark.parametrize("line", ["step.py", "quality.py", *ABLATIONS])
 def test_the_guide_shows_the_recorded_table(line):
     script, *options = line.split()
-    command = [sys.executable, str(BENCH.with_name(script)), *options, "--table"]
-    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    shown = bench(*options, "--table", script=script).stdout.strip()
     assert shown.count("\n") > 2
     pages = (ROOT / "docs" / "guide").glob("*.md")
     assert any(shown in page.read_text() for page in pages)
