@@ -1,9 +1,11 @@
-"""The page of results: the table of recorded runs, each run with its curve, and what the benchmarks
-measured."""
+"""The page of results: charts, the table of recorded runs, then folded each run with its curve and
+what the benchmarks measured."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
+from charts import CHARTS, svg
 from matplotlib.figure import Figure
 from records import table
 
@@ -20,27 +22,35 @@ def results_page(pictures: Path) -> str:
     """
     text = RECORDS.read_text().partition("\n")[2]
     before, _, after = text.partition(table())  # a test holds that page to that table
-    lines = ["# Results", before, table().replace("](../../results/", "](#"), after]
+    lines = ["# Results", "", *charts(pictures), "## Runs", before]
+    lines += [table().replace("](../../results/", "](#"), after, "## Each run", ""]
     for name, (config, result) in recorded().items():
-        lines += [*run_section(name, config, result), *curve(name, pictures), ""]
+        title = f"<b>{name}</b>: test perplexity {shown(result['test_perplexity'])}"
+        section = [*run_section(config, result), *curve(name, pictures)]
+        lines += [f"({name})=", *folded(title, section)]
     lines += ["## Benchmarks", "", "Each file under `results/` with the command that wrote it.", ""]
     for path in sorted(RESULTS.glob("*.json")):
         record = json.loads(path.read_text())
         if "command" in record:
-            lines += [
-                f"### {path.stem}",
-                "",
-                "```sh",
-                record.pop("command"),
-                "```",
-                "",
-                *tables(record),
-                "",
-            ]
+            command = ["```sh", record.pop("command"), "```", ""]
+            lines += folded(f"<b>{path.stem}</b>", [*command, *tables(record)])
     return "\n".join(lines)
 
 
-def run_section(name: str, config: dict, result: dict) -> list[str]:
+def charts(pictures: Path) -> Iterable[str]:
+    """Each chart under what it shows."""
+    pictures.mkdir(parents=True, exist_ok=True)
+    for name, (*_, says) in CHARTS.items():
+        (pictures / f"{name}.svg").write_text(svg(name))
+        yield from (f"## {says}", "", f"![{says}]({pictures.name}/{name}.svg)", "")
+
+
+def folded(title: str, lines: list[str]) -> list[str]:
+    """Lines under a title (HTML) that opens them."""
+    return [f"<details><summary>{title}</summary>", "", *lines, "", "</details>", ""]
+
+
+def run_section(config: dict, result: dict) -> list[str]:
     """What was run, where, and what came out."""
     facts = {
         "seed": str(config["seed"]),
@@ -54,7 +64,7 @@ def run_section(name: str, config: dict, result: dict) -> list[str]:
         },
         "machine": machine(result["machine"]),
     }
-    return [f"## {name}", "", "```sh", config["command"], "```", "", *key_values(facts), ""]
+    return ["```sh", config["command"], "```", "", *key_values(facts), ""]
 
 
 def curve(name: str, pictures: Path) -> list[str]:

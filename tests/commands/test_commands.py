@@ -1,13 +1,12 @@
 """The command lines that users of other toolkits already type mean the same here."""
 
-import re
 import shlex
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from gluonlm import evaluate, train
+from gluonlm import train
 from gluonlm.cli import dashes
 from gluonlm.config import Config
 from gluonlm.presets import PRESETS
@@ -305,27 +304,6 @@ def test_settings_of_another_version_are_refused():
 
 
 ROOT = Path(__file__).parents[2]
-PAGES = (ROOT / "README.md", *sorted((ROOT / "docs" / "guide").glob("*.md")))
-
-
-def documented(module):
-    """What the code blocks of README and the guide write after ``python -m gluonlm.MODULE``:
-    joined, without comments, each once."""
-    text = "\n".join(page.read_text() for page in PAGES).replace("\\\n", " ")
-    lines = re.findall(rf"^python -m gluonlm\.{module} (.*)$", text, flags=re.MULTILINE)
-    return list(dict.fromkeys(line.partition("  #")[0].strip() for line in lines))
-
-
-@pytest.mark.parametrize("line", documented("train"))
-def test_the_documentation_trains_with_what_there_is(line):
-    given = vars(train.parser().parse_args(dashes(shlex.split(line, comments=True))))
-    if not {"resume", "finetune"} & set(given):  # these need a run
-        assert train.settings(given).epochs > 0
-
-
-@pytest.mark.parametrize("line", documented("evaluate"))
-def test_the_documentation_evaluates_with_what_there_is(line):
-    assert evaluate.parse(shlex.split(line, comments=True)).checkpoint in ("runs/NAME", "more.pt")
 
 
 def test_the_lines_of_the_awd_lstm_toolkit_are_presets():

@@ -153,10 +153,19 @@ def test_the_page_of_results_has_every_record(extension, tmp_path):
     page = extension("results_page").results_page(tmp_path / "pictures")
     for name, (config, result) in recorded().items():
         assert f"](#{name})" in page
-        assert f"## {name}\n\n```sh\n{config['command']}\n```" in page
+        assert f"({name})=\n<details><summary><b>{name}</b>: test perplexity" in page
+        assert f"</summary>\n\n```sh\n{config['command']}\n```" in page
         assert f"{result['test_perplexity']:.2f}" in page
         assert (tmp_path / "pictures" / f"{name}.png").stat().st_size > 5000
     assert "published" in page
+    first = page.index("<details>")
+    for name in ("ranking", "parameters", "bytes", "race"):
+        assert page.index(f"](pictures/{name}.svg)") < first
+
+
+def test_the_chart_of_readme_is_that_of_the_records(extension):
+    chart = (ROOT / "docs" / "_static" / "race.svg").read_text()
+    assert chart == extension("charts").svg("race")  # else: python docs/_ext/charts.py
 
 
 def test_every_notebook_module_and_result_has_its_place(site, pages):

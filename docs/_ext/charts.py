@@ -1,0 +1,165 @@
+"""The charts of the results, drawn from the records in results/.
+
+    python docs/_ext/charts.py > docs/_static/race.svg
+
+writes the one of README; the site draws all for its page of results.
+"""
+
+import io
+import json
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from gluonlm.system.machine import RESULTS, recorded
+
+OURS, THEIRS, GREY = "#cd5418", "#3465a4", "#666666"
+DATA_SETS = {"ptb": "Penn Treebank", "wikitext-2": "WikiText-2"}
+KINDS = {"ours": (OURS, "o"), "lstm": (GREY, "s"), "awd": (THEIRS, "^"), "qrnn": ("#4e9a06", "D")}
+KIND_NAMES = {"ours": "LSTM, fast-cpu", "lstm": "LSTM", "awd": "AWD-LSTM", "qrnn": "QRNN"}
+SAME_EVERYWHERE = {
+    "svg.hashsalt": "gluonlm",
+    "font.size": 12,
+}  # the same file from the same records
+
+
+def svg(name: str) -> str:
+    """A chart as SVG, on a white ground: it can be read on light and on dark pages."""
+    draw, width, height, _ = CHARTS[name]
+    with matplotlib.rc_context(SAME_EVERYWHERE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        axes = figure.subplots()
+        axes.spines[["top", "right"]].set_visible(False)
+        draw(axes)
+        file = io.StringIO()
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    return file.getvalue()
+
+
+def draw_race(axes: Axes) -> None:
+    """Time to a perplexity: ours as soon as it is as good as PyTorch's example after six epochs."""
+    races = [json.loads(path.read_text()) for path in RESULTS.glob("quality-*.json")]
+    for place, data in enumerate(sorted({race["data"] for race in races}, reverse=True)):
+        here = [race for race in races if race["data"] == data]
+        theirs = max(here, key=lambda race: race["epochs"]["torch"])
+        goal, whole = theirs["test_perplexity"]["torch"], theirs["seconds"]["torch"]
+        reached = [race for race in here if race["test_perplexity"]["ours"] <= goal]
+        ours = min(reached, key=lambda race: race["seconds"]["ours"])
+        about = "" if theirs["torch_perplexity_is"] == "measured" else "about "
+        for shift, colour, race, name, who in (
+            (0.2, OURS, ours, "ours", "gluonlm, preset fast-cpu: "),
+            (-0.2, THEIRS, theirs, "torch", f"PyTorch’s example: {about}"),
+        ):
+            seconds, perplexity = race["seconds"][name], race["test_perplexity"][name]
+            text = f"{who}{seconds / 60:.0f} min to perplexity {perplexity:.1f}"
+            axes.barh(place + shift, seconds / whole, height=0.36, color=colour)
+            axes.text(seconds / whole + 0.02, place + shift, text, va="center")
+        axes.text(-0.02, place, DATA_SETS[data], va="center", ha="right")
+    axes.set(xlim=(0, 2.15), xticks=(), yticks=())
+    axes.spines["bottom"].set_visible(False)
+
+
+def runs_on(data: str) -> dict[str, dict]:
+    """The results of the recorded runs on a data set, by name, the best first."""
+    results = {
+        name: result for name, (config, result) in recorded().items() if config["data"] == data
+    }
+    return dict(sorted(results.items(), key=lambda item: item[1]["test_perplexity"]))
+
+
+def draw_ranking(axes: Axes) -> None:
+    """Who beats whom on Penn Treebank: ours as bars, what was published beside them."""
+    results, published = runs_on("ptb"), json.loads((RESULTS / "published.json").read_text())
+    reached = {name: result["test_perplexity"] for name, result in results.items()}
+    for path in RESULTS.glob("cache-*.json"):
+        name = f"{path.stem.removeprefix('cache-')} with a cache"
+        reached[name] = json.loads(path.read_text())["perplexity"]
+    reached = dict(sorted(reached.items(), key=lambda item: -item[1]))
+    axes.barh(list(reached), list(reached.values()), color=OURS)
+    for place, (name, value) in enumerate(reached.items()):
+        style = {"va": "center", "ha": "right", "color": "white", "fontsize": 10}
+        axes.text(value - 2, place, f"{value:.1f}", **style)
+        if name in published:
+            axes.plot(published[name]["test"], place, "D", color=THEIRS, markeredgecolor="white")
+    counting = min(result["baselines"]["kneser_ney"] for result in results.values())
+    axes.axvline(counting, color=GREY, linestyle="--", label="counting words (Kneser-Ney)")
+    axes.plot([], [], "D", color=THEIRS, label="published for these settings")
+    axes.tick_params(axis="y", labelsize=10)
+    axes.margins(y=0.01)
+    axes.set_xlim(0, counting + 5)
+    axes.set_xlabel("test perplexity on Penn Treebank")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1), ncols=2, frameon=False, fontsize=10)
+
+
+def label(axes: Axes, text: str, point: tuple, beside: tuple[int, int], others: list) -> None:
+    """Write what a point is, further up or down where it would cover the label of another one."""
+    (x, y), (across, up) = point, beside
+    for other_x, other_y in others:
+        if abs(y - other_y) < 1.2 and abs(x - other_x) < 0.25 * max(x, other_x):
+            up += 9 if y > other_y else -20
+    axes.annotate(text, point, (across, up), textcoords="offset points", fontsize=9)
+    others.append(point)
+
+
+def draw_parameters(axes: Axes) -> None:
+    """Perplexity against parameters: the runs that are not pruned."""
+    labelled: list = []
+    for name, result in runs_on("ptb").items():
+        if "pruned" not in name:
+            kind = next(kind for kind in KINDS if f"-{kind}-" in name)
+            colour, marker = KINDS[kind]
+            million = result["parameters"] / 1e6
+            perplexity = result["test_perplexity"]
+            axes.plot(million, perplexity, marker, color=colour)
+            label(axes, name.removeprefix("ptb-"), (million, perplexity), (9, -4), labelled)
+    for kind, (colour, marker) in KINDS.items():
+        axes.plot([], [], marker, color=colour, label=KIND_NAMES[kind])
+    axes.set(xscale="log", xlabel="million parameters", ylabel="test perplexity on Penn Treebank")
+    axes.set_xticks((3, 5, 7, 10, 14), (3, 5, 7, 10, 14))
+    axes.set_xticks((), minor=True)
+    axes.legend(frameon=False)
+
+
+def draw_bytes(axes: Axes) -> None:
+    """Perplexity against bytes: each model in float32, float16 and 8-bit integers."""
+    ways = {"float32": "o", "float16": "^", "INT8 symmetric, per row, dynamic": "s"}
+    labelled: list = []
+    for path in sorted(RESULTS.glob("quantized-ptb-*.json")):
+        rows = {row["name"]: row for row in json.loads(path.read_text())["rows"]}
+        sizes = [rows[way]["bytes"] / 1e6 for way in ways]
+        reached = [rows[way]["test"] for way in ways]
+        colour = THEIRS if "pruned" in path.stem else OURS
+        axes.plot(sizes, reached, color=colour, alpha=0.5)
+        for size, value, marker in zip(sizes, reached, ways.values()):
+            axes.plot(size, value, marker, color=colour, alpha=0.75)
+        name = path.stem.removeprefix("quantized-ptb-")
+        label(axes, name, (sizes[-1], reached[-1]), (0, 6), labelled)
+    for way, marker in ways.items():
+        axes.plot([], [], marker, color=GREY, label=way.partition(" ")[0])
+    axes.set(xscale="log", xlabel="megabytes", ylabel="test perplexity on Penn Treebank")
+    axes.set_xticks((1.5, 3, 6, 12, 25, 50), (1.5, 3, 6, 12, 25, 50))
+    axes.set_xticks((), minor=True)
+    axes.legend(frameon=False)
+
+
+# file: the drawing, its size in inches, what it shows
+CHARTS = {
+    "ranking": (
+        draw_ranking,
+        9,
+        7,
+        "Who beats whom: test perplexity on Penn Treebank, less is better",
+    ),
+    "parameters": (draw_parameters, 9, 5, "Perplexity against parameters"),
+    "bytes": (
+        draw_bytes,
+        9,
+        4.6,
+        "Perplexity against bytes: models in orange, pruned ones in blue",
+    ),
+    "race": (draw_race, 9, 2.6, "Time to a perplexity, beside PyTorch's word-level example"),
+}
+
+if __name__ == "__main__":
+    print(svg("race"), end="")
