@@ -63,7 +63,7 @@ def blocks(config: Config, vocab_size: int) -> Iterator[tuple[str, dict[str, Sha
     for index, (inputs, units) in enumerate(sizes):
         window = 1 if index else config.window
         if config.model == "Transformer":
-            shapes = transformer_shapes(config, index)
+            shapes = transformer_shapes(config)
         else:
             shapes = layer_shapes(config.model, inputs, units, window)
         yield f"layers.{index}", shapes, config.model in GATES
@@ -109,8 +109,8 @@ def layer_shapes(mode: str, inputs: int, units: int, window: int = 1) -> dict[st
     return {**matrices, "i2h_bias": (rows,), "h2h_bias": (rows,)}
 
 
-def transformer_shapes(config: Config, index: int) -> dict[str, Shape]:
-    """The weights of a layer of :mod:`gluonlm.model.transformer`; the last one has a norm of its own."""
+def transformer_shapes(config: Config) -> dict[str, Shape]:
+    """The weights of a layer of :mod:`gluonlm.model.transformer`."""
     size, units = config.emsize, config.nhid
     maps = {
         "query": (size, size),
@@ -119,12 +119,10 @@ def transformer_shapes(config: Config, index: int) -> dict[str, Shape]:
         "inner": (units, size),
         "outer": (size, units),
     }
-    norms = ["attention", "map", *(["final"] if index == config.nlayers - 1 else [])]
     return {
         **{f"{name}_weight": shape for name, shape in maps.items()},
         **{f"{name}_bias": shape[:1] for name, shape in maps.items()},
         "position_bias": (config.nhead * (config.memory + 1),),
-        **{f"{name}_{part}": (size,) for name in norms for part in ("gamma", "beta")},
     }
 
 

@@ -20,20 +20,19 @@ def add_transformer_layer(
 ) -> str:
     """Add a Transformer's layer with its states; returns the name of its outputs (T, N, E)."""
 
-    def norm(stream: str, name: str) -> str:
-        names = [f"layers.{index}.{name}_{part}" for part in ("gamma", "beta")]
-        parts = [graph.weight(one, stored.weights[one].astype(np.float32)) for one in names]
-        return graph.node("LayerNormalization", [stream, *parts], axis=-1, epsilon=1e-5)
+    root = graph.weight("width_root", np.float32(config.emsize**0.5))
+
+    def norm(stream: str) -> str:
+        return graph.node("Mul", [graph.node("LpNormalization", [stream], axis=-1, p=2), root])
 
     def linear(rows: str, name: str) -> str:
         return add_map(graph, stored, index, rows, "", f"{name}_")
 
     stream = inputs
     if index == 0:
-        scale = graph.weight("scale", np.float32(config.emsize**0.5))
-        stream = graph.node("Mul", [inputs, scale])
+        stream = graph.node("Mul", [inputs, root])
     # 1. attention
-    normed = norm(stream, "attention")
+    normed = norm(stream)
     name = f"layers.{index}.position_bias"
     bias = stored.weights[name].astype(np.float32).reshape(config.nhead, -1)
     bias = graph.weight(name, bias)
@@ -41,11 +40,11 @@ def add_transformer_layer(
     gathered = add_attention(graph, config, bias, linear(normed, "query"), states)
     stream = graph.node("Add", [stream, linear(gathered, "output")])
     # 2. the map of each word
-    inner = graph.node("Relu", [linear(norm(stream, "map"), "inner")])
+    inner = graph.node("Relu", [linear(norm(stream), "inner")])
     outer = linear(inner, "outer")
     if index < config.nlayers - 1:
         return graph.node("Add", [stream, outer], f"layer{index}")
-    final = norm(graph.node("Add", [stream, outer]), "final")
+    final = norm(graph.node("Add", [stream, outer]))
     return graph.node("Identity", [final], f"layer{index}")
 
 

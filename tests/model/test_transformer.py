@@ -57,23 +57,16 @@ def from_torch(kind, what):
     if kind == "free":
         arrays["decoder.weight"] = torch("decoder.weight")
     for layer in range(LAYERS):
-        ours, theirs = f"layers.{layer}", f"layers.{layer}"
+        block = f"layers.{layer}"
         for part in ("weight", "bias"):
             for name in ("query", "output", "inner", "outer"):
-                arrays[f"{ours}.{name}_{part}"] = torch(f"{theirs}.{name}.{part}")
+                arrays[f"{block}.{name}_{part}"] = torch(f"{block}.{name}.{part}")
             key, value = (  # head by head
-                np.split(torch(f"{theirs}.{name}.{part}"), HEADS) for name in ("key", "value")
+                np.split(torch(f"{block}.{name}.{part}"), HEADS) for name in ("key", "value")
             )
             pairs = [half for head in zip(key, value, strict=True) for half in head]
-            arrays[f"{ours}.key_value_{part}"] = np.concatenate(pairs)
-            norm = "gamma" if part == "weight" else "beta"
-            for name in ("attention", "map"):
-                arrays[f"{ours}.{name}_{norm}"] = torch(f"{theirs}.{name}_norm.{part}")
-        arrays[f"{ours}.position_bias"] = torch(f"{theirs}.position").ravel()
-    arrays[f"{ours}.final_gamma"], arrays[f"{ours}.final_beta"] = (
-        torch("norm.weight"),
-        torch("norm.bias"),
-    )
+            arrays[f"{block}.key_value_{part}"] = np.concatenate(pairs)
+        arrays[f"{block}.position_bias"] = torch(f"{block}.position").ravel()
     return arrays
 
 
@@ -165,9 +158,7 @@ def test_initial_weights():
     arrays = {name: p.data().asnumpy() for name, p in model.trainables().items()}
     assert np.abs(arrays["body.layers.1.query_weight"]).max() <= 1 / 4
     assert np.abs(arrays["body.layers.1.outer_weight"]).max() <= 1 / 8
-    assert (arrays["body.layers.1.final_gamma"] == 1).all()
     assert not arrays["body.layers.0.position_bias"].any()
-    assert "body.layers.0.final_gamma" not in arrays
 
 
 @pytest.mark.parametrize("locked", [False, True])
