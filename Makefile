@@ -49,9 +49,9 @@ PYTEST := $(PYTHON) -m pytest --numprocesses auto --dist loadgroup --no-loadscop
 test: lint
 	$(PYTEST) --cov --cov-report=term-missing:skip-covered --cov-fail-under=90 $(ARGS)
 
-# Without notebooks and pages, groups of workers and benchmarks.
+# Without notebooks and pages, groups of workers, benchmarks and whatever else is long (tests/conftest.py).
 quick: lint
-	$(PYTEST) --quiet --ignore tests/course --ignore tests/parallel $(ARGS)
+	$(PYTEST) --quiet -m "not long" $(ARGS)
 
 size: env
 	@$(PYTHON) benchmarks/size.py

@@ -16,6 +16,10 @@ if (
 
 import gluonlm  # noqa: E402, F401
 
+# The files whose tests take longest; they begin first, or one worker would end with them alone.
+LONG = {"test_distributed", "test_launch", "test_bench", "test_robustness", "test_ablation"}
+LONG |= {"test_training", "test_awd", "test_runtime", "test_streams", "test_blas", "test_austen"}
+
 
 def pytest_collection_modifyitems(items):
     """Let one worker run all tests of a file, for what they share; those of each notebook can go to
@@ -24,9 +28,9 @@ def pytest_collection_modifyitems(items):
         path = item.callspec.params.get("path") if hasattr(item, "callspec") else None
         group = path.stem if getattr(path, "suffix", "") == ".ipynb" else item.path.stem
         item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(
-        key=lambda item: "course" not in item.path.parts
-    )  # the longest first, or one would wait
+        if "course" in item.path.parts or item.path.stem in LONG:
+            item.add_marker(pytest.mark.long)
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -186,7 +186,7 @@ def make(*arguments: str, cwd: Path = ROOT, **variables: str) -> subprocess.Comp
         (["test"], "--cov-fail-under=90"),
         (["test", "ARGS=-k a -n 0"], "--cov-fail-under=90 -k a -n 0"),
         (["quick"], "-m ruff format --check ."),
-        (["quick"], "--ignore tests/course --ignore tests/parallel"),
+        (["quick"], '--quiet -m "not long"'),
         (["size"], "benchmarks/size.py"),
         (["lab"], "-m jupyterlab notebooks/01_language_model.ipynb"),
         (["docs"], "-m sphinx -q -W --keep-going"),
