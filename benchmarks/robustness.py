@@ -21,15 +21,17 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from robustness_cases import cases, environments
+from robustness_cases import cases
 from robustness_disk import DISKS, on_disk
 from robustness_files import KINDS, Kind, checked, make_files, mutated
 from robustness_process import Outcome, Place, call
+from robustness_surroundings import little_memory, operators, surroundings
+from robustness_workers import call_workers
 
 from gluonlm.cli import run
 from gluonlm.model.checkpoint import BEST, LAST, MODEL_FORMAT, STATE_FORMAT
@@ -58,10 +60,17 @@ RUNS = {  # what is killed: options of train
     "finetuned": ["--finetune", "../run", "--epochs", "2", "--checkpoint-seconds", "0"],
     "pruned": ["--data", "../text", *SMALL, "--epochs", "3", "--prune", "0.5"],
     "averaged": ["--data", "../text", *SMALL, "--epochs", "5", "--lr", "60", "--nonmono", "1"],
+    "distributed": ["--data", "../text", *SMALL, "--epochs", "2"],  # by two workers
 }
 
 KILLS = [f"kill -9, {name}" for name in RUNS]
-GROUPS = [*KINDS, *KILLS, "full disk", "cases", "surroundings"]
+CASES = {
+    "cases": cases,
+    "surroundings": surroundings,
+    "compiled operator": operators,
+    "little memory": lambda home: little_memory(home, gone_on, final),
+}
+GROUPS = [*KINDS, *KILLS, "full disk", *CASES]
 
 
 @dataclass
@@ -138,8 +147,8 @@ def trials(home: Path, name: str, share: float, rng: random.Random) -> Iterator[
     elif name == "full disk":
         yield from full_disks(home, share, rng)
     else:
-        several = environments(home) if name == "surroundings" else cases(home)
-        for kind, trial in several:
+        fresh(home)
+        for kind, trial in CASES[name](home):
             if rng.random() < share:
                 yield (kind, *trial(fresh(home)))
 
@@ -193,7 +202,8 @@ def kills(
 ) -> Iterator[tuple]:
     """Kill a run before each of its file operations, go on with it, and compare the end."""
     argv, number, killed = ["train", "--save", "run", *options], 0, True
-    checked(argv, fresh(home))
+    do = call_workers if name.endswith("distributed") else call
+    checked(argv, fresh(home), do)
     undisturbed = final(home / "trial/run")
     if name.endswith("averaged") and not undisturbed["progress"]["averaged_steps"]:
         raise UserError("the run that should average its weights does not: choose another --lr")
@@ -202,19 +212,24 @@ def kills(
         if number > 1 and rng.random() > share:
             killed = number < 40  # a share of the trials need not see the end
             continue
-        outcome = call(argv, Place(fresh(home), kill_at=number))
+        outcome = do(argv, Place(fresh(home), kill_at=number))
         killed = outcome.kind == "killed"
         if killed:
-            ending, said = gone_on(home / "trial", argv, undisturbed)
+            ending, said = gone_on(home / "trial", argv, undisturbed, do)
             yield name, ending, said, f"operation {number}"
         elif outcome.kind != "fine":
             yield name, "traceback", outcome.said, f"operation {number}"
 
 
-def gone_on(folder: Path, argv: list[str], undisturbed: dict) -> tuple[str, str]:
+def gone_on(
+    folder: Path,
+    argv: list[str],
+    undisturbed: dict,
+    do: Callable[[list[str], Place], Outcome] = call,
+) -> tuple[str, str]:
     """How a run that was ended goes on: with --resume, or anew when it had hardly begun."""
     begun = (folder / "run/config.json").exists()
-    outcome = call(["train", "--resume", "run"] if begun else argv, Place(folder))
+    outcome = do(["train", "--resume", "run"] if begun else argv, Place(folder))
     if outcome.kind == "sentence":
         return "lost", outcome.said
     if outcome.kind != "fine":

@@ -3,23 +3,24 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import onnx
 from robustness_files import SIZES
-from robustness_process import SECONDS, Outcome, Place, call, finish, start
+from robustness_process import Outcome, Place, call, finish, start
 
 from gluonlm.model.checkpoint import MODEL_FORMAT
 from gluonlm.model.storage import read_arrays, write_arrays
+from gluonlm.onnx.session import seal
 
 TRAIN = ["train", "--data", "text", *SIZES, "--epochs", "1"]
 RESUME = ["train", "--resume", "run", "--epochs", "3"]
 EVALUATE = ["evaluate", "run", "--data", "text/test.txt"]
+LONGEST = 2000  # characters of a sentence
 Ending = tuple[str, str, str]  # column, what was said, what it was
 
 
@@ -56,6 +57,8 @@ def ending(outcome: Outcome, expected: str, folder: Path, before: dict[Path, byt
     """The column of the table."""
     if outcome.kind not in ("sentence", "fine"):
         return outcome.kind
+    if len(outcome.said) > LONGEST and outcome.kind == "sentence":
+        return "other"
     after = contents(folder)
     if outcome.kind == "sentence" and any(after.get(path) != old for path, old in before.items()):
         return "lost"
@@ -64,7 +67,7 @@ def ending(outcome: Outcome, expected: str, folder: Path, before: dict[Path, byt
 
 def cases(home: Path) -> Iterator[tuple[str, Callable[[Path], Ending]]]:
     """All cases of this process: the name of their kind, and what tries one in an empty folder."""
-    for case in [*outputs(), *damages(), *sizes()]:
+    for case in [*outputs(), *damages(), *hostile_files(), *sizes()]:
         yield case.kind, partial(case.attempt, home)
     for first, second, both in rivals():
         yield "two at a time", partial(at_once, home, first, second, both)
@@ -90,6 +93,10 @@ def outputs() -> Iterator[Case]:
     yield Case(kind, [*TRAIN, "--save", "exp_lr0.25"], "fine", lambda f: (f / "exp_lr0").mkdir())
     yield Case(kind, [*TRAIN, "--save", "PTB.pt"], "fine")
     yield Case(kind, [*TRAIN, "--save", "x" * 300])
+    yield Case(kind, ["prune", "run", "--sparsity", "0.5", "--save", "text/train.txt/x.pt"])
+    gluon = ["export", "run", "new", "--format", "gluon"]
+    yield Case(kind, gluon, change=lambda f: (f / "new-settings.json").mkdir())
+    yield Case(kind, gluon, "fine")
     yield Case(kind, [*TRAIN, "--save", "text/train.txt/run"])
 
 
@@ -111,6 +118,8 @@ def damages() -> Iterator[Case]:
     yield Case(kind, RESUME, "fine", lambda f: (f / "run/log.jsonl").write_bytes(b"\xff{\n"))
     for best in ("../victim", "/etc/passwd", "..", "", "run", 5, None):
         yield Case(kind, RESUME, change=partial(set_json, "run/config.json", best=best))
+    for name, value in (("lr", 5.0), ("nhid", 9), ("bptt", 7), ("dropout", 0.1), ("seed", 3)):
+        yield Case(kind, RESUME, change=partial(set_json, "run/config.json", **{name: value}))
     for split in ("train", "valid", "test"):
         yield Case(kind, RESUME, change=partial(change_text, split, append))
         yield Case(kind, RESUME, change=partial(change_text, split, Path.unlink))
@@ -119,6 +128,32 @@ def damages() -> Iterator[Case]:
     for name, value in (("nlayers", 1_000_000), ("nhid", 10**9), ("emsize", -1), ("model", "X")):
         yield Case(kind, EVALUATE, change=partial(forge, name, value))
     yield Case(kind, EVALUATE, change=partial(forge, "type", np.int8))
+
+
+def hostile_files() -> Iterator[Case]:
+    """Files that would take all memory, or read what they should not."""
+    kind = "hostile files"
+    bomb = "a: &a0 [x, x]\n" + "".join(
+        f"b{i}: &a{i + 1} [*a{i}, *a{i}, *a{i}, *a{i}]\n" for i in range(40)
+    )
+    for command in (["prune", "run", "--save", "new.pt"], [*TRAIN, "--save", "new"]):
+        argv = [*command, "--compress", "bomb.yaml"]
+        yield Case(kind, argv, change=lambda f: (f / "bomb.yaml").write_text(bomb))
+    for place in ("text/test.txt", "../text/test.txt", "/etc/passwd"):
+        argv = ["evaluate", "external.onnx", "--data", "text/test.txt"]
+        yield Case(kind, argv, change=partial(external_data, place))
+
+
+def external_data(place: str, folder: Path) -> None:
+    """An ONNX file whose weights are said to lie in another file, under a digest that fits."""
+    model = onnx.load(folder.parent / "model.onnx")
+    del model.metadata_props[-1]  # the digest
+    for tensor in model.graph.initializer:
+        if tensor.HasField("raw_data"):
+            tensor.ClearField("raw_data")
+            tensor.data_location = onnx.TensorProto.EXTERNAL
+            tensor.external_data.add(key="location", value=place)
+    (folder / "external.onnx").write_bytes(seal(model.SerializeToString()))
 
 
 def set_json(path: str, folder: Path, **values: object) -> None:
@@ -218,47 +253,3 @@ def at_once(home: Path, first: list[str], second: list[str], succeed: str, folde
 def re_runs(said: str) -> list[str]:
     """The folders that trainings say they work in."""
     return [line for line in said.splitlines() if line.startswith("run: ")]
-
-
-def environments(home: Path) -> Iterator[tuple[str, Callable[[Path], Ending]]]:
-    """Surroundings, each for a new Python: variables, streams that end, a broken compiled operator."""
-    lines = (
-        ("OMP_NUM_THREADS=2,3", "", 0),
-        ("OMP_NUM_THREADS=100000", "", 0),
-        ("OMP_NUM_THREADS=x", "", 0),
-        ("HOROVOD_LOCAL_SIZE=abc", "", None),
-        ("HOME=/nowhere", "", 0),
-        ("MPLBACKEND=nothing", "", 0),
-        ("PYTHONIOENCODING=latin-1", "", 0),
-        ("TMPDIR=/nowhere", "", 0),
-        ("", "| head -1", None),
-        ("", "> full", None),
-        ("", "2>&-", 0),
-        ("", ">&-", None),
-    )
-    for argv in (TRAIN, EVALUATE, ["generate", "run", "--words", "9"]):
-        for variable, stream, code in lines:
-            yield "surroundings", partial(surrounded, home, argv, variable, stream, code)
-
-
-def surrounded(
-    home: Path, argv: list[str], variable: str, stream: str, code: int | None, folder: Path
-) -> Ending:
-    """Run a command as a shell does: it ends with that code, or any that is told, never with a trace."""
-    for name in ("run", "text"):
-        shutil.copytree(home / name, folder / name)
-    full_device(folder)
-    line = f"{variable} {sys.executable} -m gluonlm {' '.join(argv)} {stream}"
-    try:
-        done = subprocess.run(
-            line, shell=True, cwd=folder, capture_output=True, timeout=2 * SECONDS
-        )
-    except subprocess.TimeoutExpired:
-        return "hang", "", line
-    said = (done.stdout + done.stderr).decode(errors="replace")  # it may be told to be latin-1
-    short = f"{variable} {argv[0]} {stream}"
-    if "Traceback" in said or done.returncode < 0 or done.returncode in (134, 139):
-        return "traceback", said, short
-    if done.returncode == 0:
-        return "fine", said, short
-    return ("sentence" if code is None and done.returncode != 1 else "other"), said, short

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from robustness_process import Place, call
+from robustness_process import Outcome, Place, call
 from safetensors.numpy import load, save
 
 from gluonlm.model.storage import digest
@@ -137,9 +137,9 @@ def make_files(home: Path) -> None:
     shutil.copy(home / "run/best.safetensors", home / "model.safetensors")
 
 
-def checked(argv: list[str], folder: Path) -> str:
+def checked(argv: list[str], folder: Path, do: Callable[[list[str], Place], Outcome] = call) -> str:
     """What a command prints that must succeed for anything to be tried at all."""
-    outcome = call(argv, Place(folder))
+    outcome = do(argv, Place(folder))
     if outcome.kind != "fine":
         raise UserError(f"{' '.join(argv)}: {outcome.kind}: {outcome.said}")
     return outcome.said

@@ -13,9 +13,10 @@ The names below are imported when they are first asked for, so that ``import glu
 import importlib
 from typing import TYPE_CHECKING
 
-from gluonlm.system.streams import quiet_interrupts
+from gluonlm.system.streams import is_command, quiet_interrupts
 
 quiet_interrupts()  # before what takes long to import
+from gluonlm.system.errors import UserError, exit_now
 from gluonlm.system.runtime import prepare
 
 if TYPE_CHECKING:
@@ -42,7 +43,12 @@ __all__ = [
     "get_batch",
     "load",
 ]
-RUNTIME = prepare()
+try:
+    RUNTIME = prepare()
+except UserError as error:
+    if not is_command():
+        raise
+    exit_now(error)  # a command's `run` is not there yet to tell it
 
 _HOMES = {
     "Config": "gluonlm.config",

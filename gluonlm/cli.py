@@ -28,7 +28,7 @@ GROUPS = {
     "optimization": "optimizer",
     "run": "max_batches",
 }
-OUT_OF_MEMORY = re.compile("alloc|memory", re.IGNORECASE)
+OUT_OF_MEMORY = re.compile("alloc|memory|temporarily unavailable", re.IGNORECASE)
 
 
 class Parser(argparse.ArgumentParser):

@@ -18,10 +18,10 @@ from pathlib import Path
 import mxnet as mx
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from gluonlm.config import Config
 from gluonlm.model.checkpoint import Trained, build_model, set_weights
+from gluonlm.model.storage import serialized
 from gluonlm.model.weights import GATES, layer_sizes, named_arrays, projected, splits_of
 from gluonlm.system import native
 from gluonlm.system.errors import UserError
@@ -113,7 +113,7 @@ def export_torch(trained: Trained, path: Path) -> None:
     refuse_foreign(trained.config, len(trained.dictionary))
     arrays = {torch_name(name): array for name, array in named_arrays(trained.model).items()}
     arrays.setdefault("decoder.weight", arrays["encoder.weight"])  # tied: theirs has both names
-    write_output(path, save(arrays, {"format": "pt", **metadata(trained)}))
+    write_output(path, serialized(arrays, {"format": "pt", **metadata(trained)}))
 
 
 def refuse_foreign(config: Config, vocab_size: int) -> None:

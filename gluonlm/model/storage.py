@@ -29,6 +29,7 @@ from gluonlm.system.files import write_atomically
 from gluonlm.system.typed import parse
 
 BITS = ".bits"
+COPIES, SPARE = 3, 1 << 20  # what the library takes to write arrays: times their bytes, and more
 TYPES = {"F32", "F16", "I8", "U8"}
 SPARSE_TYPES = (np.float32, np.float16, np.int8)
 VERSION, EARLIER = "2", "1"  # of all kinds of files; the earlier one has no digest
@@ -39,7 +40,16 @@ def write_arrays(path: Path, kind: str, arrays: Arrays, metadata: dict[str, str]
     """Write named arrays and text as one file of the given kind, whole or not at all."""
     packed, shapes = pack(arrays)
     metadata = {**metadata, "format": f"{kind} {VERSION}", "sparse": json.dumps(shapes)}
-    write_atomically(path, save(packed, {**metadata, "digest": digest(packed, metadata)}))
+    write_atomically(path, serialized(packed, {**metadata, "digest": digest(packed, metadata)}))
+
+
+def serialized(arrays: Arrays, metadata: dict[str, str]) -> bytes:
+    """The content of a safetensors file.
+
+    :raises MemoryError: where that library, which is in Rust, would end the process instead.
+    """
+    bytes(COPIES * sum(array.nbytes for array in arrays.values()) + SPARE)  # is there room?
+    return save(arrays, metadata)
 
 
 def read_arrays(path: Path, kind: str) -> tuple[Arrays, dict[str, str]]:

@@ -13,11 +13,10 @@ import json
 import re
 from pathlib import Path
 
-from safetensors.numpy import save
-
 from gluonlm.compress.quantization import parts_of, quantize_model
 from gluonlm.model.checkpoint import Trained
 from gluonlm.model.quantized import Scheme
+from gluonlm.model.storage import serialized
 from gluonlm.system.errors import UserError
 
 FORMAT = "gluonlm-web"
@@ -51,7 +50,7 @@ def web_file(trained: Trained, name: str = "") -> bytes:
         "level": trained.level,
         "words": json.dumps(trained.dictionary.idx2word),
     }
-    return save(stored.arrays(), metadata)
+    return serialized(stored.arrays(), metadata)
 
 
 def page(trained: Trained, name: str = "") -> str:

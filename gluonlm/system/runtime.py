@@ -9,6 +9,7 @@ import ctypes
 import importlib.metadata
 import math
 import os
+import resource
 import sys
 import warnings
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from functools import cache
 from pathlib import Path
 
 from gluonlm.system import blas, gpu
+from gluonlm.system.errors import UserError
 from gluonlm.system.machine import cpu_flags, read
 from gluonlm.system.memory import keep_memory
 
@@ -23,6 +25,7 @@ from gluonlm.system.memory import keep_memory
 # giving its core away for the moment, then sleeps. The default, 200 ms with sched_yield, lasts for ever where each of
 # MXNet's engine threads has a team of its own; with other work on the machine they take the cores from each other.
 WAITING = {"KMP_BLOCKTIME": "100us", "KMP_USE_YIELD": "0"}
+ADDRESSES, THREAD_ADDRESSES = 900 << 20, 16 << 20  # bytes: of MXNet's libraries, of a thread
 MOST_THREADS = 4  # a processor: far more cannot be started, and OpenMP ends the process
 WAIT_VARIABLES = (*WAITING, "KMP_LIBRARY", "OMP_WAIT_POLICY")
 
@@ -43,7 +46,10 @@ class Runtime:
 
 @cache
 def prepare() -> Runtime:
-    """Set up the process for MXNet; call before mxnet is imported. Calling it again changes nothing."""
+    """Set up the process for MXNet; call before mxnet is imported. Calling it again changes nothing.
+
+    :raises UserError: when MXNet would not find room.
+    """
     if "mxnet" in sys.modules:
         warnings.warn(
             "mxnet was imported before gluonlm: import gluonlm first to get its speed", stacklevel=3
@@ -52,6 +58,7 @@ def prepare() -> Runtime:
         return Runtime(given or usable_cores(), None, None, None, False, None, True, bool(given))
     given = asked_threads() is not None
     threads = set_threads()
+    check_addresses(threads)
     core = blas_core()
     if core:
         os.environ.setdefault("OPENBLAS_CORETYPE", core)
@@ -88,6 +95,17 @@ def set_threads() -> int:
     if not any(os.environ.get(name) for name in WAIT_VARIABLES):
         os.environ.update(WAITING)
     return threads
+
+
+def check_addresses(threads: int) -> None:
+    """Raise a UserError when ``ulimit -v`` leaves so little that loading MXNet would crash."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    need = ADDRESSES + threads * THREAD_ADDRESSES
+    if resource.RLIM_INFINITY != limit < need:
+        raise UserError(
+            f"ulimit -v leaves this process {limit >> 20} MiB of addresses, and MXNet alone takes "
+            f"{need >> 20}: allow it more"
+        )
 
 
 def local_workers() -> int:

@@ -76,13 +76,17 @@ def open_streams() -> None:
             getattr(sys, name).reconfigure(errors="backslashreplace")
 
 
+def is_command() -> bool:
+    """Whether we are imported for a command: by ``python -m gluonlm.COMMAND`` or ``gluonlm``."""
+    program = sys.argv[0] if sys.argv else ""
+    return program == "-m" or os.path.basename(program) == "gluonlm"
+
+
 def quiet_interrupts() -> None:
     """Let Ctrl-C or TERM while a command is being imported end it with one line, no traceback."""
-    program = sys.argv[0] if sys.argv else ""
-    if program == "-m" or os.path.basename(program) == "gluonlm":  # not when we are a library
-        for number in INTERRUPTS:
-            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
-                signal.signal(number, leave)
+    for number in INTERRUPTS if is_command() else ():
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, leave)
 
 
 def leave(number: int, frame: object) -> None:

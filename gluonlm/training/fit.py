@@ -19,6 +19,8 @@ from gluonlm.training.loop import Training
 from gluonlm.training.run import Run
 from gluonlm.training.session import ON_CPU, Session
 
+ENGINE = 64 << 20  # bytes: MXNet's threads and buffers; where they find no room it crashes
+
 
 def fit(config: Config, corpus: Corpus, folder: str | Path, session: Session = ON_CPU) -> Run:
     """Train a new model from the first epoch to the last; the run's folder holds the best one.
@@ -56,10 +58,10 @@ def prepare(
 
 
 def memory_need(config: Config, vocab_size: int) -> int:
-    """Bytes that weights, gradients, the optimizer and a segment's outputs take."""
+    """Bytes that weights, gradients, the optimizer, a segment's outputs and MXNet itself take."""
     copies = 2 + 2 * (config.optimizer != "sgd") + (config.nonmono is not None)
     words = vocab_size
     if config.softmax_samples or config.splits or config.adaptive:
         words = config.softmax_samples
     outputs = 4 * config.batch_size * config.bptt * (config.emsize + words)
-    return copies * model_bytes(config, vocab_size) + outputs
+    return copies * model_bytes(config, vocab_size) + outputs + ENGINE

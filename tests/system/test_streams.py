@@ -64,6 +64,9 @@ def test_errors_that_are_no_mistake_of_ours():
     assert "memory does not suffice" in sentence_of(
         type("MXNetError", (RuntimeError,), {})("std::bad_alloc")
     )
+    assert "memory does not suffice" in sentence_of(
+        type("MXNetError", (RuntimeError,), {})("Resource temporarily unavailable")  # no thread
+    )
     assert sentence_of(type("MXNetError", (RuntimeError,), {})("shape mismatch")) is None
     assert sentence_of(ValueError("ours")) is None
 
@@ -105,3 +108,10 @@ def test_odd_surroundings_do_not_end_the_import(tmp_path, variables):
     ended = subprocess.run(line, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert ended.returncode == 2
     assert ended.stderr.startswith("error: there is no file nothing")
+
+
+def test_too_few_addresses_are_told_and_do_not_crash_the_import(tmp_path):
+    line = f"ulimit -v 300000; exec {sys.executable} -m gluonlm.generate nothing"
+    ended = subprocess.run(line, shell=True, cwd=tmp_path, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: ulimit -v leaves this process 292 MiB of addresses")
