@@ -19,7 +19,7 @@ from gluonlm.training.loop import Training
 from gluonlm.training.run import Run
 from gluonlm.training.session import ON_CPU, Session
 
-ENGINE = 64 << 20  # bytes: MXNet's threads and buffers; where they find no room it crashes
+ENGINE = 128 << 20  # bytes: MXNet's threads and buffers; where they find no room it crashes
 
 
 def fit(config: Config, corpus: Corpus, folder: str | Path, session: Session = ON_CPU) -> Run:
