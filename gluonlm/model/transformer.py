@@ -20,6 +20,7 @@ map.
 """
 
 import mxnet as mx
+import numpy as np
 from mxnet.gluon import HybridBlock, nn
 
 from gluonlm.config import Config
@@ -27,6 +28,12 @@ from gluonlm.model.regularize import LockedDropout
 from gluonlm.model.weights import transformer_shapes
 
 HIDDEN = 1e9  # taken off the score of what must not be seen
+
+
+def nearness(heads: int, memory: int) -> np.ndarray:
+    """The bias to begin with: -distance / 2^head, so that words nearby count first (Press et al.
+    2022, arXiv:2108.12409)."""
+    return -np.outer(0.5 ** np.arange(heads), np.arange(memory + 1)).ravel()
 
 
 class TransformerLayer(HybridBlock):
@@ -54,6 +61,8 @@ class TransformerLayer(HybridBlock):
             self.dropout = (LockedDropout if config.locked else nn.Dropout)(rate)
             for name, shape in transformer_shapes(config).items():
                 init = mx.init.Uniform(shape[1] ** -0.5) if len(shape) == 2 else mx.init.Zero()
+                if name == "position_bias":
+                    init = mx.init.Constant(nearness(self.heads, self.memory))
                 setattr(self, name, self.params.get(name, shape=shape, init=init))
 
     def hybrid_forward(self, F, inputs, state, **weights):
