@@ -5,6 +5,7 @@ Nothing here lists notebooks, modules or results: what exists is on the site. No
 fetched.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -24,10 +25,12 @@ extensions = [
     "docstrings",
     "mathml",
     "pages",
+    "social",
 ]
 
 nb_execution_mode = "off"  # the committed outputs are the ones that the tests check
 nb_merge_streams = True
+nb_code_prompt_show, nb_code_prompt_hide = "Show code", "Hide code"
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 html_math_renderer = "mathml"
@@ -49,6 +52,7 @@ maximum_signature_line_length = 90
 
 html_theme = "furo"
 html_title = "gluonlm"
+html_baseurl = os.environ.get("SITE_URL", "")
 html_static_path = ["_static"]
 SITE = Path(__file__).parent / "_generated" / "site"  # the live page, made before it is copied
 SITE.mkdir(parents=True, exist_ok=True)

@@ -21,6 +21,7 @@ COMMANDS = (
     "prepare",
     "datasets",
     "doctor",
+    "completion",
 )
 
 
@@ -43,7 +44,7 @@ def main() -> None:
         sys.exit(2)
     else:
         for name in COMMANDS:
-            print(f"python -m gluonlm.{name:<9} {summary(name)}")
+            print(f"python -m gluonlm.{name:<10} {summary(name)}")
         print("\n--help after any of them shows its options.")
 
 

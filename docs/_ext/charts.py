@@ -118,7 +118,7 @@ def draw_parameters(axes: Axes) -> None:
     axes.set(xscale="log", xlabel="million parameters", ylabel="test perplexity on Penn Treebank")
     axes.set_xticks((3, 5, 7, 10, 14), (3, 5, 7, 10, 14))
     axes.set_xticks((), minor=True)
-    axes.legend(frameon=False)
+    axes.legend(loc="upper right", frameon=False)
 
 
 def draw_bytes(axes: Axes) -> None:
@@ -140,7 +140,7 @@ def draw_bytes(axes: Axes) -> None:
     axes.set(xscale="log", xlabel="megabytes", ylabel="test perplexity on Penn Treebank")
     axes.set_xticks((1.5, 3, 6, 12, 25, 50), (1.5, 3, 6, 12, 25, 50))
     axes.set_xticks((), minor=True)
-    axes.legend(frameon=False)
+    axes.legend(loc="upper right", frameon=False)
 
 
 # file: the drawing, its size in inches, what it shows

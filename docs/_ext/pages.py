@@ -7,10 +7,7 @@ build is quick.
 
 import ast
 import base64
-import contextlib
 import html
-import importlib
-import io
 import os
 import re
 import shutil
@@ -24,6 +21,7 @@ from results_page import results_page
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 
+from gluonlm.completion import help_text
 from gluonlm.model.checkpoint import load_model
 from gluonlm.onnx import web
 
@@ -75,14 +73,6 @@ def card(lesson: Lesson, picture: Path) -> str:
         f'<img src="covers/{picture.name}" alt="" loading="lazy">'
         f"<strong>{lesson.number:02} {html.escape(lesson.title)}</strong><span>{does}</span></a>"
     )
-
-
-def help_text(name: str) -> str:
-    """What a command prints for --help."""
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
-        importlib.import_module(name).main(["--help"])
-    return said.getvalue()
 
 
 def api_page(name: str, is_command: bool) -> str:
@@ -161,9 +151,27 @@ def live_page() -> None:
     write(folder / "index.html", web.page(load_model("austen"), "Jane Austen"))
 
 
+def notebooks() -> None:
+    """The notebooks themselves, beside their pages, to be downloaded."""
+    folder = DOCS / "_generated" / "site" / "notebooks"
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in (DOCS / "notebooks").glob("*.ipynb"):
+        shutil.copy(path, folder)
+
+
+def offer_download(app: Sphinx, doctree: nodes.document) -> None:
+    """Put a link to the notebook under the title of its page."""
+    if app.env.docname.startswith("notebooks/"):
+        name = Path(app.env.docname).name
+        link = f'<p class="download"><a href="{name}.ipynb" download>Download this notebook</a></p>'
+        title = next(iter(doctree.findall(nodes.title)))
+        title.parent.insert(1, nodes.raw("", link, format="html"))
+
+
 def make_pages(app: Sphinx) -> None:
     """Write all pages that are made."""
     live_page()
+    notebooks()
     write(DOCS / "_generated" / "course.md", course())
     write(DOCS / "results.md", results_page(DOCS / "_generated"))
     if api():  # or their old pages would stay on the site
@@ -222,5 +230,6 @@ def setup(app: Sphinx) -> dict:
     app.connect("builder-inited", make_pages)
     app.connect("doctree-read", describe_pictures)
     app.connect("doctree-read", link_lessons)
+    app.connect("doctree-read", offer_download)
     app.connect("env-get-outdated", lessons_to_read)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

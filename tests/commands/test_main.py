@@ -1,5 +1,7 @@
 """python -m gluonlm names all commands."""
 
+import contextlib
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import gluonlm
+from gluonlm import completion
 from gluonlm.__main__ import COMMANDS, summary
 
 GLUONLM = str(Path(sys.executable).with_name("gluonlm"))  # what pip makes of [project.scripts]
@@ -38,3 +41,29 @@ def test_an_unknown_command_is_told_in_a_sentence():
     assert ended.returncode == 2
     assert ended.stderr.startswith("error: there is no command trian: give one of train, ")
     assert ended.stderr.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def script() -> str:
+    """What ``gluonlm completion`` prints."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        completion.main([])
+    return said.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("gluonlm tr", ["train"]),
+        ("gluonlm generate --seed", ["--seed-text", "--seed"]),
+        ("gluonlm train --lr-f", ["--lr-factor"]),
+        ("gluonlm train ru", []),  # the shell's own way: files
+    ],
+)
+def test_the_shell_completes_commands_and_options(typed, offered, script):
+    words = typed.split()
+    line = f'COMP_WORDS=({typed}) COMP_CWORD={len(words) - 1}; _gluonlm; echo "${{COMPREPLY[@]}}"'
+    shown = subprocess.run(["bash", "-c", f"{script}\n{line}"], capture_output=True, text=True)
+    assert shown.stderr == ""
+    assert shown.stdout.split() == offered

@@ -201,6 +201,16 @@ def test_what_a_lesson_shows_is_on_its_page(site):
         assert [alt for source, alt in page.pictures if "_images" in source] == stored
 
 
+def test_a_lesson_can_be_downloaded_and_shown_where_it_is_sent(site):
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        page = (site / "notebooks" / f"{path.stem}.html").read_text()
+        assert f'<a href="{path.name}" download>' in page
+        assert (site / "notebooks" / path.name).read_bytes() == path.read_bytes()
+        assert '<meta property="og:description" content="' in page
+        assert "og:image" not in page  # nobody has said where the site is
+        assert page.count(">Show code<") == page.count("tag_hide-input") > 0
+
+
 def test_shapes_of_docstrings_stand_out(site):
     page = (site / "api" / "gluonlm.model.softmax.html").read_text()
     assert re.search(
