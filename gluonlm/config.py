@@ -13,7 +13,7 @@ from gluonlm.system.typed import parse
 MODELS = ("RNN_TANH", "RNN_RELU", "LSTM", "GRU", "QRNN", "Transformer")
 OPTIMIZERS = ("sgd", "adam", "adamw")
 FALLING = ("linear", "cosine", "onecycle")  # to 0 by the end of the run
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = ("float32", "bfloat16", "float16")
 SCHEDULES = ("plateau", "constant", *FALLING)
 MODEL_SETTINGS = (  # of the model's shape
     "model",
@@ -174,7 +174,7 @@ class Config:
     )
     precision: str = setting(
         "float32",
-        "of training's matrix products; bfloat16: faster where the processor has AVX512_BF16",
+        "of training's products; bfloat16: of a processor with AVX512_BF16, float16: of a GPU",
         choices=PRECISIONS,
     )
 

@@ -28,7 +28,6 @@ from gluonlm.config import MODEL_SETTINGS, Config, option
 from gluonlm.inference.predictor import Predictor
 from gluonlm.inference.sampling import Strategy, generate
 from gluonlm.model.checkpoint import load_model
-from gluonlm.model.precision import check_precision
 from gluonlm.model.rnn import RNNModel
 from gluonlm.onnx.export import check_exportable, export_onnx
 from gluonlm.parallel.agreement import check_equal
@@ -225,7 +224,6 @@ def begin(
     corpus = load_corpus(
         config.data, level, dictionary, Limits(config.vocab_size, config.min_count)
     )
-    check_precision(config.precision, session.contexts[0].device_type == "gpu")
     check_equal(group, config, corpus, len(session.contexts), session.kvstore)
     if run.lock is None:
         run.claim()

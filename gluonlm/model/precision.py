@@ -1,11 +1,17 @@
 """Products of matrices in fewer bits: factors in bfloat16, sums, weights and everything else in float32.
 
-    python -m gluonlm.train --precision bfloat16
+    python -m gluonlm.train --precision bfloat16           # on a processor
+    python -m gluonlm.train --precision float16 --gpu 0    # on a GPU, by the operators of MXNet's AMP
 
 A bfloat16 number has the range of a float32 and 8 of its 24 digits, and a processor with AVX512_BF16 multiplies twice
 as many of them at a time. The decoder and LSTM layers round, while a run trains; what is saved is float32, and whatever
 loads it computes in float32.
+
+A float16 number has 11 digits and a small range: gradients are scaled (:mod:`gluonlm.training.loss_scale`). MXNet
+multiplies it on GPUs only. That path has been tested with other numbers on a CPU, and never run on a GPU.
 """
+
+from typing import Any
 
 from mxnet import nd
 
@@ -13,13 +19,21 @@ from gluonlm.system import native
 from gluonlm.system.errors import UserError
 from gluonlm.system.machine import cpu_flags
 
+HALF = "float16"  # what a GPU multiplies; tests on a CPU, where MXNet cannot, put float64 here
 
-def check_precision(precision: str, on_gpu: bool = False) -> None:
+
+def check_precision(precision: str, on_gpu: bool | None = None) -> None:
     """Get ready for a run's precision.
 
-    :raises UserError: when this processor has no instructions for it, or their operator cannot be compiled.
+    :param on_gpu: None where the device is not known yet.
+    :raises UserError: when the device has no instructions for it, or their operator cannot be compiled.
     """
-    if precision == "float32":
+    if precision == "float16" and on_gpu is False:
+        raise UserError(
+            "--precision float16 is for GPUs: add --gpu 0, or choose bfloat16 or float32 on a "
+            "processor"
+        )
+    if precision != "bfloat16":
         return
     if on_gpu:
         raise UserError("--precision bfloat16 is for processors: leave it out on a GPU")
@@ -29,6 +43,11 @@ def check_precision(precision: str, on_gpu: bool = False) -> None:
             "be slower: leave the option out"
         )
     native.load_operators("bfloat16")
+
+
+def cast(F: Any, dtype: str, *arrays: Any) -> list:
+    """Arrays in other numbers, whose gradients are in their own; F is ``mx.nd`` or ``mx.sym``."""
+    return [F.amp_cast(array, dtype=dtype) for array in arrays]
 
 
 def dot(
@@ -41,11 +60,15 @@ def dot(
     """The product of two float32 matrices, each maybe transposed, as float32."""
     if precision == "bfloat16":
         return nd.gluonlm_dot(a, b, transpose_a=transpose_a, transpose_b=transpose_b)
-    return nd.dot(a, b, transpose_a, transpose_b)
+    if precision == "float16":
+        a, b = cast(nd, HALF, a, b)
+    return nd.dot(a, b, transpose_a, transpose_b).astype("float32", copy=False)
 
 
 def linear(x: nd.NDArray, weight: nd.NDArray, bias: nd.NDArray, precision: str) -> nd.NDArray:
     """x (B, C), weight (V, C), bias (V,) -> x weight' + bias (B, V)."""
     if precision == "bfloat16":
         return nd.gluonlm_dot(x, weight, bias, transpose_b=True, bias=True)
+    if precision == "float16":
+        x, weight, bias = cast(nd, HALF, x, weight, bias)
     return nd.FullyConnected(x, weight, bias, num_hidden=weight.shape[0])

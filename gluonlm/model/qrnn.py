@@ -19,6 +19,7 @@ Shapes: T steps, N batch columns, I inputs, H hidden units.
 import mxnet as mx
 from mxnet.gluon import HybridBlock
 
+from gluonlm.model import precision as numbers
 from gluonlm.system import native
 
 
@@ -33,6 +34,7 @@ class QRNNLayer(HybridBlock):
     :param wdrop: probability of dropping each weight in training, for a whole segment.
     :param zoneout: probability that a unit keeps its c at a step in training, as if f were 1 (section 2.1 of the
         paper); in evaluation the update 1 - f is multiplied by 1 - zoneout.
+    :param precision: of the product; float16 on GPUs (:mod:`gluonlm.model.precision`).
     :raises UserError: when the pooling operator cannot be compiled (:mod:`gluonlm.system.native`).
     """
 
@@ -43,12 +45,14 @@ class QRNNLayer(HybridBlock):
         window: int = 1,
         wdrop: float = 0.0,
         zoneout: float = 0.0,
+        precision: str = "float32",
         **kwargs,
     ):
         super().__init__(**kwargs)
         native.load_operators("fo_pool")
         self.input_size, self.hidden_size = input_size, hidden_size
         self.window, self.wdrop, self.zoneout = window, wdrop, zoneout
+        self.half = precision == "float16"
         self.state_count = window
         init = mx.init.Uniform((3 / (window * input_size)) ** 0.5)
         with self.name_scope():
@@ -69,9 +73,13 @@ class QRNNLayer(HybridBlock):
             previous = [last_step(F, inputs)]
         if self.wdrop:
             weight = F.Dropout(weight, p=self.wdrop)
+        if self.half:
+            seen, weight, bias = numbers.cast(F, numbers.HALF, seen, weight, bias)
         gates = F.FullyConnected(
             seen, weight, bias, num_hidden=3 * self.hidden_size, flatten=False
         )  # (T, N, 3H)
+        if self.half:
+            (gates,) = numbers.cast(F, "float32", gates)
         if self.zoneout:
             ones = F.BlockGrad(
                 F.ones_like(F.slice_axis(gates, axis=2, begin=0, end=self.hidden_size))

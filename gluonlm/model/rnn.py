@@ -18,7 +18,7 @@ from mxnet.gluon import HybridBlock, nn
 
 from gluonlm.config import Config
 from gluonlm.model.adaptive import SplitDecoder
-from gluonlm.model.precision import check_precision
+from gluonlm.model import precision as numbers
 from gluonlm.model.qrnn import QRNNLayer
 from gluonlm.model.regularize import LockedDropout, WordDropEmbedding, drop_rows
 from gluonlm.model.transformer import TransformerLayer
@@ -34,7 +34,7 @@ class RecurrentLayer(HybridBlock):
     :meth:`parts` shows them as matrices. All are drawn from U(-1/sqrt(H), 1/sqrt(H)).
 
     :param wdrop: probability of dropping each hidden-to-hidden weight in training, for a whole segment.
-    :param precision: of the products of an LSTM (:mod:`gluonlm.model.precision`).
+    :param precision: of the products: bfloat16 in an LSTM, float16 (:mod:`gluonlm.model.precision`).
     """
 
     def __init__(
@@ -68,6 +68,8 @@ class RecurrentLayer(HybridBlock):
         if self.precision == "bfloat16" and self.mode == "LSTM":
             outputs, *state = F.gluonlm_lstm(inputs, weights, *state)
             return outputs, state[:2]
+        if self.precision == "float16":
+            inputs, weights, *state = numbers.cast(F, numbers.HALF, inputs, weights, *state)
         outputs, *state = F.RNN(
             inputs,
             weights,
@@ -77,6 +79,8 @@ class RecurrentLayer(HybridBlock):
             mode=self.mode.lower(),
             state_outputs=True,
         )
+        if self.precision == "float16":
+            outputs, *state = numbers.cast(F, "float32", outputs, *state)
         return outputs, state
 
     def begin_state(self, batch_size: int, ctx: mx.Context | None = None) -> list[mx.nd.NDArray]:
@@ -97,7 +101,7 @@ def make_layers(config: Config) -> list[HybridBlock]:
     if config.model == "QRNN":
         windows = [config.window] + [1] * (config.nlayers - 1)
         return [
-            QRNNLayer(*size, window, config.wdrop, config.zoneout)
+            QRNNLayer(*size, window, config.wdrop, config.zoneout, config.precision)
             for size, window in zip(sizes, windows, strict=True)
         ]
     return [RecurrentLayer(config.model, *size, config.wdrop, config.precision) for size in sizes]
@@ -196,7 +200,7 @@ class RNNModel(HybridBlock):
         super().__init__()
         sizes = {"emsize": emsize, "nhid": nhid, "nlayers": nlayers}
         config = Config(model=mode, dropout=dropout, **sizes, **settings)
-        check_precision(config.precision)
+        numbers.check_precision(config.precision)
         self.precision = config.precision
         self.layout, splits = layout(config, vocab_size), splits_of(config, vocab_size)
         with self.name_scope():

@@ -12,6 +12,7 @@ import numpy as np
 
 from gluonlm.config import Config
 from gluonlm.model.checkpoint import Trained, build_model
+from gluonlm.model.precision import check_precision
 from gluonlm.model.weights import model_bytes
 from gluonlm.system.machine import check_memory
 from gluonlm.text.corpus import Corpus
@@ -41,9 +42,11 @@ def prepare(
 ) -> Training:
     """A training before its first step, of a new model or from a trained one (``origin``).
 
-    :raises UserError: when it cannot be: the text is too short, or the memory too small.
+    :raises UserError: when it cannot be: for the text, the memory, or the precision.
     """
-    if session.contexts[0].device_type == "cpu":
+    on_gpu = session.contexts[0].device_type == "gpu"
+    check_precision(config.precision, on_gpu)
+    if not on_gpu:
         check_memory(memory_need(config, len(corpus.dictionary)), "training")
     np.random.seed(config.seed)
     mx.random.seed(config.seed)

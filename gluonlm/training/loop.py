@@ -19,6 +19,7 @@ from gluonlm.system.runtime import prepare as runtime
 from gluonlm.text.batches import batchify, get_batch, random_length, segments
 from gluonlm.text.corpus import Corpus
 from gluonlm.training.group import LOCAL, SINGLE, Group
+from gluonlm.training.loss_scale import LossScale
 from gluonlm.training.optim import Average, Schedule, Updater, stalled
 from gluonlm.training.progress import Display
 from gluonlm.training.resume import Progress, StopRequest, save_training
@@ -48,6 +49,7 @@ class Training:
         local = session.kvstore if session.kvstore in LOCAL else "device"
         parameters = model.trainables()
         self.updater = Updater(parameters, config.optimizer, config.wdecay, local, self.group)
+        self.updater.scale = LossScale() if config.precision == "float16" else None
         self.pruner = session.pruner(model, self.updater, config)
         self.average = Average(parameters) if config.finetune and config.averages else None
         self.schedule = Schedule(config)

@@ -12,6 +12,7 @@ from mxnet.gluon import Parameter
 from gluonlm.config import Config
 from gluonlm.system.threads import Threads
 from gluonlm.training.group import SINGLE, Group, pack, unpack
+from gluonlm.training.loss_scale import LossScale
 
 
 def global_norm(arrays: Sequence[nd.NDArray]) -> float:
@@ -48,6 +49,9 @@ class Updater:
     clip their own. SGD and Adam are MXNet's, with weight decay as an L2 gradient; AdamW decays the
     weights themselves (Loshchilov & Hutter 2019, arXiv:1711.05101). :meth:`set_mask` keeps single
     weights at zero.
+
+    :ivar scale: what the losses' gradients are multiplied by, and those of the weights divided;
+        None for 1.
     """
 
     def __init__(
@@ -77,6 +81,7 @@ class Updater:
             }
             for optimizer, ctx in zip(self.optimizers, self.contexts, strict=True)
         ]
+        self.scale: LossScale | None = None
         self.masks: dict[str, list[nd.NDArray]] = {}  # of a parameter, on each device
         self.kvstore = mx.kv.create(kvstore) if len(self.contexts) > 1 else None
         if self.kvstore:
@@ -86,7 +91,8 @@ class Updater:
     def step(self, lr: float, clip: float, loss: nd.NDArray | None = None) -> float:
         """Update all weights from their gradients; returns the norm before clipping.
 
-        A norm that is not finite leaves the weights as they are, for the caller to report.
+        A norm that is not finite leaves the weights as they are, for the caller to report; but with
+        loss scaling an overflow is usual: the step is skipped, and its norm given as 0.
 
         :param loss: this worker's (1,), which becomes the mean over the workers.
         """
@@ -96,6 +102,12 @@ class Updater:
         if before is not None:
             self._set_weights(self.group.add(pack(self._weights()) - before))
         return norm
+
+    def head_gradients(self, heads: list[nd.NDArray]) -> list[nd.NDArray] | None:
+        """Where back-propagation begins: the loss scale for each head, None for ones."""
+        if not self.scale:
+            return None
+        return [nd.full(head.shape, self.scale.loss_scale, head.context) for head in heads]
 
     def synchronize(self) -> None:
         """Give all workers the same weights: before the first step, and before evaluation."""
@@ -127,11 +139,16 @@ class Updater:
         norm = global_norm(
             [parameter.grad(self.contexts[0]) for parameter in self.parameters.values()]
         )
-        if not math.isfinite(norm):
+        factor = 1 / self.scale.loss_scale if self.scale else 1.0
+        norm *= factor
+        overflow = not math.isfinite(norm)
+        if self.scale and self.scale.adapt(overflow):
+            return 0.0
+        if overflow:
             return norm
         for optimizer, states, ctx in zip(self.optimizers, self.states, self.contexts, strict=True):
             optimizer.set_learning_rate(lr)
-            optimizer.rescale_grad = clip_scale(norm, clip)
+            optimizer.rescale_grad = clip_scale(norm, clip) * factor
             for name, parameter in self.parameters.items():
                 weight = parameter.data(ctx)
                 if self.decoupled:
@@ -154,8 +171,9 @@ class Updater:
                 )  # not a product: zeros without a sign
 
     def state_arrays(self) -> dict[str, nd.NDArray]:
-        """The optimizer's memory on one device: Adam's two moments, nothing for SGD."""
-        return {
+        """What it remembers on one device: Adam's two moments, nothing for SGD; the loss scale."""
+        scale = {"loss_scale": nd.array(self.scale.state())} if self.scale else {}
+        return scale | {
             f"{name}.{index}": array
             for name, state in self.states[0].items()
             for index, array in enumerate(state or ())
@@ -163,6 +181,9 @@ class Updater:
 
     def load_state(self, arrays: dict[str, nd.NDArray], updates: int) -> None:
         """Put back what :meth:`state_arrays` gave after ``updates`` steps."""
+        if self.scale:
+            self.scale.load_state(arrays["loss_scale"])
+            updates -= self.scale.skipped
         for optimizer, states in zip(self.optimizers, self.states, strict=True):
             # Adam's bias correction counts the updates of each parameter from here
             optimizer.begin_num_update = optimizer.num_update = updates

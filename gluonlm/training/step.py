@@ -73,7 +73,7 @@ def train_step(
                     features, state = model.body(x, state)  # (T, n, C)
                 losses.append(objective.loss_of(model, features, y).sum() / data.size)
                 new_states.append(state)
-        autograd.backward(losses + penalties)
+        autograd.backward(losses + penalties, updater.head_gradients(losses + penalties))
         loss = nd.add_n(*(loss.as_in_context(updater.contexts[0]) for loss in losses))
         norm = updater.step(lr, clip, loss)
         loss = float(loss.asscalar())
