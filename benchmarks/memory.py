@@ -3,8 +3,8 @@
     python benchmarks/memory.py --torch-python torch-env/bin/python    # twenty minutes
 
 Steps on random words at the published sizes (V = 10,000, batch 20), in segments of the lengths that
-the recipe draws; both programs get the same. The peak is what the process had at most, the growth
-what its last epoch's end has more than its second one's: the first warms up. Recorded in
+the recipe draws; both programs get the same, in each epoch again. The peak is what the process had
+at most, the growth by how much that rose after the second epoch: the first warms up. Recorded in
 results/memory.json, where settings that are not measured again stay as they are.
 """
 
@@ -41,17 +41,15 @@ def measure(name: str, python: str, job: dict) -> dict[str, list[int] | int]:
     epochs = [json.loads(line) for line in ended.stdout.splitlines()]
     after = [round(one["bytes"] / MIB) for one in epochs]
     peaks = [round(one["peak_bytes"] / MIB) for one in epochs]
-    return {"peak": peaks[-1], "peaks": peaks, "after_epochs": after, "growth": after[-1] - after[1]}
+    growth = peaks[-1] - peaks[1]
+    return {"peak": peaks[-1], "growth": growth, "peaks": peaks, "after_epochs": after}
 
 
 def compare(preset: str, options: argparse.Namespace, torch: str | None) -> dict:
     """Both precisions of ours and PyTorch with the settings of a recipe."""
     config = resolve(preset, {"batch_size": BATCH, **options.sizes})
     count = options.steps
-    epochs = [
-        [random_length(config.bptt, config.seed, epoch * count + i) for i in range(count)]
-        for epoch in range(options.epochs)
-    ]
+    epochs = [[random_length(config.bptt, config.seed, i) for i in range(count)]] * options.epochs
     measured = {}
     for name in ("float32", "bfloat16") if config.model == "LSTM" else ("float32",):
         settings = asdict(config) | {"precision": name}

@@ -1,7 +1,7 @@
 """Products of matrices in fewer bits: factors in bfloat16, sums, weights and everything else in float32.
 
     python -m gluonlm.train --precision bfloat16           # on a processor
-    python -m gluonlm.train --precision float16 --gpu 0    # on a GPU, by the operators of MXNet's AMP
+    python -m gluonlm.train --precision float16 --gpu 0    # on a GPU, with the loss scale of MXNet's AMP
 
 A bfloat16 number has the range of a float32 and 8 of its 24 digits, and a processor with AVX512_BF16 multiplies twice
 as many of them at a time. The decoder and LSTM layers round, while a run trains; what is saved is float32, and whatever
@@ -47,7 +47,7 @@ def check_precision(precision: str, on_gpu: bool | None = None) -> None:
 
 def cast(F: Any, dtype: str, *arrays: Any) -> list:
     """Arrays in other numbers, whose gradients are in their own; F is ``mx.nd`` or ``mx.sym``."""
-    return [F.amp_cast(array, dtype=dtype) for array in arrays]
+    return [F.cast(array, dtype=dtype) for array in arrays]
 
 
 def dot(

@@ -17,8 +17,8 @@ import mxnet as mx
 from mxnet.gluon import HybridBlock, nn
 
 from gluonlm.config import Config
-from gluonlm.model.adaptive import SplitDecoder
 from gluonlm.model import precision as numbers
+from gluonlm.model.adaptive import SplitDecoder
 from gluonlm.model.qrnn import QRNNLayer
 from gluonlm.model.regularize import LockedDropout, WordDropEmbedding, drop_rows
 from gluonlm.model.transformer import TransformerLayer

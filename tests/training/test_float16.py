@@ -80,17 +80,15 @@ def test_gradients_reach_the_float32_weights(mode, way):
 def test_the_layers_graph_multiplies_float16(mode):
     """Only its types are asked: a CPU cannot run it."""
     model = RNNModel(50, mode, emsize=8, nhid=8, nlayers=1, precision="float16")
-    state = [mx.sym.var(f"state{i}") for i in range(len(model.begin_state(1)))]
-    features, _ = model.body(mx.sym.var("words"), state)
+    state = [mx.sym.var(f"state{i}", dtype="float32") for i in range(len(model.begin_state(1)))]
+    features, _ = model.body(mx.sym.var("words", dtype="float32"), state)
     inside = features.get_internals()
-    kinds = dict(
-        zip(inside.list_outputs(), inside.infer_type(words="float32")[1], strict=True)
-    )
+    kinds = dict(zip(inside.list_outputs(), inside.infer_type()[1], strict=True))
     product = "fullyconnected" if mode == "QRNN" else "rnn"
     made = [kind for name, kind in kinds.items() if f"{product}0_output" in name]
     assert made
     assert set(made) == {np.float16}
-    assert features.infer_type(words="float32")[1] == [np.float32]
+    assert features.infer_type()[1] == [np.float32]
 
 
 @pytest.mark.usefixtures("_on_a_cpu")
