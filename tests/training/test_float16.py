@@ -146,7 +146,12 @@ def test_what_overflows_without_a_scale_has_diverged():
 @pytest.mark.usefixtures("_on_a_cpu")
 def test_training_that_diverges_stops(text, tmp_path, monkeypatch):
     starting_at(monkeypatch, 4.0)
-    monkeypatch.setattr("gluonlm.training.optim.global_norm", lambda _: math.nan)
+
+    def not_finite(gradients):
+        nd.waitall()
+        return math.nan
+
+    monkeypatch.setattr("gluonlm.training.optim.global_norm", not_finite)
     with pytest.raises(UserError, match="diverged"):
         trained(text, tmp_path / "run", "--precision", "float16", "--epochs", "1")
 
