@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from step import NO_TORCH, Competitor, find_torch, spread
+from step import MODES, NO_TORCH, Competitor, find_torch, spread
 from step_worker import Work
 
 from gluonlm.cli import run
@@ -83,7 +83,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--torch-python", default=os.environ.get("GLUONLM_TORCH_PYTHON"), metavar="PYTHON"
     )
-    parser.add_argument("--mode", choices=("train", "sampled", "evaluate"), default="sampled")
+    parser.add_argument("--mode", choices=(*MODES, "generate", "onnx"), default="sampled")
     parser.add_argument("--units", type=int, default=200)
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--rounds", type=int, default=5)
@@ -109,7 +109,9 @@ def main(argv: list[str]) -> dict:
         work = Work("train", 50, 16, layers=2, batch=4, bptt=5)
         options.rounds, options.seconds, options.settle = 2, 0.05, 0.05
     torch = find_torch(options.torch_python)
-    if torch is None:
+    if options.mode in ("generate", "onnx"):  # which only ours does
+        torch = None
+    elif torch is None:
         print(NO_TORCH, file=sys.stderr)
     fixed = {f"ours-{number}": sys.executable for number in sorted({1, usable_cores()})}
     pythons = {"ours": sys.executable, **fixed} | ({"torch": torch} if torch else {})

@@ -1,6 +1,8 @@
 """Competitor of benchmarks/step.py: gluonlm's own training step and evaluation."""
 
+import tempfile
 import time
+from pathlib import Path
 
 import gluonlm  # isort: skip
 import mxnet as mx
@@ -8,13 +10,16 @@ import numpy as np
 from step_worker import Work, serve
 
 from gluonlm.config import Config
-from gluonlm.model.checkpoint import build_model
+from gluonlm.inference.predictor import Predictor
+from gluonlm.model.checkpoint import Trained, build_model
 from gluonlm.model.softmax import SampledSoftmax, decoder_loss
+from gluonlm.onnx.export import export_onnx
+from gluonlm.onnx.session import OnnxModel
 from gluonlm.text.corpus import Dictionary
 from gluonlm.training.optim import Updater
 from gluonlm.training.step import Objective, evaluate, train_step
 
-SAMPLES = 1000
+SAMPLES, WORDS = 1000, 20
 SIDE = 1024  # of the square matrices whose product shows what the processor can do
 
 
@@ -31,7 +36,7 @@ def set_up(work: Work):
         bptt=work.bptt,
         precision=work.precision,
     )
-    model = build_model(config, work.vocab, gradients=work.mode != "evaluate")
+    model = build_model(config, work.vocab, gradients=work.mode in ("train", "sampled"))
     random = np.random.default_rng(1)
     facts = {"mxnet": mx.__version__, "threads": gluonlm.RUNTIME.threads}
     if work.mode == "evaluate":
@@ -40,6 +45,8 @@ def set_up(work: Work):
             np.int32
         )
         return lambda: (len(ids), evaluate(model, ids, dictionary, work.batch)), facts
+    if work.mode in ("generate", "onnx"):
+        return generation(model, config, work), facts
     updater = Updater(model.trainables(), config.optimizer, config.wdecay)
     ids = random.integers(0, work.vocab, (work.bptt + 1, work.batch)).astype(np.int32)
     states = [model.begin_state(work.batch)]
@@ -55,6 +62,27 @@ def set_up(work: Work):
         return ids[1:].size, loss
 
     return step, facts
+
+
+def generation(model, config: Config, work: Work):
+    """Words that are written one by one, by MXNet or by ONNX Runtime."""
+    computes = Predictor(model)
+    if work.mode == "onnx":
+        dictionary = Dictionary(str(word) for word in range(work.vocab))
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            export_onnx(Trained(model, dictionary, config, "word", path), path)
+            computes = OnnxModel(path)
+    state, ids = computes.begin_state(1), np.zeros((1, 1), np.int64)
+
+    def write():
+        nonlocal state
+        for _ in range(WORDS):
+            logits, state = computes.predict(ids, state)
+            ids[:] = logits.argmax()
+        return WORDS, float(logits.max())
+
+    return write
 
 
 def product_rate(work: Work) -> float:

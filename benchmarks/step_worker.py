@@ -15,7 +15,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Work:
-    """What all competitors do the same of: ``mode`` is "train", "sampled" or "evaluate"."""
+    """What all competitors do the same of: ``mode`` is "train", "sampled" or "evaluate".
+
+    Ours also knows "generate" and "onnx", one word at a time.
+    """
 
     mode: str
     vocab: int

@@ -17,7 +17,7 @@ import numpy as np
 from gluonlm.model.adaptive import log_probabilities
 from gluonlm.model.rnn import RNNModel
 from gluonlm.model.softmax import decoder_loss
-from gluonlm.system.threads import Threads
+from gluonlm.system.threads import Threads, one_numpy_thread
 
 # where a sparse decoder makes a step faster (benchmarks/sparse.py)
 CSR_SPARSITY, CSR_ROWS = 0.945, range(10, 51)
@@ -68,6 +68,11 @@ class Predictor:
         return weight, bias
 
     @cached_property
+    def matrix(self) -> mx.nd.NDArray:
+        """The decoder's weight for MXNet, in the same memory."""
+        return mx.nd.from_numpy(self.decoder[0])
+
+    @cached_property
     def sparse_weight(self) -> mx.nd.sparse.CSRNDArray | None:
         """The decoder's weight without its zeros, None if there are few."""
         weight, _ = self.decoder
@@ -115,9 +120,10 @@ class Predictor:
             ).asnumpy()  # (V, T*N)
             logits = np.ascontiguousarray(products.T)
         elif len(rows) <= MATRIX_ROWS:
-            logits = np.matmul(self.decoder[0], rows[..., None])[..., 0]  # one product per row
+            with one_numpy_thread():  # one product per row
+                logits = np.matmul(self.decoder[0], rows[..., None])[..., 0]
         else:
-            logits = rows @ self.decoder[0].T
+            logits = mx.nd.dot(mx.nd.array(rows), self.matrix, transpose_b=True).asnumpy()
         return logits.reshape(*features.shape[:2], -1)
 
 

@@ -18,9 +18,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 
 from gluonlm.system.machine import cpu_flags
-from gluonlm.system.runtime import prepare
+from gluonlm.system.runtime import loaded_libraries, prepare
 
 TRIAL = 4  # pieces of work by which a number is judged, after one to settle
 WINDOW = 12  # pieces over which the speed is watched
@@ -53,6 +54,33 @@ def set_threads(number: int) -> None:
     check_call(_LIB.MXNDArrayWaitAll())  # until then the function must live
     openmp.omp_set_num_threads(number)
     current[:] = [number]
+
+
+@cache
+def numpy_blas() -> ctypes.CDLL | None:
+    """The OpenBLAS inside NumPy's wheel; None where NumPy has another BLAS."""
+    paths = [path for path in loaded_libraries() if "numpy.libs/libopenblas" in path]
+    library = ctypes.CDLL(paths[0]) if paths else None
+    return library if hasattr(library, "openblas_set_num_threads64_") else None
+
+
+@contextmanager
+def one_numpy_thread() -> Iterator[None]:
+    """A with-block in which NumPy multiplies on one thread.
+
+    For a vector a second thread brings little, and beside other programs it costs ten times as
+    much as the product; nor would the sums of larger products be the same with each number.
+    """
+    blas = numpy_blas()
+    if blas is None:
+        yield
+        return
+    before = blas.openblas_get_num_threads64_()
+    blas.openblas_set_num_threads64_(1)
+    try:
+        yield
+    finally:
+        blas.openblas_set_num_threads64_(before)
 
 
 def candidates(most: int) -> list[int]:

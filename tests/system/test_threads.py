@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 from gluonlm.config import Config
+from gluonlm.inference import predictor
+from gluonlm.inference.predictor import Predictor
 from gluonlm.model.checkpoint import build_model
 from gluonlm.model.softmax import SampledSoftmax, decoder_loss
 from gluonlm.system import threads
@@ -135,3 +137,39 @@ def test_no_weight_depends_on_the_number_of_threads(settings, sampled):
     for same in zip(*results, strict=True):
         np.testing.assert_array_equal(same[0], same[1])
         np.testing.assert_array_equal(same[0], same[2])
+
+
+@pytest.mark.parametrize("columns", [1, 12, 13, 40])
+def test_no_prediction_depends_on_the_number_of_threads(columns):
+    if not threads.may_choose():
+        pytest.skip("the number is the user's, or MXNet's own BLAS serves")
+    model = Predictor(build_model(Config(emsize=130, nhid=130), 3000))
+    model.threads["predict"] = Threads(1)
+    ids, results = np.arange(columns)[None], []
+    for number in (1, 2, 3):
+        set_threads(number)
+        results.append(model.predict(ids, model.begin_state(columns))[0])
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_array_equal(results[0], results[2])
+    weight, bias = model.decoder
+    features, _ = model.model.body(mx.nd.array(ids), model.begin_state(columns))
+    exact = features.asnumpy().astype(float) @ weight.T + bias
+    np.testing.assert_allclose(results[0], exact, atol=1e-5)
+
+
+def test_numpy_multiplies_a_vector_on_one_thread(monkeypatch):
+    blas, seen = threads.numpy_blas(), []
+    if blas is None:
+        pytest.skip("NumPy has another BLAS")
+    product = np.matmul
+
+    def matmul(*arrays):
+        seen.append(blas.openblas_get_num_threads64_())
+        return product(*arrays)
+
+    before = blas.openblas_get_num_threads64_()
+    monkeypatch.setattr(predictor.np, "matmul", matmul)
+    model = Predictor(build_model(Config(emsize=8, nhid=8), 20))
+    model.predict(np.array([[1]]), model.begin_state(1))
+    assert seen == [1]
+    assert blas.openblas_get_num_threads64_() == before
