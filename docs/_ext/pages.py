@@ -179,6 +179,21 @@ def make_pages(app: Sphinx) -> None:
         app.outdir.mkdir(parents=True)
 
 
+def fold_code(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Fold a lesson's code that sets up or only draws: its reader opens it with "Show code"."""
+    if not docname.startswith("notebooks/"):
+        return
+    notebook = nbformat.reads(source[0], as_version=4)
+    for cell in notebook.cells:
+        draws, sets_up = (
+            cell.source.startswith("caption = ("),
+            "teaching.set_style()" in cell.source,
+        )
+        if cell.cell_type == "code" and (draws or sets_up):
+            cell.metadata["tags"] = sorted({*cell.metadata.get("tags", []), "hide-input"})
+    source[0] = nbformat.writes(notebook)
+
+
 def describe_pictures(app: Sphinx, doctree: nodes.document) -> None:
     """Give each picture of a notebook the description and the width that are stored with it."""
     if not app.env.docname.startswith("notebooks/"):
@@ -228,6 +243,7 @@ def lessons_to_read(
 def setup(app: Sphinx) -> dict:
     """Make the pages before the sources are read."""
     app.connect("builder-inited", make_pages)
+    app.connect("source-read", fold_code)
     app.connect("doctree-read", describe_pictures)
     app.connect("doctree-read", link_lessons)
     app.connect("doctree-read", offer_download)
