@@ -21,7 +21,7 @@ from gluonlm import train
 
 ROOT = Path(__file__).parents[2]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs" / "guide").glob("*.md")))
-PROGRAM = r"(?:python (?!-c)|make |horovodrun |printf )"
+PROGRAM = r"(?:python (?!-c|-m gluonlm.COMMAND)|make |horovodrun |printf )"
 
 # how a command begins: where it is tried, or why it is not
 ELSEWHERE = {
@@ -116,7 +116,8 @@ def smaller(words: list[str]) -> list[str]:
     more = SMALLER.get(name.removesuffix(".py"), "").split()
     if "--table" in words or "--help" in words:
         return words
-    if "--gpu" in words:  # there is none: the same on the CPU, where no preset is implied
+    words = [word for word in words if word != "--cuda"]  # there is no GPU: the same on the CPU
+    if "--gpu" in words:  # which implies a preset
         place = words.index("--gpu")
         words = words[:place] + words[place + 2 :]
         more += [] if "--preset" in words else ["--preset", "tutorial"]
