@@ -56,9 +56,9 @@ def surroundings(home: Path) -> Trials:
         for megabytes in (200, 400, 600, 800, 1000, 2000):
             limit = f"ulimit -c 0; ulimit -v {1024 * megabytes};"
             yield "surroundings", partial(surrounded, home, argv, limit, "", None)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            for milestone in MILESTONES:
-                yield "signals while importing", partial(ended, home, argv, number, milestone)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        for milestone in MILESTONES:
+            yield "signals while importing", partial(ended, home, TRAIN, number, milestone)
 
 
 def shell_line(home: Path, argv: list[str], folder: Path) -> str:
