@@ -19,6 +19,7 @@ import gluonlm  # noqa: E402, F401
 # The files whose tests take longest; they begin first, or one worker would end with them alone.
 LONG = {"test_distributed", "test_launch", "test_bench", "test_robustness", "test_ablation"}
 LONG |= {"test_training", "test_awd", "test_runtime", "test_streams", "test_blas", "test_austen"}
+LONG |= {"test_documented"}  # a command after the other
 
 
 def pytest_collection_modifyitems(items):
