@@ -21,7 +21,7 @@ from step import HERE, NO_TORCH, competitor_environment, find_torch
 from gluonlm.cli import run
 from gluonlm.presets import resolve
 from gluonlm.system.errors import UserError
-from gluonlm.system.machine import RESULTS, record
+from gluonlm.system.machine import RESULTS, cpu_flags, record
 from gluonlm.text.batches import random_length
 
 VOCAB, BATCH, MIB = 10_000, 20, 2**20
@@ -50,8 +50,10 @@ def compare(preset: str, options: argparse.Namespace, torch: str | None) -> dict
     config = resolve(preset, {"batch_size": BATCH, **options.sizes})
     count = options.steps
     epochs = [[random_length(config.bptt, config.seed, i) for i in range(count)]] * options.epochs
-    measured = {}
-    for name in ("float32", "bfloat16") if config.model == "LSTM" else ("float32",):
+    measured, names = {}, ["float32"]
+    if config.model == "LSTM" and "avx512_bf16" in cpu_flags():
+        names.append("bfloat16")
+    for name in names:
         settings = asdict(config) | {"precision": name}
         job = {"settings": settings, "vocab": VOCAB, "epochs": epochs}
         measured[name] = measure(name, sys.executable, job)

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from scripts import ROOT, run_script
 
+from gluonlm.system.machine import cpu_flags
+
 BENCH = ROOT / "benchmarks" / "step.py"
 
 
@@ -265,3 +267,31 @@ def test_the_guide_shows_the_recorded_table(line):
     assert shown.count("\n") > 2
     pages = (ROOT / "docs" / "guide").glob("*.md")
     assert any(shown in page.read_text() for page in pages)
+
+
+def test_memory_is_measured_epoch_by_epoch(tmp_path):
+    ended = bench(
+        "--quick", "--presets", "awd-ptb", "--epochs", 2, "--steps", 1,
+        "--out", tmp_path / "memory.json", script="memory.py",
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    one = json.loads((tmp_path / "memory.json").read_text())["presets"]["awd-ptb"]
+    ours = one["mib"]["float32"]
+    assert ours["peaks"][0] <= ours["peaks"][1] == ours["peak"] < 2000
+    assert ours["growth"] == 0
+    assert one["peak_over_torch"] == {}
+    assert "PyTorch is missing" in ended.stderr
+
+
+@pytest.mark.skipif("avx512_bf16" not in cpu_flags(), reason="this processor has no AVX512_BF16")
+def test_precisions_are_compared(tmp_path):
+    for split in ("train", "valid", "test"):
+        (tmp_path / f"{split}.txt").write_text("it is a truth universally acknowledged\n" * 60)
+    out = tmp_path / "precision.json"
+    options = ["--data", tmp_path, "--epochs", 1, "--units", 4, "--seeds", 1, "--out", out]
+    ended = bench(*options, script="precision.py")
+    assert ended.returncode == 0, ended.stderr
+    (one,) = json.loads(out.read_text())["data"].values()
+    rounded, exact = (one["perplexity"][kind]["1"]["test"] for kind in ("bfloat16", "float32"))
+    assert one["bfloat16_over_float32"]["test"] == pytest.approx(rounded / exact, abs=1e-4)
+    assert "| 1 |" in bench("--table", "--out", out, script="precision.py").stdout
