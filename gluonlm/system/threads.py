@@ -23,6 +23,7 @@ from functools import cache
 from gluonlm.system.machine import cpu_flags
 from gluonlm.system.runtime import loaded_libraries, prepare
 
+LEAST = 0.02  # seconds: shorter pieces of work count together, or a rare stall would not show
 TRIAL = 4  # pieces of work by which a number is judged, after one to settle
 WINDOW = 12  # pieces over which the speed is watched
 SLOWER = 1.25  # a fall of the speed by this factor calls for a new measurement
@@ -120,6 +121,7 @@ class Threads:
         self.recent: deque[float] = deque(maxlen=WINDOW)
         self.usual, self.patience = 0.0, PATIENCE
         self.started = self.ended = 0.0  # the last measurement
+        self.seconds = self.amount = 0.0  # of the pieces since the last that counted
 
     @contextmanager
     def timed(self, amount: float) -> Iterator[None]:
@@ -132,7 +134,11 @@ class Threads:
         started = self.clock()
         self.started = self.started or started
         yield
-        seconds = (self.clock() - started) / amount
+        self.seconds, self.amount = self.seconds + self.clock() - started, self.amount + amount
+        if self.seconds < LEAST:
+            return
+        seconds = self.seconds / self.amount
+        self.seconds = self.amount = 0.0
         if self.queue:
             self._try(seconds)
         else:

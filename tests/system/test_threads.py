@@ -86,6 +86,17 @@ def test_a_load_that_comes_and_goes_does_not_keep_it_measuring(machine):
     assert machine.history.count(1) < 0.15 * len(machine.history)
 
 
+def test_rare_stalls_count_where_pieces_are_short(machine):
+    """Words of 0.3 ms, of which one in twenty waits 20 ms for a busy core."""
+    chooser = chooser_of(machine)
+    for _ in range(200):
+        machine.times = {2: 0.0003, 1: 0.0005}
+        machine.work(chooser, 19)
+        machine.times = {2: 0.02, 1: 0.0005}
+        machine.work(chooser, 1)
+    assert chooser.number == 1
+
+
 def test_numbers_worth_trying():
     assert candidates(2) == [2, 1]
     assert candidates(8) == [8, 7, 4, 1]
