@@ -1,7 +1,7 @@
 """Recorded runs: how a run becomes one, and the table of all.
 
-    python benchmarks/records.py add runs/NAME results/NAME  # keep its settings, log and result
-    python benchmarks/records.py table                       # all recorded runs in Markdown
+python benchmarks/records.py add runs/NAME results/NAME  # keep its settings, log and result
+python benchmarks/records.py table                       # all recorded runs in Markdown
 """
 
 import argparse
