@@ -224,6 +224,13 @@ def test_settings_that_are_measured_again_replace_what_is_recorded_of_them(recor
     assert "rounds" not in settings[0]
 
 
+def test_a_step_of_the_transformer_against_the_lstm(tmp_path):
+    bench("--quick", "--out", tmp_path / "attention.json", script="attention.py")
+    result = json.loads((tmp_path / "attention.json").read_text())
+    assert result["times_as_long"]["ms"].keys() == {"LSTM", "Transformer"}
+    assert result["command"].startswith("python benchmarks/attention.py --quick")
+
+
 def test_the_qrnn_against_the_lstm_and_each_way_to_pool(tmp_path):
     ended = bench("--quick", "--out", tmp_path / "qrnn.json", script="qrnn.py")
     assert ended.returncode == 0, ended.stderr
