@@ -16,8 +16,13 @@ from gluonlm.system.machine import RESULTS, recorded
 
 OURS, THEIRS, GREY = "#cd5418", "#3465a4", "#666666"
 DATA_SETS = {"ptb": "Penn Treebank", "wikitext-2": "WikiText-2"}
-KINDS = {"ours": (OURS, "o"), "lstm": (GREY, "s"), "awd": (THEIRS, "^"), "qrnn": ("#4e9a06", "D")}
-KIND_NAMES = {"ours": "LSTM, fast-cpu", "lstm": "LSTM", "awd": "AWD-LSTM", "qrnn": "QRNN"}
+KINDS = {  # of the name of a run: what it is called, colour, marker
+    "ours": ("LSTM, fast-cpu", OURS, "o"),
+    "lstm": ("LSTM", GREY, "s"),
+    "awd": ("AWD-LSTM", THEIRS, "^"),
+    "qrnn": ("QRNN", "#4e9a06", "D"),
+    "transformer": ("Transformer", "#75507b", "v"),
+}
 SAME_EVERYWHERE = {
     "svg.hashsalt": "gluonlm",
     "font.size": 12,
@@ -103,18 +108,19 @@ def label(axes: Axes, text: str, point: tuple, beside: tuple[int, int], others: 
 
 
 def draw_parameters(axes: Axes) -> None:
-    """Perplexity against parameters: the runs that are not pruned."""
+    """Perplexity against parameters: the runs that are not pruned, of more than two epochs."""
     labelled: list = []
+    legend: dict[str, tuple[str, str]] = {}
     for name, result in runs_on("ptb").items():
-        if "pruned" not in name:
-            kind = next(kind for kind in KINDS if f"-{kind}-" in name)
-            colour, marker = KINDS[kind]
+        if "pruned" not in name and result["epochs"] > 2:
+            shown, colour, marker = KINDS[next(kind for kind in KINDS if f"-{kind}-" in name)]
+            legend[shown] = colour, marker
             million = result["parameters"] / 1e6
             perplexity = result["test_perplexity"]
             axes.plot(million, perplexity, marker, color=colour)
             label(axes, name.removeprefix("ptb-"), (million, perplexity), (9, -4), labelled)
-    for kind, (colour, marker) in KINDS.items():
-        axes.plot([], [], marker, color=colour, label=KIND_NAMES[kind])
+    for shown, (colour, marker) in legend.items():
+        axes.plot([], [], marker, color=colour, label=shown)
     axes.set(xscale="log", xlabel="million parameters", ylabel="test perplexity on Penn Treebank")
     axes.set_xticks((3, 5, 7, 10, 14), (3, 5, 7, 10, 14))
     axes.set_xticks((), minor=True)
