@@ -74,7 +74,7 @@ def test_errors_that_are_no_mistake_of_ours():
 @pytest.mark.parametrize(
     ("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")]
 )
-@pytest.mark.parametrize("imported", ["gluonlm/system/streams", "mxnet/ndarray", "gluonlm/train"])
+@pytest.mark.parametrize("imported", ["gluonlm/system/gpu", "mxnet/ndarray", "gluonlm/train"])
 def test_a_command_that_is_ended_while_importing_says_so_in_one_line(
     tmp_path, number, word, imported
 ):
