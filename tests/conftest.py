@@ -8,11 +8,10 @@ import shutil
 
 import pytest
 
-if (
-    "PYTEST_XDIST_WORKER" in os.environ
-):  # the workers share the cores, and so do processes they start
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores, and so do processes they start
     share = len(os.sched_getaffinity(0)) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))
+    # not what is there: the controller has imported gluonlm, too, which names all cores
+    os.environ["OMP_NUM_THREADS"] = str(max(1, share))
 
 import gluonlm  # noqa: E402, F401
 

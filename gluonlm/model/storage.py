@@ -4,14 +4,14 @@
     >>> arrays, metadata = read_arrays(path, "gluonlm model")
 
 A safetensors file is a JSON header and raw arrays: it runs no code when it is read. The header has our metadata, with
-a digest (SHA-256) of all arrays and all other metadata, which every read checks.
+a digest of all arrays and all other metadata, which every read checks. It is XXH3 of 128 bits
+(https://xxhash.com): it proves that a file is whole, not who wrote it, in a twentieth of SHA-256's time.
 
 Of n float32 numbers k are not zero: one bit for each of the n, and those k, take n/8 + 4k bytes instead of 4n. Where
 that is less, the array is stored so. At a sparsity of 80 % that is 23 % of the bytes, at 90 % 13 %, at 95 % 8 %. Of
 8-bit integers with these sparsities it is 32.5, 22.5 and 17.5 %.
 """
 
-import hashlib
 import json
 import math
 import sys
@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import xxhash
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
@@ -99,8 +100,8 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def digest(packed: Arrays, metadata: dict[str, str]) -> str:
-    """SHA-256 over arrays as they are stored, their names, types and shapes, and metadata."""
-    state = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    """XXH3 over arrays as they are stored, their names, types and shapes, and metadata."""
+    state = xxhash.xxh3_128(json.dumps(metadata, sort_keys=True).encode())
     for name, array in sorted(packed.items()):
         state.update(json.dumps([name, array.dtype.str, array.shape]).encode())
         state.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))

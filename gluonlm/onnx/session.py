@@ -1,4 +1,4 @@
-"""A language model out of an ONNX file, without MXNet: this module needs numpy and onnxruntime only.
+"""A language model out of an ONNX file, without MXNet: this module needs numpy, onnxruntime and xxhash.
 
     >>> model = OnnxModel("runs/ptb/model.onnx")
     >>> logits, state = model.predict([[4], [7]], model.begin_state(1))  # (2, 1, V)
@@ -7,7 +7,6 @@ It is an :class:`gluonlm.inference.language_model.Arithmetic`: ``gluonlm.load`` 
 asks of a model of MXNet.
 """
 
-import hashlib
 import re
 import sys
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import xxhash
 
 from gluonlm.config import Config
 from gluonlm.system.errors import UserError, require
@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
 FORMAT = "gluonlm onnx 1"
 ADVICE = "give an ONNX file that `python -m gluonlm.export` wrote"
-# the metadata entry "digest" as protobuf has it, up to its value of 64 characters
-SEAL = b"\x72\x4a\x0a\x06digest\x12\x40"
+DIGEST = 32  # characters
+# the metadata entry "digest" as protobuf has it, up to its value
+SEAL = b"\x72\x2a\x0a\x06digest\x12\x20"
 # the key by which a tensor names another file, in each way that protobuf can write it. Ours never do, and ONNX Runtime
 # would read any file of the machine. Text that we store is JSON, which has no such control characters
 EXTERNAL = re.compile(rb"(\x0a|\x8a\x80*\x00)(\x08|\x88\x80*\x00)location")
@@ -135,8 +136,8 @@ def cross_entropy(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def seal(content: bytes) -> bytes:
-    """An ONNX model with a further entry of metadata at its end: the SHA-256 of all that is before."""
-    return content + SEAL + hashlib.sha256(content).hexdigest().encode()
+    """An ONNX model with a further entry of metadata at its end: the XXH3 of all that is before."""
+    return content + SEAL + xxhash.xxh3_128(content).hexdigest().encode()
 
 
 def read_file(path: Path) -> bytes:
@@ -147,7 +148,7 @@ def read_file(path: Path) -> bytes:
     if not path.is_file():
         raise UserError(f"there is no file {path}: {ADVICE}")
     content = path.read_bytes()
-    begin = len(content) - len(SEAL) - 64
+    begin = len(content) - len(SEAL) - DIGEST
     if begin < 0 or not content.startswith(SEAL, begin):
         if FORMAT.encode() in content:
             print(
