@@ -27,7 +27,7 @@ def results_page(pictures: Path) -> str:
     for name, (config, result) in recorded().items():
         title = f"<b>{name}</b>: test perplexity {shown(result['test_perplexity'])}"
         section = [*run_section(config, result), *curve(name, pictures)]
-        lines += [f"({name})=", *folded(title, section)]
+        lines += [f"({name})=", *folded(title, section, name)]
     lines += ["## Benchmarks", "", "Each file under `results/` with the command that wrote it.", ""]
     for path in sorted(RESULTS.glob("*.json")):
         record = json.loads(path.read_text())
@@ -45,9 +45,10 @@ def charts(pictures: Path) -> Iterable[str]:
         yield from (f"## {says}", "", f"![{says}]({pictures.name}/{name}.svg)", "")
 
 
-def folded(title: str, lines: list[str]) -> list[str]:
-    """Lines under a title (HTML) that opens them."""
-    return [f"<details><summary>{title}</summary>", "", *lines, "", "</details>", ""]
+def folded(title: str, lines: list[str], anchor: str = "") -> list[str]:
+    """Lines under a title (HTML) that opens them; links lead to the anchor."""
+    opening = f'<details id="{anchor}">' if anchor else "<details>"
+    return [f"{opening}<summary>{title}</summary>", "", *lines, "", "</details>", ""]
 
 
 def run_section(config: dict, result: dict) -> list[str]:

@@ -35,6 +35,7 @@ ELSEWHERE = {
     "python -m gluonlm.launch -n": "tests/parallel/test_ssh.py",
     "python continue.py": "PyTorch is not installed; tests/model/test_exchange.py has its files",
     "python benchmarks/exchange.py": "PyTorch is not installed",
+    "python benchmarks/attention.py": "tests/project/test_bench.py",
     "python benchmarks/step.py --rounds": "tests/project/test_bench.py",
     "python benchmarks/busy.py": "tests/project/test_bench.py",
     "python benchmarks/qrnn.py": "tests/project/test_bench.py",
