@@ -36,7 +36,6 @@ ELSEWHERE = {
     "python continue.py": "PyTorch is not installed; tests/model/test_exchange.py has its files",
     "python benchmarks/exchange.py": "PyTorch is not installed",
     "python benchmarks/attention.py": "tests/project/test_bench.py",
-    "python benchmarks/step.py --rounds": "tests/project/test_bench.py",
     "python benchmarks/busy.py": "tests/project/test_bench.py",
     "python benchmarks/qrnn.py": "tests/project/test_bench.py",
     "python benchmarks/weight_drop.py": "tests/project/test_bench.py",
