@@ -1,7 +1,7 @@
 """The data sets known by name, where they come from, and what is on this machine.
 
-Downloads go to a folder that all projects share: ``$GLUONLM_DATA``, else ``$XDG_CACHE_HOME/gluonlm``, else
-``~/.cache/gluonlm``, one folder per data set. A file put there by hand is verified like a downloaded one.
+Downloads go to a folder for each in :func:`gluonlm.system.files.cache_folder`, which all projects
+share. A file put there by hand is verified like a downloaded one.
 """
 
 from dataclasses import dataclass
@@ -10,8 +10,9 @@ from pathlib import Path
 import yaml
 
 from gluonlm.system.errors import UserError
-from gluonlm.system.files import cache_folder
-from gluonlm.text.download import File, Mirror, correct, fetch, write_verified
+from gluonlm.system.files import cache_folder, write_output
+from gluonlm.system.typed import typed
+from gluonlm.text.download import File, Mirror, correct, fetch
 
 SPLITS = ("train", "valid", "test")
 BUNDLED = Path(__file__).resolve().parents[2] / "data"
@@ -27,25 +28,16 @@ class Dataset:
     files: tuple[File, ...] = ()
     mirrors: tuple[Mirror, ...] = ()
     closed: bool = False
+    also: tuple[str, ...] = ()  # other names
 
 
-def read_registry(path: Path) -> dict[str, Dataset]:
-    """The data sets of a registry in YAML."""
-    found = {}
-    for name, values in yaml.safe_load(path.read_text(encoding="utf-8")).items():
-        files = tuple(File(*pair) for pair in values.pop("files", {}).items())
-        mirrors = tuple(Mirror(*parts) for parts in values.pop("mirrors", []))
-        found[name] = Dataset(name, files=files, mirrors=mirrors, **values)
-    return found
-
-
-DATASETS = read_registry(Path(__file__).with_name("registry.yaml"))
-ALIASES = {"penn": "ptb", "pennchar": "ptb-char", "ptbchar": "ptb-char", "wikitext2": "wikitext-2"}
-ALIASES |= {"wt2": "wikitext-2", "wikitext103": "wikitext-103", "wt103": "wikitext-103"}
+REGISTRY = yaml.safe_load(Path(__file__).with_name("registry.yaml").read_text(encoding="utf-8"))
+DATASETS = {name: typed({"name": name, **one}, Dataset, name) for name, one in REGISTRY.items()}
+ALIASES = {other: name for name, dataset in DATASETS.items() for other in dataset.also}
 
 
 def ensure(dataset: Dataset) -> Path:
-    """The folder that holds a data set's files, which are downloaded or made if they are not there."""
+    """The folder of a data set's files, which are downloaded or made if they are not there."""
     if dataset.name == "austen":
         return bundled_folder("austen")
     folder = cache_folder() / dataset.name
@@ -61,8 +53,9 @@ def bundled_folder(name: str) -> Path:
     folder = BUNDLED / name
     if not all((folder / f"{split}.txt").is_file() for split in SPLITS):
         raise UserError(
-            f"the bundled data set {name} is not in {folder}: run from a clone of the repository, where "
-            f"`make` installs the package in place, or restore the folder with `git checkout data/{name}`"
+            f"the bundled data set {name} is not in {folder}: run from a clone of the repository, "
+            "where `make` installs the package in place, or restore the folder with "
+            f"`git checkout data/{name}`"
         )
     return folder
 
@@ -77,9 +70,7 @@ def make_ptb_char(dataset: Dataset, folder: Path) -> None:
     source = ensure(DATASETS["ptb"])
     for file in dataset.files:
         lines = (source / file.name).read_text(encoding="utf-8").splitlines()
-        write_verified(
-            folder / file.name, "".join(line.strip() + "\n" for line in lines).encode(), file.digest
-        )
+        write_output(folder / file.name, "".join(line.strip() + "\n" for line in lines))
 
 
 def presence(dataset: Dataset) -> str:

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import multiprocessing
-import os
 import threading
 import time
 import zipfile
@@ -350,16 +349,6 @@ def test_a_file_that_cannot_be_read_is_said(tmp_path):
     (tmp_path / "train.txt").mkdir()
     with pytest.raises(UserError, match="cannot be read: Is a directory"):
         fetch("demo", tmp_path, [File("train.txt", sha256(TEXT))], [])
-
-
-def test_write_verified_leaves_nothing_wrong(tmp_path):
-    download.write_verified(tmp_path / "new" / "a", TEXT, sha256(TEXT))
-    assert (tmp_path / "new" / "a").read_bytes() == TEXT
-    with pytest.raises(UserError, match="did not come out as expected"):
-        download.write_verified(tmp_path / "new" / "b", TEXT, sha256(b""))
-    with pytest.raises(UserError, match="cannot be written"):
-        download.write_verified(tmp_path / "new" / "a" / "c", TEXT, sha256(TEXT))
-    assert os.listdir(tmp_path / "new") == ["a"]
 
 
 def test_requests_errors_in_words():
