@@ -6,41 +6,32 @@
 Exit code 0 when all is well, 2 when something needs mending.
 """
 
-import ctypes
 import os
 import platform
 import sys
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import gluonlm
 from gluonlm.cli import Parser, run
-from gluonlm.system import blas, gpu, machine, runtime
+from gluonlm.system import gpu, machine, native, runtime
 from gluonlm.system.errors import UserError
 from gluonlm.text import sources
 
-FEATURES = (
-    "CUDA",
-    "CUDNN",
-    "NCCL",
-    "MKLDNN",
-    "BLAS_OPEN",
-    "BLAS_MKL",
-    "OPENMP",
-    "DIST_KVSTORE",
-    "INT64_TENSOR_SIZE",
-)
-OPENMP_NAMES = ("libgomp", "libiomp5", "libomp.", "libomp-")
+FAST_CORES = ("SkylakeX", "Haswell", "Zen", "Cooperlake", "SapphireRapids")  # OpenBLAS's, with AVX2
 
 
 @dataclass
 class Report:
-    """What was found: lines of (subject, finding), and one sentence per problem, which says what to do."""
+    """What was found, by subject, and one sentence per problem, which says what to do."""
 
     findings: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     tokens_per_second: float | None = None  # of the speed check, None if it was not made
+
+    def problem_if(self, wrong: bool, sentence: str) -> None:
+        """Note a problem."""
+        self.problems += [sentence] if wrong else []
 
     def text(self) -> str:
         """The report as it is printed."""
@@ -50,169 +41,88 @@ class Report:
         return "\n".join(lines)
 
 
-def check_python(report: Report) -> None:
-    """The interpreter and NumPy."""
+def check_versions(report: Report) -> None:
+    """The interpreter, NumPy, and the builds of MXNet."""
     numpy = machine.version("numpy")
-    report.findings["python"] = (
-        f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    builds = [f"{name} {v}" for name in ("mxnet", "mxnet-cu112") if (v := machine.version(name))]
+    system = f"{platform.system()} {platform.machine()}"
+    report.findings |= {
+        "python": f"{platform.python_version()} on {system}",
+        "numpy": numpy or "not installed",
+        "mxnet": " and ".join(builds) or "not installed",
+    }
+    report.problem_if(
+        sys.version_info[:2] != (3, 10),
+        "gluonlm is made for Python 3.10: build its environment with `make env`",
     )
-    report.findings["numpy"] = numpy or "not installed"
-    if sys.version_info[:2] != (3, 10):
-        report.problems.append(
-            "gluonlm is made for Python 3.10: build its environment with `make env`"
-        )
-    if numpy is None or tuple(map(int, numpy.split(".")[:2])) >= (1, 24):
-        report.problems.append(
-            "MXNet 1.9.1 needs numpy before 1.24: build the environment with `make env`"
-        )
+    report.problem_if(
+        numpy is None or tuple(map(int, numpy.split(".")[:2])) >= (1, 24),
+        "MXNet 1.9.1 needs numpy before 1.24: build the environment with `make env`",
+    )
+    report.problem_if(
+        len(builds) > 1, "two builds of mxnet overwrite each other: delete .venv and run `make env`"
+    )
 
 
-def check_mxnet(report: Report) -> bool:
-    """Whether MXNet can be imported, which build it is and what that can do."""
-    builds = [build for build in ("mxnet", "mxnet-cu112") if machine.version(build)]
-    report.findings["mxnet"] = (
-        " and ".join(f"{build} {machine.version(build)}" for build in builds) or "not installed"
-    )
-    if len(builds) > 1:
-        report.problems.append(
-            "two builds of mxnet overwrite each other: delete .venv and run `make env`"
-        )
+def mxnet_works(report: Report) -> bool:
+    """Whether MXNet can be imported."""
     try:
-        import mxnet as mx
+        import mxnet  # noqa: F401
     except (ImportError, OSError, AttributeError) as error:
-        missing = ", ".join(gluonlm.RUNTIME.cuda.missing) if gluonlm.RUNTIME.cuda else ""
-        wanted = (
-            f"; its CUDA build lacks {missing}, which `make env MXNET=cu112` installs"
-            if missing
-            else ""
-        )
-        advice = (
-            "see that the NVIDIA driver is installed"
-            if "libcuda" in str(error)
-            else "build it with `make env`"
-        )
-        report.problems.append(f"mxnet cannot be imported ({error}){wanted}: {advice}")
+        driver = "see that the NVIDIA driver is installed"
+        advice = driver if "libcuda" in str(error) else "build it with `make env`"
+        report.problems.append(f"mxnet cannot be imported ({error}): {advice}")
         return False
-    features = mx.runtime.Features()
-    report.findings["features"] = ", ".join(
-        name for name in FEATURES if name in features and features[name].enabled
-    )
     return True
 
 
-def check_compiler(report: Report) -> None:
-    """The C compiler, which makes the operator of a QRNN."""
-    from gluonlm.system.native import find_compiler
-
+def check_speed_settings(report: Report) -> None:
+    """Processor, threads, OpenMP, BLAS, the C compiler."""
+    prepared, cores = gluonlm.RUNTIME, runtime.usable_cores()
+    told = os.environ.get("OPENBLAS_CORETYPE")
+    report.findings |= {
+        "processor": f"{machine.cpu_model()}, {cores} usable cores",
+        "threads": str(prepared.threads),
+        "OpenMP": prepared.openmp or "MXNet's own",
+        "BLAS": str(
+            prepared.blas or f"MXNet's own for {told or 'what it takes this processor for'}"
+        ),
+    }
     try:
-        report.findings["C compiler"] = find_compiler()
+        report.findings["C compiler"] = native.find_compiler()
     except UserError as error:
         report.findings["C compiler"] = f"none: {error}"
-
-
-def check_speed_settings(report: Report, mxnet_works: bool) -> None:
-    """Processor, BLAS kernels, threads, OpenMP, memory."""
-    cores, prepared = runtime.usable_cores(), gluonlm.RUNTIME
-    report.findings["processor"] = f"{machine.cpu_model()}, {cores} usable cores"
-    report.findings["threads"] = (
-        f"{prepared.threads} (KMP_BLOCKTIME={os.environ.get('KMP_BLOCKTIME')})"
+    report.problem_if(
+        prepared.threads > cores,
+        f"OMP_NUM_THREADS asks for {prepared.threads} threads on {cores} cores, which then wait "
+        "for each other: unset it",
     )
-    if prepared.threads > cores:
-        report.problems.append(
-            f"OMP_NUM_THREADS asks for {prepared.threads} threads on {cores} cores, which then wait for each other: "
-            "unset it"
-        )
-    check_openmp(report, mxnet_works)
-    report.findings["memory"] = (
-        "kept between steps" if prepared.pooled_memory else "as the C library handles it"
+    report.problem_if(
+        sys.platform == "linux" and platform.machine() == "x86_64" and not prepared.openmp,
+        "Intel's OpenMP is missing, training is slower without: `pip install intel-openmp`",
     )
-    check_blas(report, mxnet_works)
-
-
-def check_blas(report: Report, mxnet_works: bool) -> None:
-    """Which OpenBLAS makes MXNet's matrix products, with which kernels, and what it reaches."""
-    core, rates = blas_kernel() if mxnet_works else None, gluonlm.RUNTIME.blas
-    own, theirs = f"MXNet's own for {core or 'an unknown processor'}", f"of {blas.WHEEL}"
-    report.findings["BLAS kernels"] = own if core else "unknown"
-    if rates and rates.preferred:
-        report.findings["BLAS kernels"] = (
-            f"{theirs}, {rates.wheel:.0f} GFLOP/s; {own}: {rates.mxnet:.0f}"
-        )
-    elif rates:
-        report.findings["BLAS kernels"] = (
-            f"{own}, {rates.mxnet:.0f} GFLOP/s; {theirs}: {rates.wheel:.0f}"
-        )
-    known = ("SkylakeX", "Haswell", "Zen", "Cooperlake", "SapphireRapids")
-    if core and runtime.blas_core() and core not in known:
-        report.problems.append(
-            f"BLAS uses its kernels for {core} on a processor that has AVX2: unset OPENBLAS_CORETYPE "
-            f"(now {os.environ.get('OPENBLAS_CORETYPE')})"
-        )
-
-
-def check_openmp(report: Report, mxnet_works: bool) -> None:
-    """Which OpenMP runtimes are in the process, and which of them MXNet calls."""
-    present = [
-        path for path in runtime.loaded_libraries() if Path(path).name.startswith(OPENMP_NAMES)
-    ]
-    serving = runtime.serving_openmp() or (
-        runtime.serving_openmp(mxnet_library()) if mxnet_works else None
+    report.problem_if(
+        bool(told and runtime.blas_core() and told not in FAST_CORES),
+        f"BLAS uses its kernels for {told} on a processor that has AVX2: unset OPENBLAS_CORETYPE",
     )
-    idle = [path for path in present if path != serving]
-    report.findings["OpenMP"] = (serving or "unknown") + (
-        f"; loaded but not called: {', '.join(idle)}" if idle else ""
-    )
-    if sys.platform == "linux" and platform.machine() == "x86_64" and not gluonlm.RUNTIME.openmp:
-        report.problems.append(
-            "Intel's OpenMP is missing, training is slower without: `pip install intel-openmp`"
-        )
-
-
-def mxnet_library() -> str:
-    """The path of the library that mxnet has loaded."""
-    import mxnet as mx
-
-    return mx.libinfo.find_lib_path()[0]
-
-
-def blas_kernel() -> str | None:
-    """The CPU kind whose kernels the OpenBLAS of MXNet uses; None where it cannot be asked.
-
-    The symbol is looked up in libmxnet.so (where some builds embed OpenBLAS), then in what that links to.
-    """
-    try:
-        function = ctypes.CDLL(mxnet_library()).openblas_get_corename
-    except (AttributeError, OSError):
-        return None
-    function.restype = ctypes.c_char_p
-    return function().decode()
 
 
 def check_gpus(report: Report) -> None:
     """GPUs and whether MXNet can run on them."""
-    libraries = gluonlm.RUNTIME.cuda
+    missing = gluonlm.RUNTIME.cuda_missing
+    gpu_build = missing is not None
+    lacking = ", ".join(missing or ())
+    report.problem_if(bool(missing), f"{lacking} not found: run `make env MXNET=cu112`")
     try:
         gpus = gpu.list_gpus()
     except UserError as error:
         report.findings["GPUs"] = str(error)
-        if libraries:
-            report.problems.append(f"the GPU build of mxnet is installed, but {error}")
+        report.problem_if(gpu_build, f"the GPU build of mxnet is installed, but {error}")
         return
-    report.findings["GPUs"] = "; ".join(
-        f"{one.number} {one.name}, compute capability {one.capability[0]}.{one.capability[1]}: "
-        f"{'cannot be used' if one.problem else 'can be used'}{'' if libraries else ' with the GPU build'}"
-        for one in gpus
-    )
-    report.findings["GPUs"] = report.findings["GPUs"] or "none"
-    if libraries:
-        report.findings["CUDA"] = (
-            f"{len(libraries.from_system)} libraries from the system, {len(libraries.from_wheels)} from wheels"
-        )
-        report.problems += [one.problem for one in gpus if one.problem]
-        if libraries.missing:
-            report.problems.append(
-                f"{', '.join(libraries.missing)} not found: run `make env MXNET=cu112`"
-            )
+    usable = "can be used" if gpu_build else "can be used with the GPU build"
+    found = [f"{one}: {'cannot be used' if one.problem else usable}" for one in gpus]
+    report.findings["GPUs"] = "; ".join(found) or "none"
+    report.problems += [one.problem for one in gpus if one.problem and gpu_build]
 
 
 def check_data(report: Report) -> None:
@@ -277,14 +187,9 @@ def main(argv: list[str]) -> Report:
     )
     options = parser.parse_args(argv)
     report = Report()
-    check_python(report)
-    mxnet_works = check_mxnet(report)
-    if mxnet_works:
-        check_compiler(report)
-    check_speed_settings(report, mxnet_works)
-    check_gpus(report)
-    check_data(report)
-    if mxnet_works and options.seconds > 0:
+    for check in (check_versions, check_speed_settings, check_gpus, check_data):
+        check(report)
+    if mxnet_works(report) and options.seconds > 0:
         check_speed(report, options.seconds)
     print(report.text())
     return report

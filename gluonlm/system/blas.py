@@ -1,13 +1,13 @@
 """A current BLAS for MXNet, whose own is of 2021: half the speed on processors with AVX-512.
 
-The wheel scipy-openblas32 holds a current OpenBLAS under names of its own. ``blas.c`` defines MXNet's ``cblas_sgemm``
-with it, is compiled once, and is loaded before mxnet. Which of the two is used is decided by a short measurement on
-this machine, which is kept. ``GLUONLM_BLAS=mxnet`` leaves MXNet its own; so does a missing wheel or C compiler.
+The wheel scipy-openblas32 holds a current OpenBLAS under names of its own. ``blas.c`` defines
+MXNet's ``cblas_sgemm`` with it, is compiled once, and is loaded before mxnet. Which of the two is
+used is decided by a short measurement on this machine, which is kept. ``GLUONLM_BLAS=mxnet`` leaves
+MXNet its own; so does a missing wheel or C compiler.
 """
 
 import ctypes
 import hashlib
-import importlib.metadata
 import importlib.util
 import json
 import math
@@ -19,16 +19,15 @@ from pathlib import Path
 
 from gluonlm.system.errors import UserError
 from gluonlm.system.files import write_atomically
-from gluonlm.system.machine import cpu_model, version
+from gluonlm.system.machine import cpu_model, version, wheel_file
 from gluonlm.system.native import compiled, own_cache
 
 SOURCE = Path(__file__).with_name("blas.c")
 WHEEL = "scipy-openblas32"
 SHAPE = 700, 4096, 256  # of the measured product: batch 20 x 35, a part of a decoder
 ROUNDS = 8
-WORTH = (
-    0.85  # of the speed of MXNet's: with the wheel's, no result depends on the number of threads
-)
+# of the speed of MXNet's: with the wheel's, no result depends on the number of threads
+WORTH = 0.85
 BY_ROWS, PLAIN = 101, 111  # of cblas.h
 
 
@@ -44,19 +43,24 @@ class Rates:
         """Whether the wheel serves MXNet: unless it is clearly slower."""
         return self.wheel > WORTH * self.mxnet
 
+    def __str__(self) -> str:
+        own, ours = f"MXNet's own, {self.mxnet:.0f}", f"that of {WHEEL}, {self.wheel:.0f}"
+        first, second = (ours, own) if self.preferred else (own, ours)
+        return f"{first} GFLOP/s; {second}"
+
 
 def serve_mxnet(threads: int) -> Rates | None:
-    """Let the wheel's OpenBLAS serve MXNet if it is faster here; the rates, None where there is no choice.
+    """Let the wheel's OpenBLAS serve MXNet if it is faster here; the rates, None without a choice.
 
     Call it before mxnet is imported, after OpenMP and the number of threads are set.
     """
     if sys.platform != "linux" or os.environ.get("GLUONLM_BLAS") == "mxnet" or served():
         return None
-    own, wheel = mxnet_openblas(), wheel_openblas()
+    own, wheel = mxnet_openblas(), wheel_file(WHEEL, "libscipy_openblas.so")
     if not own or not wheel:
         return None
     try:
-        shim, library = ctypes.CDLL(str(compiled(SOURCE))), ctypes.CDLL(str(wheel))
+        shim, library = ctypes.CDLL(str(compiled(SOURCE))), ctypes.CDLL(wheel)
         library.scipy_openblas_set_num_threads(1)
         shim.gluonlm_use(library.scipy_cblas_sgemm, library.scipy_cblas_sdot)
         rates = kept_rates(threads, shim, own)
@@ -77,16 +81,6 @@ def mxnet_openblas() -> Path | None:
     spec = importlib.util.find_spec("mxnet")
     path = Path(spec.origin).with_name("libopenblas.so.0") if spec and spec.origin else None
     return path if path and path.is_file() else None
-
-
-def wheel_openblas() -> Path | None:
-    """The OpenBLAS of the wheel; None if it is not installed."""
-    try:
-        files = importlib.metadata.files(WHEEL) or []
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    paths = (Path(file.locate()) for file in files if file.name == "libscipy_openblas.so")
-    return next((path for path in paths if path.is_file()), None)
 
 
 def kept_rates(threads: int, shim: ctypes.CDLL, own: Path) -> Rates:

@@ -12,14 +12,8 @@ from pathlib import Path
 from gluonlm.system.errors import UserError
 
 MODEL_SUFFIXES = (".pt", ".params", ".safetensors", ".onnx")  # other names are those of folders
-RUN_FILES = (
-    "config.json",
-    "log.jsonl",
-    "curve.png",
-    "best.safetensors",
-    "last.safetensors",
-    "result.json",
-)
+RUN_FILES = ("config.json", "log.jsonl", "curve.png", "result.json")
+RUN_FILES += ("best.safetensors", "last.safetensors")
 HEADER_BYTES = 100_000_000  # the most that safetensors allows
 NUMBERS = itertools.count()  # of this process's temporary files
 
@@ -54,15 +48,10 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        what_to_do = (
-            "free some space"
-            if error.errno in (errno.ENOSPC, errno.EDQUOT)
-            else "choose another place"
-        )
-        raise UserError(
-            f"cannot write {path} ({error.strerror}): {what_to_do}, then repeat the command or "
-            "resume the run"
-        ) from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = f"{'free some space' if full else 'choose another place'}, then repeat the command"
+        sentence = f"cannot write {path} ({error.strerror}): {advice} or resume the run"
+        raise UserError(sentence) from error
 
 
 def write_output(path: Path, content: bytes | str) -> None:

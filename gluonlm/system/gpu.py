@@ -1,20 +1,20 @@
-"""GPUs for MXNet's CUDA build: its libraries out of the nvidia-*-cu11 wheels, and which GPUs it can
-run on.
+"""GPUs for MXNet's CUDA build: its libraries from the nvidia-*-cu11 wheels, and which GPUs can run
+it.
 
-Nothing but the last function needs mxnet: the libraries are loaded before it, and the GPUs are
-asked through the driver.
+Only the last function needs mxnet: the libraries are loaded before it, and the driver is asked.
 """
 
 import ctypes
-import importlib.metadata
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
 from gluonlm.system.errors import UserError
+from gluonlm.system.machine import version
 
 DRIVER = "libcuda.so.1"
-# what libmxnet.so of mxnet-cu112 1.9.1 links to, with the folder of its wheel, in an order that loads
+# what libmxnet.so of mxnet-cu112 1.9.1 links to, with the folder of its wheel, in an order that
+# loads
 LIBRARIES = {
     "libcudart.so.11.0": "cuda_runtime",
     "libcublasLt.so.11": "cublas",
@@ -27,18 +27,10 @@ LIBRARIES = {
     "libnccl.so.2": "nccl",
     "libcudnn.so.8": "cudnn",
 }
-# machine code for 5.0, 6.0, 7.0, 8.0 and 8.6 is what the wheel holds; code for x.y runs on x.z from z = y on
+# the wheel holds machine code for 5.0, 6.0, 7.0, 8.0 and 8.6; code for x.y runs on x.z from z = y
+# on
 GENERATIONS = (5, 6, 7, 8)
 MAJOR, MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
-
-
-@dataclass(frozen=True)
-class CudaLibraries:
-    """Where the libraries of the CUDA build came from."""
-
-    from_system: tuple[str, ...]
-    from_wheels: tuple[str, ...]
-    missing: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -49,42 +41,43 @@ class Gpu:
     name: str
     capability: tuple[int, int]
 
+    def __str__(self) -> str:
+        return "{} {}, compute capability {}.{}".format(self.number, self.name, *self.capability)
+
     @property
     def problem(self) -> str | None:
         """Why MXNet cannot run on it and what to do, as one sentence; None if it can."""
         major, minor = self.capability
         if major in GENERATIONS:
             return None
+        age = "a newer" if major > max(GENERATIONS) else "an older"
         return (
-            f"GPU {self.number} ({self.name}) has compute capability {major}.{minor}: MXNet 1.9.1 holds machine code "
-            "for 5.0 to 8.6 only (Maxwell to Ada) and no PTX that the driver could compile for "
-            f"{'a newer' if major > max(GENERATIONS) else 'an older'} one, so no kernel would start; use the CPU "
-            "(leave out --gpu) or a GPU between these"
+            f"GPU {self.number} ({self.name}) has compute capability {major}.{minor}: MXNet 1.9.1 "
+            "holds machine code for 5.0 to 8.6 only (Maxwell to Ada) and no PTX that the driver "
+            f"could compile for {age} one, so no kernel would start; use the CPU (leave out --gpu) "
+            "or a GPU between these"
         )
 
 
-def load_libraries() -> CudaLibraries | None:
+def load_libraries() -> tuple[str, ...] | None:
     """Load the CUDA libraries for the whole process, each from the wheels if the system has none.
 
-    Does nothing and returns None unless MXNet's CUDA 11.2 build is installed.
+    Returns which are missing; does nothing and returns None without MXNet's CUDA 11.2 build.
     """
-    try:
-        importlib.metadata.version("mxnet-cu112")
-    except importlib.metadata.PackageNotFoundError:
+    if version("mxnet-cu112") is None:
         return None
-    found: dict[str, list[str]] = {"system": [], "wheels": [], "missing": []}
-    for name, wheel in LIBRARIES.items():
-        candidates = {name: "system"} | {str(path): "wheels" for path in wheel_files(wheel, name)}
-        origin = next((origin for path, origin in candidates.items() if loads(path)), "missing")
-        found[origin].append(name)
-    return CudaLibraries(*map(tuple, found.values()))
+    return tuple(
+        name
+        for name, wheel in LIBRARIES.items()
+        if not any(map(loads, (name, *wheel_files(wheel, name))))
+    )
 
 
-def wheel_files(wheel: str, name: str) -> list[Path]:
+def wheel_files(wheel: str, name: str) -> list[str]:
     """Where the nvidia wheels have a library; they share the namespace package ``nvidia``."""
     namespace = importlib.util.find_spec("nvidia")
     folders = namespace.submodule_search_locations or () if namespace else ()
-    return [path for folder in folders if (path := Path(folder, wheel, "lib", name)).is_file()]
+    return [str(Path(folder, wheel, "lib", name)) for folder in folders]
 
 
 def loads(path: str) -> bool:
@@ -104,9 +97,8 @@ def list_gpus() -> list[Gpu]:
     try:
         driver = ctypes.CDLL(DRIVER)
     except OSError:
-        raise UserError(
-            f"there is no NVIDIA driver here ({DRIVER} cannot be loaded): install one, or use the CPU"
-        ) from None
+        lacking = f"there is no NVIDIA driver here ({DRIVER} cannot be loaded)"
+        raise UserError(f"{lacking}: install one, or use the CPU") from None
     try:
         ask(driver.cuInit, 0)
         ask(driver.cuDeviceGetCount, ctypes.byref(count := ctypes.c_int()))
@@ -116,7 +108,7 @@ def list_gpus() -> list[Gpu]:
 
 
 class NoGpu(Exception):
-    """The driver works and has no GPU for this process, because CUDA_VISIBLE_DEVICES hides all, for example."""
+    """The driver works and has no GPU for this process: CUDA_VISIBLE_DEVICES may hide all."""
 
 
 def ask(function, *arguments) -> None:
@@ -129,19 +121,15 @@ def ask(function, *arguments) -> None:
         raise NoGpu
     if status:
         raise UserError(
-            f"the NVIDIA driver does not work ({function.__name__} returned {status}): see whether nvidia-smi runs, "
-            "reinstall the driver or restart the machine"
+            f"the NVIDIA driver does not work ({function.__name__} returned {status}): see whether "
+            "nvidia-smi runs, reinstall the driver or restart the machine"
         )
 
 
 def describe(driver: ctypes.CDLL, number: int) -> Gpu:
     """Ask the driver for one GPU's name and compute capability."""
-    device, major, minor, name = (
-        ctypes.c_int(),
-        ctypes.c_int(),
-        ctypes.c_int(),
-        ctypes.create_string_buffer(100),
-    )
+    device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+    name = ctypes.create_string_buffer(100)
     ask(driver.cuDeviceGet, ctypes.byref(device), number)
     ask(driver.cuDeviceGetName, name, len(name), device)
     ask(driver.cuDeviceGetAttribute, ctypes.byref(major), MAJOR, device)
@@ -153,8 +141,7 @@ def contexts(gpu: str | None) -> list:
     """The MXNet contexts to compute on.
 
     :param gpu: comma-separated GPU numbers such as ``"0"`` or ``"0,1"``; None for the CPU.
-    :raises UserError: when a number is malformed, or there is no such GPU, or MXNet cannot run on
-        it.
+    :raises UserError: when a number is malformed, or there is no such GPU that can run MXNet.
     """
     import mxnet as mx
 
@@ -173,10 +160,8 @@ def contexts(gpu: str | None) -> list:
         )
     present = list_gpus()
     for number in numbers:
-        if not 0 <= number < len(present):
-            raise UserError(
-                f"--gpu {gpu}: there is no GPU {number}, the driver sees {len(present)}"
-            )
-        if problem := present[number].problem:
+        known = 0 <= number < len(present)
+        unknown = f"there is no GPU {number}, the driver sees {len(present)}"
+        if problem := present[number].problem if known else unknown:
             raise UserError(f"--gpu {gpu}: {problem}")
     return [mx.gpu(number) for number in numbers]

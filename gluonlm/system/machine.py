@@ -25,9 +25,7 @@ def machine_record() -> dict[str, str | int | None]:
         "numpy": version("numpy"),
         "mxnet": version("mxnet") or version("mxnet-cu112"),
         "cpu": cpu_model(),
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "cores": len(usable_cpus()),
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
     }
 
@@ -40,17 +38,19 @@ def version(package: str) -> str | None:
         return None
 
 
-def cpu_model() -> str:
-    """The processor's name as the system gives it."""
-    info = Path("/proc/cpuinfo")
-    names = (
-        [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        if info.exists()
-        else []
-    )
-    return (
-        names[0].partition(":")[2].strip() if names else platform.processor() or platform.machine()
-    )
+def wheel_file(package: str, name: str) -> str | None:
+    """The path of a file in an installed wheel; None if there is none."""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        files = importlib.metadata.files(package) or []
+        paths = [Path(file.locate()).resolve() for file in files if file.name == name]
+        return next((str(path) for path in paths if path.is_file()), None)
+
+
+def usable_cpus() -> set[int]:
+    """The processors that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
 
 
 def read(path: Path) -> str:
@@ -61,12 +61,20 @@ def read(path: Path) -> str:
         return ""
 
 
+def cpu_info(field: str) -> str:
+    """What Linux says of the first processor; empty where that cannot be read."""
+    lines = [line.partition(":") for line in read(Path("/proc/cpuinfo")).splitlines()]
+    return next((value.strip() for name, _, value in lines if name.strip() == field), "")
+
+
+def cpu_model() -> str:
+    """The processor's name as the system gives it."""
+    return cpu_info("model name") or platform.processor() or platform.machine()
+
+
 def cpu_flags() -> set[str]:
-    """The instruction sets of this CPU by their Linux names, empty where they cannot be read."""
-    lines = read(Path("/proc/cpuinfo")).splitlines()
-    return next(
-        (set(line.split(":")[1].split()) for line in lines if line.startswith("flags")), set()
-    )
+    """The instruction sets of this CPU by their Linux names; empty where they cannot be read."""
+    return set(cpu_info("flags").split())
 
 
 def check_memory(need: int, what: str) -> None:
@@ -75,8 +83,7 @@ def check_memory(need: int, what: str) -> None:
     if need > available:
         raise UserError(
             f"{what} needs at least {need / 2**30:.3g} GiB of memory, and there are "
-            f"{available / 2**30:.3g} GiB: lower --emsize, --nhid, --nlayers, --batch-size or "
-            "--bptt"
+            f"{available / 2**30:.3g}: lower --emsize, --nhid, --nlayers, --batch-size or --bptt"
         )
 
 
@@ -114,10 +121,9 @@ def record(out: Path | None, command: Sequence[str], **figures: Any) -> dict[str
 
 def recorded(folder: Path = RESULTS) -> dict[str, tuple[dict, dict]]:
     """All runs recorded in ``folder``: name -> (config.json, result.json)."""
-    runs = {}
-    for path in sorted(folder.glob("*/result.json")):
-        runs[path.parent.name] = (
-            json.loads((path.parent / "config.json").read_text()),
-            json.loads(path.read_text()),
+    return {
+        path.parent.name: tuple(
+            json.loads((path.parent / name).read_text()) for name in ("config.json", path.name)
         )
-    return runs
+        for path in sorted(folder.glob("*/result.json"))
+    }

@@ -1,12 +1,12 @@
 """Memory that stays between the steps of training, and no more of it than a model needs.
 
-MXNet has no pool on a CPU: by glibc's defaults each large array is mapped, faulted in and unmapped anew.
+MXNet has no pool on a CPU: by glibc's defaults each large array is mapped, faulted in and unmapped
+anew.
 """
 
 import ctypes
 import os
 import platform
-from functools import cache
 
 # glibc's mallopt parameters (malloc.h) and the environment variables with which a user sets them
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -3, -4, -8
@@ -21,32 +21,21 @@ SPARE_BYTES = 512 << 20  # what is kept of freed memory from step to step
 
 
 class MallocState(ctypes.Structure):
-    """What glibc's mallinfo2 returns: of all that malloc has, the bytes in use and those free."""
+    """What glibc's mallinfo2 returns: of ten fields the eighth is the bytes in use (uordblks)."""
 
     _fields_ = [
-        (name, ctypes.c_size_t)
-        for name in [
-            "arena",
-            "ordblks",
-            "smblks",
-            "hblks",
-            "hblkhd",
-            "usmblks",
-            "fsmblks",
-            "uordblks",
-            "fordblks",
-            "keepcost",
-        ]
+        (name, ctypes.c_size_t * n) for name, n in (("other", 7), ("in_use", 1), ("free", 2))
     ]
 
 
 def keep_memory() -> bool:
-    """Let malloc keep freed memory and give it out again; False where there is no glibc, or the user has set it.
+    """Let malloc keep freed memory and give it out again; False without glibc, or if the user set
+    it.
 
-    Otherwise each large temporary is mapped, faulted in and unmapped anew: at V = 33,278 that is 37,000 page faults
-    and 90 ms in a training step. All threads share one arena, as those of glibc's other arenas end at 64 MiB.
-    Before version 2.39 glibc may keep up to ten times an array that is made and dropped again and again (its bug
-    30723), but with the mixture of sizes of a training step only 20 MB more were seen.
+    At V = 33,278 that spares 37,000 page faults and 90 ms in a training step. All threads share one
+    arena, as those of glibc's other arenas end at 64 MiB. Before version 2.39 glibc may keep up to
+    ten times an array that is made and dropped again and again (its bug 30723), but with the
+    mixture of sizes of a training step only 20 MB more were seen.
     """
     if platform.libc_ver()[0] != "glibc" or any(os.environ.get(name) for name in MALLOC_VARIABLES):
         return False
@@ -59,17 +48,16 @@ def keep_memory() -> bool:
 
 
 def give_back() -> bool:
-    """Give freed memory back to the system if much more than a step's worth has piled up; whether it did.
+    """Give freed memory back to the system if far more than a step's has piled up; whether it did.
 
-    glibc's bug 30723 again: arrays whose sizes change from step to step leave holes that the next ones do not fit, so
-    that a large model would come to hold twice what it needs. Models below half a gigabyte never get here.
+    glibc's bug 30723 again: arrays whose sizes change from step to step leave holes that the next
+    ones do not fit, so that a large model would come to hold twice what it needs.
     """
     resident = resident_bytes()
     if resident < 2 * SPARE_BYTES or not (state := malloc_state()):
         return False
-    if resident - state.uordblks <= SPARE_BYTES:
-        return False
-    return bool(ctypes.CDLL(None).malloc_trim(0))
+    spare = resident - state.in_use[0]
+    return spare > SPARE_BYTES and bool(ctypes.CDLL(None).malloc_trim(0))
 
 
 def resident_bytes() -> int:
@@ -81,15 +69,9 @@ def resident_bytes() -> int:
         return 0
 
 
-@cache
-def mallinfo():
-    """glibc's function (from version 2.33); None elsewhere."""
+def malloc_state() -> MallocState | None:
+    """How malloc's memory is used; None before glibc 2.33 and elsewhere."""
     function = getattr(ctypes.CDLL(None), "mallinfo2", None)
     if function:
         function.restype = MallocState
-    return function
-
-
-def malloc_state() -> MallocState | None:
-    """How malloc's memory is used; None where that cannot be asked."""
-    return mallinfo() and mallinfo()()
+    return function and function()

@@ -1,11 +1,12 @@
-"""An operator in C for MXNet: compiled once for this processor, kept in the user's own cache, loaded on first use.
+"""An operator in C for MXNet: compiled once for this processor, kept, loaded on first use.
 
     >>> load_operators("fo_pool")                               # gluonlm/model/fo_pool.c
     >>> h, c = mx.nd.gluonlm_fo_pool(gates, c0)
 
-MXNet loads such a library with ``mx.library.load``; the operator then works in NDArray code and in graphs alike. Code
-that is loaded must be our own and whole: it lies in ``~/.cache/gluonlm/native`` (``$XDG_CACHE_HOME``), not in a data
-folder that others may write, belongs to the user alone, and has a digest of its content in its name.
+MXNet loads such a library with ``mx.library.load``; the operator then works in NDArray code and in
+graphs alike. Code that is loaded must be our own and whole: it lies in ``~/.cache/gluonlm/native``
+(``$XDG_CACHE_HOME``), not in a data folder that others may write, belongs to the user alone, and
+has a digest of its content in its name.
 """
 
 import hashlib
@@ -23,15 +24,8 @@ from gluonlm.system.files import writing
 from gluonlm.system.machine import cpu_flags
 
 FOLDER = Path(__file__).parents[1] / "model"
-FLAGS = (
-    "-O3",
-    "-march=native",
-    "-fno-math-errno",
-    "-fno-trapping-math",
-    "-fvisibility=hidden",
-    "-fPIC",
-    "-shared",
-)
+FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math")
+LIBRARY = ("-fvisibility=hidden", "-fPIC", "-shared")
 OPENMP = ("-fopenmp",) if platform.system() == "Linux" else ()  # Apple's compiler has none
 
 
@@ -47,21 +41,17 @@ def load_operators(name: str) -> None:
 
 
 def compiled(source: Path) -> Path:
-    """The library made from a C file, compiled unless that was done before with the same compiler for the same CPU.
+    """The library made from a C file, compiled unless the same compiler did so for the same CPU.
 
     :raises UserError: as :func:`load_operators`.
     """
     compiler = find_compiler()
-    command = [compiler, *FLAGS, *OPENMP]
-    made_for = [
-        *command,
-        platform.machine(),
-        *sorted(cpu_flags()),
-    ]  # a home folder may serve several machines
-    content = source.read_bytes() + b"".join(
-        path.read_bytes() for path in sorted(source.parent.glob("*.h"))
-    )
-    key = hashlib.sha256(content + " ".join(made_for).encode()).hexdigest()[:16]
+    command = [compiler, *FLAGS, *LIBRARY, *OPENMP]
+    # a home folder may serve several machines
+    made_for = " ".join([*command, platform.machine(), *sorted(cpu_flags())])
+    files = [source, *sorted(source.parent.glob("*.h"))]
+    content = b"".join(path.read_bytes() for path in files) + made_for.encode()
+    key = hashlib.sha256(content).hexdigest()[:16]
     cache = own_cache()
     known = cache.glob(f"{source.stem}-{key}-*.so")
     if library := next(filter(is_intact, known), None):
@@ -127,8 +117,7 @@ def find_compiler() -> str:
     names = (os.environ["CC"],) if os.environ.get("CC") else ("cc", "gcc", "clang")
     found = next(filter(None, map(shutil.which, names)), None)
     if found is None:
-        raise UserError(
-            f"a QRNN needs a C compiler, and there is no {' or '.join(names)}: install one (Debian, Ubuntu: apt "
-            "install gcc), or choose another --model"
-        )
+        lacking = f"a QRNN needs a C compiler, and there is no {' or '.join(names)}"
+        advice = "install one (Debian, Ubuntu: apt install gcc), or choose another --model"
+        raise UserError(f"{lacking}: {advice}")
     return found

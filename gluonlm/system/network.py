@@ -44,10 +44,8 @@ def own_address(hosts: list[str]) -> str:
             try:
                 probe.connect((host.rpartition("@")[2], 9))
             except (OSError, UnicodeError) as error:
-                raise UserError(
-                    f"cannot find a way to {host} ({error}): check its name, or give this machine's "
-                    "address with --root"
-                ) from None
+                advice = "check its name, or give this machine's address with --root"
+                raise UserError(f"cannot find a way to {host} ({error}): {advice}") from None
             addresses.append(probe.getsockname()[0])
     return next((address for address in addresses if not address.startswith("127.")), addresses[0])
 

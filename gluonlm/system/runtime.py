@@ -1,12 +1,12 @@
-"""Gives the user a fast MXNet: threads, OpenMP, BLAS, memory and CUDA libraries, all set before mxnet is imported.
+"""Gives the user a fast MXNet: threads, OpenMP, BLAS, memory and CUDA libraries, all set before
+mxnet is imported.
 
-``import gluonlm`` calls :func:`prepare`; nothing else is needed. What the user has set in the environment wins, and
-where a library is missing or the platform is another one, that part is left as MXNet has it.
-``python -m gluonlm.doctor`` says what was done.
+``import gluonlm`` calls :func:`prepare`; nothing else is needed. What the user has set in the
+environment wins, and where a library is missing or the platform is another one, that part is left
+as MXNet has it. ``python -m gluonlm.doctor`` says what was done.
 """
 
 import ctypes
-import importlib.metadata
 import math
 import os
 import resource
@@ -16,17 +16,21 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from gluonlm.system import blas, gpu
+from gluonlm.system import gpu
+from gluonlm.system.blas import Rates, serve_mxnet
 from gluonlm.system.errors import UserError
-from gluonlm.system.machine import cpu_flags, read
+from gluonlm.system.machine import cpu_flags, read, usable_cpus, wheel_file
 from gluonlm.system.memory import keep_memory
 
-# How a thread of Intel's OpenMP waits for work: it spins for 0.1 ms, which bridges the gaps between operators, without
-# giving its core away for the moment, then sleeps. The default, 200 ms with sched_yield, lasts for ever where each of
-# MXNet's engine threads has a team of its own; with other work on the machine they take the cores from each other.
+# How a thread of Intel's OpenMP waits for work: it spins for 0.1 ms, which bridges the gaps between
+# operators, without giving its core away for the moment, then sleeps. The default, 200 ms with
+# sched_yield, lasts for ever where each of
+# MXNet's engine threads has a team of its own; with other work on the machine they take the cores
+# from each other.
 WAITING = {"KMP_BLOCKTIME": "100us", "KMP_USE_YIELD": "0"}
 ADDRESSES, THREAD_ADDRESSES = 900 << 20, 16 << 20  # bytes: of MXNet's libraries, of a thread
 MOST_THREADS = 4  # a processor: far more cannot be started, and OpenMP ends the process
+TOPOLOGY = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
 WAIT_VARIABLES = (*WAITING, "KMP_LIBRARY", "OMP_WAIT_POLICY")
 
 
@@ -35,37 +39,33 @@ class Runtime:
     """What :func:`prepare` found and did."""
 
     threads: int
-    openmp: str | None  # path of the OpenMP library that serves all, None for the one MXNet brings
-    blas_core: str | None  # the CPU kind that OpenBLAS was told
-    blas: blas.Rates | None  # of the two that can serve MXNet; None without a choice
-    pooled_memory: bool
-    cuda: gpu.CudaLibraries | None  # None with the CPU build
-    mxnet_was_first: bool  # mxnet was imported before: nothing could be set
     threads_given: bool  # by the user, in OMP_NUM_THREADS
+    openmp: str | None = None  # path of the OpenMP that serves all, None for the one MXNet brings
+    blas: Rates | None = None  # of the two that can serve MXNet; None without a choice
+    cuda_missing: tuple[str, ...] | None = None  # CUDA's libraries; None with the CPU build
 
 
 @cache
 def prepare() -> Runtime:
-    """Set up the process for MXNet; call before mxnet is imported. Calling it again changes nothing.
+    """Set up the process for MXNet; call before mxnet is imported. Calling it again changes
+    nothing.
 
     :raises UserError: when MXNet would not find room.
     """
+    given = asked_threads()
     if "mxnet" in sys.modules:
         warnings.warn(
             "mxnet was imported before gluonlm: import gluonlm first to get its speed", stacklevel=3
         )
-        given = asked_threads()
-        return Runtime(given or usable_cores(), None, None, None, False, None, True, bool(given))
-    given = asked_threads() is not None
+        return Runtime(given or usable_cores(), given is not None)
     threads = set_threads()
     check_addresses(threads)
-    core = blas_core()
-    if core:
+    if core := blas_core():
         os.environ.setdefault("OPENBLAS_CORETYPE", core)
-    openmp, pooled, cuda = load_openmp(), keep_memory(), gpu.load_libraries()
-    rates = blas.serve_mxnet(threads)
-    core = os.environ.get("OPENBLAS_CORETYPE")
-    return Runtime(threads, openmp, core, rates, pooled, cuda, False, given)
+    openmp = load_openmp()
+    keep_memory()
+    cuda_missing = gpu.load_libraries()
+    return Runtime(threads, given is not None, openmp, serve_mxnet(threads), cuda_missing)
 
 
 def set_threads() -> int:
@@ -77,8 +77,8 @@ def set_threads() -> int:
     if threads is None:
         if os.environ.get("OMP_NUM_THREADS"):
             warnings.warn(
-                f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']} is not a number of threads and is ignored: "
-                "unset it, or set a number such as 2",
+                f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']} is not a number of threads and "
+                "is ignored: unset it, or set a number such as 2",
                 stacklevel=4,
             )
         threads = max(1, usable_cores() // local_workers())
@@ -89,9 +89,7 @@ def set_threads() -> int:
             stacklevel=4,
         )
         threads = most
-    os.environ["OMP_NUM_THREADS"] = str(
-        threads
-    )  # one number: MXNet does not read lists such as 2,3
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # MXNet does not read lists such as 2,3
     if not any(os.environ.get(name) for name in WAIT_VARIABLES):
         os.environ.update(WAITING)
     return threads
@@ -109,9 +107,9 @@ def check_addresses(threads: int) -> None:
 
 
 def local_workers() -> int:
-    """How many workers share this machine, by what horovodrun or gluonlm.launch has set; 1 without them.
+    """How many workers share this machine, by what horovodrun or gluonlm.launch has set, or 1.
 
-    A parameter server only adds up and must not take the cores from the workers: it counts as one of many.
+    A parameter server only adds up and must not take the cores from the workers.
     """
     if os.environ.get("DMLC_ROLE") in ("server", "scheduler"):
         return usable_cores()
@@ -121,9 +119,8 @@ def local_workers() -> int:
 
 def asked_threads() -> int | None:
     """The number of threads that the user has set in OMP_NUM_THREADS; None without a usable one."""
-    first = (
-        os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    )  # the others are for nested teams
+    # of a list such as 2,3 the others are for nested teams
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     return int(first) if first.isascii() and first.isdigit() and int(first) > 0 else None
 
 
@@ -132,34 +129,25 @@ def usable_cores() -> int:
     return math.ceil(min(physical_cores(), cgroup_cpus()))
 
 
-def physical_cores(
-    topology: str = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list",
-) -> int:
+def physical_cores(topology: str = TOPOLOGY) -> int:
     """Number of physical cores within the affinity mask (hyper-threads of one core count once)."""
-    if not hasattr(os, "sched_getaffinity"):
-        return os.cpu_count() or 1
-    cpus = os.sched_getaffinity(0)
+    cpus = usable_cpus()
     siblings = [read(Path(topology.format(cpu))) for cpu in cpus]
     return len(set(siblings)) if all(siblings) else len(cpus)
 
 
 def cgroup_cpus(membership: str = "/proc/self/cgroup", mount: str = "/sys/fs/cgroup") -> float:
-    """How many CPUs' time the control groups of this process allow, such as 1.5; infinity without a limit.
+    """How many CPUs' time the control groups of this process allow, such as 1.5; infinity for all.
 
-    A limit of any group above counts too. Seen from within a container the listed path may lie outside of what is
-    mounted: the mount's own root then holds the limit.
+    A limit of any group above counts too. Seen from within a container the listed path may lie
+    outside of what is mounted: the mount's own root then holds the limit.
     """
     limits = [math.inf]
     for line in read(Path(membership)).splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers and "cpu" not in controllers.split(","):
             continue
-        for root in (
-            Path(mount),
-            Path(mount, "unified"),
-            Path(mount, controllers),
-            Path(mount, "cpu"),
-        ):
+        for root in (Path(mount, name) for name in ("", "unified", controllers, "cpu")):
             group = root / path.lstrip("/")
             while group.is_relative_to(root):
                 limits.append(group_limit(group))
@@ -181,9 +169,9 @@ def group_limit(group: Path) -> float:
 def blas_core() -> str | None:
     """The core type that OpenBLAS is told.
 
-    The 0.3.13 inside MXNet's wheel takes Intel CPUs younger than itself for a Prescott, a third of the speed. AMD's
-    Zen 3 and 4 it knows; measured on a Zen 4, what it then chooses is as fast as Haswell. Its SkylakeX is the same as
-    its Haswell, but NumPy's OpenBLAS obeys the same variable and does have AVX-512 kernels.
+    The 0.3.13 inside MXNet's wheel takes Intel CPUs younger than itself for a Prescott, a third of
+    the speed; AMD's Zen 3 and 4 it knows. Its SkylakeX is the same as its Haswell, but NumPy's
+    OpenBLAS obeys the same variable and does have AVX-512 kernels.
     """
     flags = cpu_flags()
     if "avx512f" in flags and "avx512bw" in flags:
@@ -192,21 +180,19 @@ def blas_core() -> str | None:
 
 
 def load_openmp() -> str | None:
-    """Make Intel's OpenMP serve the whole process, so that all of MXNet shares one; None if that cannot be.
+    """Make Intel's OpenMP serve the whole process, so that all of MXNet shares one; None if it
+    cannot.
 
-    An OpenMP that already serves all stays; one that only some library uses is promoted, since two of Intel's or
-    LLVM's in one process end it.
+    An OpenMP that already serves all stays; one that only some library uses is promoted, since two
+    of Intel's or LLVM's in one process end it.
     """
     if sys.platform != "linux":
         return None
     if serving := serving_openmp():
         return serving
-    present = [
-        path
-        for path in loaded_libraries()
-        if Path(path).name.startswith(("libiomp5.so", "libomp.so"))
-    ]
-    library = next(iter(present), None) or intel_openmp()
+    names = ("libiomp5.so", "libomp.so")
+    present = [path for path in loaded_libraries() if Path(path).name.startswith(names)]
+    library = present[0] if present else intel_openmp()
     try:
         return library and ctypes.CDLL(library, ctypes.RTLD_GLOBAL) and library
     except OSError:  # another processor's
@@ -214,27 +200,16 @@ def load_openmp() -> str | None:
 
 
 def intel_openmp() -> str | None:
-    """The path of libiomp5.so from the intel-openmp wheel (or from conda's package), None if it is not installed."""
-    try:
-        files = importlib.metadata.files("intel-openmp") or []
-    except importlib.metadata.PackageNotFoundError:
-        files = []
-    wheel = [Path(file.locate()).resolve() for file in files if file.name == "libiomp5.so"]
-    return next(
-        (str(path) for path in (*wheel, Path(sys.prefix, "lib", "libiomp5.so")) if path.exists()),
-        None,
-    )
+    """The path of libiomp5.so from the wheel intel-openmp or from conda's package; None without."""
+    conda = Path(sys.prefix, "lib", "libiomp5.so")
+    return wheel_file("intel-openmp", conda.name) or (str(conda) if conda.exists() else None)
 
 
-def serving_openmp(library: str | None = None) -> str | None:
-    """The file whose OpenMP serves the whole process; with a library, the one among what that library links to.
-
-    The first goes before the second. None where there is none, or it cannot be found out.
-    """
-    try:
-        function = ctypes.cast(ctypes.CDLL(library).GOMP_parallel, ctypes.c_void_p).value
-    except (AttributeError, OSError):
+def serving_openmp() -> str | None:
+    """The file whose OpenMP serves the whole process; None without one, or where /proc is not."""
+    if not hasattr(process := ctypes.CDLL(None), "GOMP_parallel"):
         return None
+    function = ctypes.cast(process.GOMP_parallel, ctypes.c_void_p).value
     for line in read(Path("/proc/self/maps")).splitlines():
         low, _, high = line.partition(" ")[0].partition("-")
         if int(low, 16) <= function < int(high, 16):

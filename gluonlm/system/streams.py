@@ -97,7 +97,8 @@ def leave(number: int, frame: object) -> None:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """A with-block in which Ctrl-C and TERM, if they would :func:`leave`, are KeyboardInterrupts."""
+    """A with-block in which Ctrl-C and TERM, if they would :func:`leave`, are
+    KeyboardInterrupts."""
 
     def interrupt(number, frame):
         raise KeyboardInterrupt(number)

@@ -1,11 +1,14 @@
-"""How many threads compute: all cores on a quiet machine, fewer beside a program that keeps one busy.
+"""How many threads compute: all cores on a quiet machine, fewer beside a program that keeps one
+busy.
 
-Every operator waits for the slowest of its threads. Where another program takes a core, two threads can be ten times
-slower than one, which that program hardly disturbs. So the number is measured at the start, again when the speed
-falls, and from time to time while it is not the largest. One that the user has set in OMP_NUM_THREADS stays.
+Every operator waits for the slowest of its threads. Where another program takes a core, two threads
+can be ten times slower than one, which that program hardly disturbs. So the number is measured at
+the start, again when the speed falls, and from time to time while it is not the largest. One that
+the user has set in OMP_NUM_THREADS stays.
 
-No result depends on it: each number is summed in the same order by however many threads (tests/system/test_threads.py).
-Where that does not hold, without the BLAS of gluonlm/system/blas.py, all cores compute as before.
+No result depends on it: each number is summed in the same order by however many threads
+(tests/system/test_threads.py). Where that does not hold, without the BLAS of
+gluonlm/system/blas.py, all cores compute as before.
 
 >>> threads = Threads()
 >>> with threads.timed(tokens): ...      # equal work each time, computed to its end
@@ -28,10 +31,8 @@ TRIAL = 4  # pieces of work by which a number is judged, after one to settle
 WINDOW = 12  # pieces over which the speed is watched
 SLOWER = 1.25  # a fall of the speed by this factor calls for a new measurement
 REST = 4  # a measurement is not followed by another for so many times its length
-PATIENCE, LONGEST = (
-    20.0,
-    160.0,
-)  # seconds until more threads are tried again; doubled while that does not pay
+# seconds until more threads are tried again: doubled while that does not pay, up to the longest
+PATIENCE, LONGEST = 20.0, 160.0
 WORTH = 1.05  # how much faster fewer threads must be
 current: list[int] = []  # the number that was set last
 
@@ -45,9 +46,8 @@ def set_threads(number: int) -> None:
     openmp = ctypes.CDLL(None)
 
     @ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
-    def on_worker(
-        run_context, parameter
-    ):  # OpenMP's number belongs to the thread that starts an operator
+    def on_worker(run_context, parameter):
+        # OpenMP's number belongs to the thread that starts an operator
         openmp.omp_set_num_threads(number)
 
     cpu, nothing = (ctypes.c_int * 2)(1, 0), (None, 0, None, 0, None, 0, None)
@@ -102,7 +102,8 @@ def may_choose() -> bool:
 class Threads:
     """The number of threads for one kind of work, chosen by the time that it takes.
 
-    :param most: the number on a quiet machine (default: what the runtime has found); with 1 nothing is ever measured.
+    :param most: the number on a quiet machine (default: what the runtime has found); with 1 nothing
+        is ever measured.
     :param change: is called with the number to use, each time.
     :param clock: gives seconds.
     """
@@ -145,7 +146,8 @@ class Threads:
             self._watch(seconds)
 
     def _try(self, seconds: float) -> None:
-        """Take account of a time while numbers are being tried; the last one ends the measurement."""
+        """Take account of a time while numbers are being tried; the last one ends the
+        measurement."""
         self.trial.append(seconds)
         hopeless = len(self.trial) > 1 and seconds > 2 * min(self.results.values(), default=seconds)
         if len(self.trial) <= TRIAL and not hopeless:
@@ -166,7 +168,8 @@ class Threads:
         self.recent.clear()
 
     def _watch(self, seconds: float) -> None:
-        """Ask for a new measurement when the work has become slower, or after some time with fewer threads."""
+        """Ask for a new measurement when the work has become slower, or after some time with fewer
+        threads."""
         self.recent.append(seconds)
         now, length = self.clock(), self.ended - self.started
         slower = statistics.median(self.recent) > SLOWER * self.usual

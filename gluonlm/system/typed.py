@@ -1,10 +1,11 @@
-"""What JSON or YAML holds, read strictly: whatever is not of the expected type is a ValueError that says where.
+"""What JSON or YAML holds, read strictly: whatever is not of the expected type is a ValueError that
+says where.
 
     >>> parse('{"layer0": [-0.78, 0.81]}', dict[str, tuple[float, float]])
     {'layer0': (-0.78, 0.81)}
 
-A type is str, int, float, bool, Any, a list, a tuple, a dict with names as keys, a union of plain types, or a dataclass:
-then the names are its fields, and those without a default must be there.
+A type is str, int, float, bool, Any, a list, a tuple, a dict with names as keys, a union of plain
+types, or a dataclass: then the names are its fields, and those without a default must be there.
 """
 
 import dataclasses
@@ -36,7 +37,8 @@ def parse(text: str, kind: Any) -> Any:
 
 
 def typed(value: Any, kind: Any, where: str) -> Any:
-    """A value as one of that type; lists become tuples, and mappings dataclasses, where the type says so.
+    """A value as one of that type; lists become tuples, and mappings dataclasses, where the type
+    says so.
 
     :raises ValueError: when it is of another type.
     """

@@ -37,18 +37,8 @@ def test_a_command_on_a_machine_like_this():
     ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     lines = dict(line.split("  ", 1) for line in ended.stdout.splitlines() if "  " in line)
-    subjects = (
-        "python",
-        "numpy",
-        "mxnet",
-        "features",
-        "processor",
-        "threads",
-        "OpenMP",
-        "memory",
-        "BLAS kernels",
-    )
-    for subject in (*subjects, "C compiler", "GPUs", "data sets", "speed"):
+    subjects = ("python", "numpy", "mxnet", "processor", "threads", "OpenMP", "BLAS", "C compiler")
+    for subject in (*subjects, "GPUs", "data sets", "speed"):
         assert lines[subject].strip(), subject
     assert int(lines["speed"].split()[0]) > 0
     assert ended.stdout.endswith("all is well\n")
@@ -83,20 +73,18 @@ def test_the_kernels_of_an_old_cpu_are_a_problem():
     assert "problem: BLAS uses its kernels for Prescott" in ended.stdout
 
 
-def test_blas_that_cannot_be_asked_is_unknown(no_speed, monkeypatch):
-    monkeypatch.setattr(doctor, "mxnet_library", lambda: "libc.so.6")
+def test_the_blas_of_mxnet_alone(no_speed, monkeypatch):
     replace_runtime(monkeypatch, blas=None)
-    report, _ = no_speed()
-    assert report.findings["BLAS kernels"] == "unknown"
-    assert not [problem for problem in report.problems if "BLAS" in problem]
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
+    assert no_speed()[0].findings["BLAS"] == "MXNet's own for Haswell"
 
 
-@pytest.mark.parametrize(("wheel", "first"), [(400, "of scipy"), (200, "MXNet's own for")])
+@pytest.mark.parametrize(("wheel", "first"), [(400, "that of scipy"), (200, "MXNet's own")])
 def test_the_blas_that_serves_and_its_rate(no_speed, monkeypatch, wheel, first):
     replace_runtime(monkeypatch, blas=blas.Rates(wheel=wheel, mxnet=240))
     report, _ = no_speed()
-    assert report.findings["BLAS kernels"].startswith(first)
-    assert f"{max(wheel, 240)} GFLOP/s; " in report.findings["BLAS kernels"]
+    assert report.findings["BLAS"].startswith(f"{first}")
+    assert f"{max(wheel, 240)} GFLOP/s; " in report.findings["BLAS"]
 
 
 def test_without_a_c_compiler(no_speed, monkeypatch):
@@ -118,19 +106,15 @@ def test_mxnet_that_cannot_be_imported(no_speed, monkeypatch):
 
 
 def test_the_cuda_build_without_its_libraries(no_speed, monkeypatch):
-    missing = gpu.CudaLibraries((), ("libcudart.so.11.0",), ("libcudnn.so.8", "libnccl.so.2"))
-    replace_runtime(monkeypatch, cuda=missing)
+    replace_runtime(monkeypatch, cuda_missing=("libcudnn.so.8", "libnccl.so.2"))
     monkeypatch.setattr(gpu, "DRIVER", "libno-such-driver.so")
-    report, _ = no_speed()
-    assert (
-        "the GPU build of mxnet is installed, but there is no NVIDIA driver here"
-        in report.problems[0]
-    )
+    libraries, driver = no_speed()[0].problems
+    assert libraries == "libcudnn.so.8, libnccl.so.2 not found: run `make env MXNET=cu112`"
+    assert "the GPU build of mxnet is installed, but there is no NVIDIA driver here" in driver
     monkeypatch.setattr(gpu, "list_gpus", list)
     report, _ = no_speed()
     assert report.findings["GPUs"] == "none"
-    assert report.findings["CUDA"] == "0 libraries from the system, 1 from wheels"
-    assert report.problems == ["libcudnn.so.8, libnccl.so.2 not found: run `make env MXNET=cu112`"]
+    assert report.problems == [libraries]
 
 
 def test_gpus_with_their_verdicts(no_speed, monkeypatch):
@@ -142,7 +126,7 @@ def test_gpus_with_their_verdicts(no_speed, monkeypatch):
         in report.findings["GPUs"]
     )
     assert not report.problems  # the CPU build does not need them
-    replace_runtime(monkeypatch, cuda=gpu.CudaLibraries((), (), ()))
+    replace_runtime(monkeypatch, cuda_missing=())
     report, out = no_speed()
     assert report.problems == [found[1].problem]
     assert "1 Hopper, compute capability 9.0: cannot be used\n" in out

@@ -75,8 +75,8 @@ def test_waiting_threads_soon_sleep_unless_the_user_has_a_say():
 
 def test_blas_is_told_the_cpu_unless_the_user_has_told_it():
     core = str(runtime.blas_core())
-    assert shown("blas_core", "OPENBLAS_CORETYPE") == f"{core} {core}"
-    assert shown("blas_core", "OPENBLAS_CORETYPE", OPENBLAS_CORETYPE="Zen") == "Zen Zen"
+    assert shown("openmp", "OPENBLAS_CORETYPE").endswith(f" {core}")
+    assert shown("openmp", "OPENBLAS_CORETYPE", OPENBLAS_CORETYPE="Zen").endswith(" Zen")
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,8 @@ read_text = pathlib.Path.read_text
 import gluonlm
 # for MXNet, which is the one for this platform
 sys.platform, pathlib.Path.read_text = "linux", read_text
-print(gluonlm.RUNTIME.openmp, gluonlm.RUNTIME.pooled_memory, gluonlm.RUNTIME.threads)
+from gluonlm.system.memory import keep_memory
+print(gluonlm.RUNTIME.openmp, keep_memory(), gluonlm.RUNTIME.threads)
 import mxnet
 print(mxnet.nd.ones((2, 2)).sum().asscalar())
 """
