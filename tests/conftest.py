@@ -57,6 +57,14 @@ def text(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def cats(tmp_path_factory):
+    """A folder with the smallest text."""
+    from small import write_cats
+
+    return write_cats(tmp_path_factory.mktemp("cats"))
+
+
+@pytest.fixture(scope="session")
 def alone(text, tmp_path_factory):
     """The run of a single worker on that text, and its result."""
     from workers import SMALL

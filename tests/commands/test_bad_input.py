@@ -12,6 +12,7 @@ import sys
 import mxnet as mx
 import pytest
 from safetensors.numpy import save_file
+from small import ONCE
 
 from gluonlm import cli, evaluate, train
 from gluonlm.model import checkpoint
@@ -21,21 +22,11 @@ from gluonlm.system.errors import UserError
 from gluonlm.system.gpu import Gpu, contexts
 from gluonlm.training.run import read_log
 
-SMALL = ["--emsize", "8", "--nhid", "8", "--batch-size", "4", "--bptt", "5", "--epochs", "1"]
-
 
 @pytest.fixture(scope="module")
-def text(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("text")
-    for split in ("train", "valid", "test"):
-        (folder / f"{split}.txt").write_text("the cat sat on the mat\nthe dog ran\n" * 20)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def trained(text, tmp_path_factory):
+def trained(cats, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
-    train.main(["--data", str(text), "--save", str(folder), *SMALL])
+    train.main(["--data", str(cats), "--save", str(folder), *ONCE])
     return folder
 
 
@@ -59,9 +50,9 @@ def trained(text, tmp_path_factory):
         (["--decay", "1e200"], "--decay 1e\\+200: must be at most 1"),
     ],
 )
-def test_impossible_settings(text, tmp_path, arguments, sentence):
+def test_impossible_settings(cats, tmp_path, arguments, sentence):
     with pytest.raises(UserError, match=sentence):
-        train.main(["--data", str(text), "--save", str(tmp_path / "run"), *arguments])
+        train.main(["--data", str(cats), "--save", str(tmp_path / "run"), *arguments])
     assert not (tmp_path / "run" / "last.safetensors").exists()
 
 
@@ -98,10 +89,10 @@ def test_a_gpu_that_is_not_there(monkeypatch):
         contexts("0,2")
 
 
-def test_columns_that_cannot_be_divided_over_the_devices(text, tmp_path, monkeypatch):
+def test_columns_that_cannot_be_divided_over_the_devices(cats, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "contexts", lambda gpu: [mx.cpu(0), mx.cpu(1), mx.cpu(2)])
     with pytest.raises(UserError, match="--batch-size 4 cannot be divided over 3 devices"):
-        train.main(["--data", str(text), "--save", str(tmp_path / "run"), *SMALL])
+        train.main(["--data", str(cats), "--save", str(tmp_path / "run"), *ONCE])
 
 
 @pytest.mark.parametrize("size", [0, 5, 100, 2000])
@@ -171,10 +162,10 @@ def test_a_damaged_configuration(trained, tmp_path, content, complaint):
         train.main(["--resume", str(tmp_path)])
 
 
-def test_other_text_under_the_same_name_is_not_gone_on_with(text, tmp_path):
+def test_other_text_under_the_same_name_is_not_gone_on_with(cats, tmp_path):
     """As many words, in another order: the ids would be those of other words."""
-    data, run = shutil.copytree(text, tmp_path / "text"), tmp_path / "run"
-    train.main(["--data", str(data), "--save", str(run), *SMALL])
+    data, run = shutil.copytree(cats, tmp_path / "text"), tmp_path / "run"
+    train.main(["--data", str(data), "--save", str(run), *ONCE])
     before = (run / "result.json").read_bytes()
     (data / "train.txt").write_text("the dog ran\n" * 60 + "the cat sat on the mat\n")
     with pytest.raises(
@@ -183,18 +174,18 @@ def test_other_text_under_the_same_name_is_not_gone_on_with(text, tmp_path):
     ):
         train.main(["--resume", str(run), "--epochs", "2"])
     assert (run / "result.json").read_bytes() == before
-    shutil.copyfile(text / "train.txt", data / "train.txt")
+    shutil.copyfile(cats / "train.txt", data / "train.txt")
     (data / "valid.txt").write_text("the cat ran\n" * 20)
     with pytest.raises(UserError, match="the text of "):
         train.main(["--resume", str(run), "--epochs", "2"])
-    shutil.copyfile(text / "valid.txt", data / "valid.txt")
+    shutil.copyfile(cats / "valid.txt", data / "valid.txt")
     assert train.main(["--resume", str(run), "--epochs", "2"]).finished
 
 
 @pytest.mark.parametrize("left", [0, 30, None])
-def test_a_log_that_a_power_cut_has_shortened(text, tmp_path, left):
+def test_a_log_that_a_power_cut_has_shortened(cats, tmp_path, left):
     run = tmp_path / "run"
-    train.main(["--data", str(text), "--save", str(run), *SMALL, "--log-interval", "1"])
+    train.main(["--data", str(cats), "--save", str(run), *ONCE, "--log-interval", "1"])
     log = (run / "log.jsonl").read_bytes()
     if left is None:
         (run / "log.jsonl").unlink()
@@ -207,10 +198,10 @@ def test_a_log_that_a_power_cut_has_shortened(text, tmp_path, left):
 
 
 @pytest.mark.parametrize("name", ["best.safetensors", "last.safetensors"])
-def test_a_model_without_its_settings_is_not_overwritten(trained, text, tmp_path, name):
+def test_a_model_without_its_settings_is_not_overwritten(trained, cats, tmp_path, name):
     shutil.copy(trained / name, tmp_path)
     with pytest.raises(UserError, match="holds a trained run already"):
-        train.main(["--data", str(text), "--save", str(tmp_path), *SMALL])
+        train.main(["--data", str(cats), "--save", str(tmp_path), *ONCE])
     assert (tmp_path / name).read_bytes() == (trained / name).read_bytes()
 
 
@@ -240,7 +231,7 @@ def test_a_mistake_of_ours_keeps_its_traceback():
         cli.run(main)
 
 
-def test_a_full_disk_is_said_and_the_run_can_go_on(text, tmp_path, monkeypatch):
+def test_a_full_disk_is_said_and_the_run_can_go_on(cats, tmp_path, monkeypatch):
     """The disk fills while the second checkpoint is written: the first stays whole, and the run
     resumes from it."""
     calls = 0
@@ -255,16 +246,16 @@ def test_a_full_disk_is_said_and_the_run_can_go_on(text, tmp_path, monkeypatch):
         patched.setattr(os, "fsync", full)
         with pytest.raises(UserError, match="No space left on device.*free some space"):
             train.main(
-                ["--data", str(text), "--save", str(tmp_path / "run"), *SMALL, "--epochs", "3"]
+                ["--data", str(cats), "--save", str(tmp_path / "run"), *ONCE, "--epochs", "3"]
             )
     assert not list((tmp_path / "run").glob(".*.tmp"))
     assert train.main(["--resume", str(tmp_path / "run")]).finished
 
 
-def test_a_folder_that_cannot_be_made(text, tmp_path):
+def test_a_folder_that_cannot_be_made(cats, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="choose another place"):
-        train.main(["--data", str(text), "--save", str(tmp_path / "file" / "run"), *SMALL])
+        train.main(["--data", str(cats), "--save", str(tmp_path / "file" / "run"), *ONCE])
 
 
 def test_nothing_to_evaluate(trained, tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from mxnet import nd
 from safetensors.numpy import load_file, save_file
+from small import fit
 
 import gluonlm
 from gluonlm import evaluate, export, train
@@ -79,13 +80,10 @@ def test_a_tied_matrix_may_be_stored_once(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    for split in ("train", "valid", "test"):
-        (folder / f"{split}.txt").write_text("the cat sat on the mat\nthe dog ran\n" * 20)
-    small = "--emsize 8 --nhid 8 --batch-size 4 --bptt 5 --epochs 1 --lr 2 --tied"
-    train.main(["--data", str(folder), "--save", str(folder / "run"), *small.split()])
-    return folder / "run"
+def run(cats, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    fit(cats, folder, "--epochs", "1", "--lr", "2", "--tied")
+    return folder
 
 
 def test_there_and_back_by_the_command(run, tmp_path, capsys):
@@ -100,7 +98,7 @@ def test_there_and_back_by_the_command(run, tmp_path, capsys):
     assert train.main([*line, "--epochs", "2"]).best_epoch > 0
 
 
-def test_a_file_that_pytorch_has_saved_again_has_no_vocabulary(run, tmp_path):
+def test_a_file_that_pytorch_has_saved_again_has_no_vocabulary(cats, run, tmp_path):
     there, again = tmp_path / "there.safetensors", tmp_path / "again.safetensors"
     export.main([str(run), str(there), "--format", "torch"])
     save_file(load_file(there), again)
@@ -113,7 +111,7 @@ def test_a_file_that_pytorch_has_saved_again_has_no_vocabulary(run, tmp_path):
     score = evaluate.main([str(run)])
     for vocabulary in (run, tmp_path / "words.txt", tmp_path / "words.json"):
         (tmp_path / "back.pt").unlink(missing_ok=True)
-        export.main([*back, "--vocabulary", str(vocabulary), "--data", str(run.parent)])
+        export.main([*back, "--vocabulary", str(vocabulary), "--data", str(cats)])
         assert evaluate.main([str(tmp_path / "back.pt")]) == score
     (tmp_path / "words.txt").write_text("only\ntwo\n")
     (tmp_path / "back.pt").unlink()

@@ -5,13 +5,12 @@ import mxnet as mx
 import numpy as np
 import pytest
 from mxnet import autograd, nd
+from small import gradients
 
 from gluonlm import train
 from gluonlm.config import Config
 from gluonlm.model import precision
 from gluonlm.model.checkpoint import build_model, load_model
-from gluonlm.model.rnn import RNNModel
-from gluonlm.model.softmax import SampledSoftmax, decoder_loss
 from gluonlm.system import native
 from gluonlm.system.errors import UserError
 from gluonlm.system.machine import cpu_flags
@@ -77,25 +76,14 @@ def test_shapes_that_do_not_fit_are_refused():
 
 @pytest.mark.parametrize("way", ["full", "sampled", "adaptive"])
 def test_gradients_are_those_of_float32_within_the_rounding(way):
-    results = {}
-    for kind in ("float32", "bfloat16"):
-        splits = (100, 200) if way == "adaptive" else ()
-        model = RNNModel(500, emsize=64, nhid=64, tied=True, precision=kind, splits=splits)
-        model.initialize()
-        random = np.random.default_rng(0)
-        for parameter in model.trainables().values():
-            parameter.set_data(nd.array(random.normal(size=parameter.shape, scale=0.1)))
-        words = nd.array(random.integers(500, size=(10, 8)))
-        np.random.seed(0)
-        loss_of = SampledSoftmax(np.ones(500), 50) if way == "sampled" else decoder_loss
-        with autograd.record():
-            loss = loss_of(model, model.body(words, model.begin_state(8))[0], words)
-        loss.backward()
-        results[kind] = [loss.asnumpy(), *(p.grad().asnumpy() for p in model.trainables().values())]
-    for exact, ours in zip(results["float32"], results["bfloat16"], strict=True):
+    results = [
+        [array.asnumpy() for array in gradients(kind, way, units=64, shape=(10, 8))]
+        for kind in ("float32", "bfloat16")
+    ]
+    for exact, ours in zip(*results, strict=True):
         error = np.linalg.norm(exact - ours) / np.linalg.norm(exact)
         assert error < 6 * ROUNDING
-    assert any((a != b).any() for a, b in zip(*results.values(), strict=True))
+    assert any((a != b).any() for a, b in zip(*results, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import mxnet as mx
 import numpy as np
 import onnx
 import pytest
+from small import fit
 
 import gluonlm
 from gluonlm import evaluate, export, train
@@ -35,20 +36,6 @@ from gluonlm.text.vocabulary import EOS, UNK, Dictionary
 
 V = 23
 WORDS = [UNK, EOS, *(f"w{number}" for number in range(V - 2))]
-SMALL = [
-    "--emsize",
-    "8",
-    "--nhid",
-    "8",
-    "--batch-size",
-    "4",
-    "--bptt",
-    "5",
-    "--epochs",
-    "1",
-    "--lr",
-    "2",
-]
 
 
 def untrained(path, **settings) -> Trained:
@@ -68,24 +55,12 @@ def built(source: Trained, metadata: dict) -> onnx.ModelProto:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(cats, tmp_path_factory):
     """A trained run, exported by the option of the training."""
-    folder = tmp_path_factory.mktemp("run")
-    for split in ("train", "valid", "test"):
-        (folder / f"{split}.txt").write_text("the cat sat on the mat\nthe dog ran\n" * 20)
-    exported = folder / "run" / "at-once.onnx"
-    train.main(
-        [
-            "--data",
-            str(folder),
-            "--save",
-            str(folder / "run"),
-            *SMALL,
-            "--onnx-export",
-            str(exported),
-        ]
-    )
-    return folder / "run"
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    options = ["--epochs", "1", "--lr", "2", "--onnx-export", str(folder / "at-once.onnx")]
+    fit(cats, folder, *options)
+    return folder
 
 
 def run_blocked(blocked: list[str], program: str) -> str:

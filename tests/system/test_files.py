@@ -8,22 +8,19 @@ import threading
 
 import pytest
 from safetensors.numpy import save_file
+from small import fit
 
-from gluonlm import evaluate, export, generate, prune, quantize, train
+from gluonlm import evaluate, export, generate, prune, quantize
 from gluonlm.model.checkpoint import load_model
 from gluonlm.system.errors import UserError
 from gluonlm.system.files import RUN_FILES, check_output, write_atomically, write_output
 
-SMALL = ["--emsize", "8", "--nhid", "8", "--batch-size", "4", "--bptt", "5", "--epochs", "1"]
-
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(cats, tmp_path_factory):
     """A finished run whose best model is beside its folder, as ``--save PTB.pt`` makes it."""
     folder = tmp_path_factory.mktemp("data")
-    for split in ("train", "valid", "test"):
-        (folder / f"{split}.txt").write_text("the cat sat on the mat\nthe dog ran\n" * 20)
-    train.main(["--data", str(folder), "--save", str(folder / "PTB.pt"), *SMALL])
+    fit(cats, folder / "PTB.pt", "--epochs", "1")
     return folder / "PTB"
 
 

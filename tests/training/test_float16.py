@@ -5,37 +5,27 @@ import math
 import mxnet as mx
 import numpy as np
 import pytest
-from mxnet import autograd, nd
+from mxnet import nd
+from small import fit, gradients
 
 from gluonlm import train
 from gluonlm.model import precision
 from gluonlm.model.rnn import RNNModel
-from gluonlm.model.softmax import SampledSoftmax, decoder_loss
 from gluonlm.model.storage import read_arrays
 from gluonlm.system.errors import UserError
-from gluonlm.training import fit, loop
+from gluonlm.training import loop
 from gluonlm.training.loss_scale import LossScale
-
-SMALL = ["--emsize", "8", "--nhid", "8", "--batch-size", "4", "--bptt", "5"]
 
 
 @pytest.fixture
 def _on_a_cpu(monkeypatch):
     monkeypatch.setattr(precision, "HALF", "float64")
-    monkeypatch.setattr(fit, "check_precision", lambda *_: None)
+    monkeypatch.setattr("gluonlm.training.fit.check_precision", lambda *_: None)
 
 
-@pytest.fixture(scope="module")
-def text(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("text")
-    for split in ("train", "valid", "test"):
-        (folder / f"{split}.txt").write_text("the cat sat on the mat\nthe dog ran\n" * 20)
-    return folder
-
-
-def trained(text, save, *more):
+def trained(cats, save, *more):
     """A run; its last checkpoint's arrays."""
-    train.main(["--data", str(text), "--save", str(save), *SMALL, *more])
+    fit(cats, save, *more)
     return read_arrays(save / "last.safetensors", "gluonlm training state")[0]
 
 
@@ -52,28 +42,10 @@ def starting_at(monkeypatch, scale):
 @pytest.mark.parametrize("way", ["full", "sampled", "adaptive"])
 @pytest.mark.parametrize("mode", ["LSTM", "GRU", "QRNN"])
 def test_gradients_reach_the_float32_weights(mode, way):
-    results = []
-    for kind in ("float32", "float16"):
-        splits = (100, 200) if way == "adaptive" else ()
-        model = RNNModel(
-            500, mode, emsize=16, nhid=16, tied=True, precision=kind, splits=splits, wdrop=0
-        )
-        model.initialize()
-        random = np.random.default_rng(0)
-        for parameter in model.trainables().values():
-            parameter.set_data(nd.array(random.normal(size=parameter.shape, scale=0.1)))
-        words = nd.array(random.integers(500, size=(5, 4)))
-        np.random.seed(0)
-        loss_of = SampledSoftmax(np.ones(500), 50) if way == "sampled" else decoder_loss
-        with autograd.record():
-            features, state = model.body(words, model.begin_state(4))
-            loss = loss_of(model, features, words)
-        loss.backward()
-        arrays = [loss, features, *state, *(p.grad() for p in model.trainables().values())]
-        assert {np.dtype(array.dtype) for array in arrays} == {np.dtype("float32")}
-        results.append([array.asnumpy() for array in arrays])
+    results = [gradients(kind, way, mode) for kind in ("float32", "float16")]
     for exact, ours in zip(*results, strict=True):
-        np.testing.assert_allclose(ours, exact, rtol=1e-3, atol=1e-5)
+        assert exact.dtype == ours.dtype == np.float32
+        np.testing.assert_allclose(ours.asnumpy(), exact.asnumpy(), rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("mode", ["LSTM", "GRU", "RNN_TANH", "QRNN"])
@@ -92,12 +64,12 @@ def test_the_layers_graph_multiplies_float16(mode):
 
 
 @pytest.mark.usefixtures("_on_a_cpu")
-def test_the_scale_changes_no_bit(text, tmp_path, monkeypatch):
+def test_the_scale_changes_no_bit(cats, tmp_path, monkeypatch):
     runs = []
     for scale in (1.0, 2.0**10):
         starting_at(monkeypatch, scale)
         more = ["--precision", "float16", "--epochs", "1"]
-        runs.append(trained(text, tmp_path / f"{scale}", *more))
+        runs.append(trained(cats, tmp_path / f"{scale}", *more))
     for name in (name for name in runs[0] if name.startswith("weight")):
         np.testing.assert_array_equal(runs[0][name], runs[1][name])
 
@@ -105,13 +77,13 @@ def test_the_scale_changes_no_bit(text, tmp_path, monkeypatch):
 @pytest.mark.usefixtures("_on_a_cpu")
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_a_resumed_run_scales_and_skips_as_one_that_never_stopped(
-    text, tmp_path, monkeypatch, optimizer
+    cats, tmp_path, monkeypatch, optimizer
 ):
     """At 2^70 the norm's squares leave float32: some steps are skipped first."""
     starting_at(monkeypatch, 2.0**70)
     more = ["--precision", "float16", "--optimizer", optimizer]
-    whole = trained(text, tmp_path / "whole", *more, "--epochs", "2")
-    parts = trained(text, tmp_path / "parts", *more, "--epochs", "1", "--schedule", "constant")
+    whole = trained(cats, tmp_path / "whole", *more, "--epochs", "2")
+    parts = trained(cats, tmp_path / "parts", *more, "--epochs", "1", "--schedule", "constant")
     scale, unskipped, skipped = parts["optimizer.loss_scale"]
     assert scale == 2.0 ** (70 - skipped)
     assert skipped > 2
@@ -144,7 +116,7 @@ def test_what_overflows_without_a_scale_has_diverged():
 
 
 @pytest.mark.usefixtures("_on_a_cpu")
-def test_training_that_diverges_stops(text, tmp_path, monkeypatch):
+def test_training_that_diverges_stops(cats, tmp_path, monkeypatch):
     starting_at(monkeypatch, 4.0)
 
     def not_finite(gradients):
@@ -153,10 +125,10 @@ def test_training_that_diverges_stops(text, tmp_path, monkeypatch):
 
     monkeypatch.setattr("gluonlm.training.optim.global_norm", not_finite)
     with pytest.raises(UserError, match="diverged"):
-        trained(text, tmp_path / "run", "--precision", "float16", "--epochs", "1")
+        trained(cats, tmp_path / "run", "--precision", "float16", "--epochs", "1")
 
 
-def test_without_a_gpu_it_is_said(text, tmp_path):
+def test_without_a_gpu_it_is_said(cats, tmp_path):
     with pytest.raises(UserError, match="float16 is for GPUs: add --gpu 0"):
-        trained(text, tmp_path / "run", "--precision", "float16")
+        trained(cats, tmp_path / "run", "--precision", "float16")
     assert not (tmp_path / "run" / "config.json").exists()

@@ -13,6 +13,7 @@ import threading
 import time
 
 import pytest
+from small import SMALL, fit
 
 import gluonlm
 from gluonlm import train
@@ -24,27 +25,14 @@ from gluonlm.system.lock import Lock
 from gluonlm.text.corpus import load_corpus
 from gluonlm.training.run import Run, read_log
 
-SMALL = ["--emsize", "8", "--nhid", "8", "--batch-size", "4", "--bptt", "5"]
 LAST = "last.safetensors"
 
 
 @pytest.fixture(scope="module")
-def text(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("text")
-    for split in ("train", "valid", "test"):
-        (folder / f"{split}.txt").write_text("the cat sat on the mat\nthe dog ran\n" * 20)
-    return folder
-
-
-def fit(text, save, *more):
-    return train.main(["--data", str(text), "--save", str(save), *SMALL, *more])
-
-
-@pytest.fixture(scope="module")
-def done(text, tmp_path_factory):
+def done(cats, tmp_path_factory):
     """A run of two epochs."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    fit(text, folder, "--epochs", "2")
+    fit(cats, folder, "--epochs", "2")
     return folder
 
 
@@ -76,32 +64,32 @@ def interrupted_after(monkeypatch, steps):
     monkeypatch.setattr(loop, "train_step", counted)
 
 
-def test_fit_from_python(text, tmp_path, done, capsys):
+def test_fit_from_python(cats, tmp_path, done, capsys):
     """The weights are those of the command with the same settings."""
-    config = Config(data=str(text), emsize=8, nhid=8, batch_size=4, bptt=5, epochs=2)
-    run = gluonlm.fit(config, load_corpus(str(text)), tmp_path / "run")
+    config = Config(data=str(cats), emsize=8, nhid=8, batch_size=4, bptt=5, epochs=2)
+    run = gluonlm.fit(config, load_corpus(str(cats)), tmp_path / "run")
     assert state(run.folder)[0] == state(done)[0]
     assert [record["epoch"] for record in run.records("epoch")] == [1, 2]
     assert load_model(run.folder).config == config
     with pytest.raises(UserError, match="holds a trained run already"):
-        gluonlm.fit(config, load_corpus(str(text)), tmp_path / "run")
+        gluonlm.fit(config, load_corpus(str(cats)), tmp_path / "run")
 
 
-def test_pruning_from_python_needs_a_pruner(text, tmp_path):
-    config = Config(data=str(text), emsize=8, nhid=8, batch_size=4, bptt=5, prune=0.5)
+def test_pruning_from_python_needs_a_pruner(cats, tmp_path):
+    config = Config(data=str(cats), emsize=8, nhid=8, batch_size=4, bptt=5, prune=0.5)
     with pytest.raises(
         UserError, match=r"Session\(pruner=gluonlm.compress.schedule_file.pruner_of\)"
     ):
-        gluonlm.fit(config, load_corpus(str(text)), tmp_path / "run")
+        gluonlm.fit(config, load_corpus(str(cats)), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_a_folder_has_one_owner(text, tmp_path, copied):
+def test_a_folder_has_one_owner(cats, tmp_path, copied):
     """The second is told who has it, whether it wants to begin there or to go on."""
     with Run.new(tmp_path / "new"), Run.open(copied)[0]:
         before = state(copied)
         for folder, work in (
-            (tmp_path / "new", lambda: fit(text, tmp_path / "new")),
+            (tmp_path / "new", lambda: fit(cats, tmp_path / "new")),
             (copied, lambda: train.main(["--resume", str(copied), "--epochs", "9"])),
         ):
             with pytest.raises(
@@ -129,10 +117,10 @@ def test_a_lock_ends_with_its_process(tmp_path):
     Lock(tmp_path).release()
 
 
-def test_processes_that_begin_at_once_get_folders_of_their_own(text, tmp_path, monkeypatch):
+def test_processes_that_begin_at_once_get_folders_of_their_own(cats, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(train, "default_folder", lambda config: train.Path("runs/now"))
-    command = ["--data", str(text), *SMALL, "--epochs", "1"]
+    command = ["--data", str(cats), *SMALL, "--epochs", "1"]
     results = [train.main(command) for _ in range(3)]
     names = [result.folder.name for result in results]
     assert names == ["now", "now-2", "now-3"]
@@ -156,8 +144,8 @@ def test_which_names_are_files(tmp_path, save, folder, best):
         assert run.best == tmp_path / best
 
 
-def test_a_run_is_found_by_its_model_file(text, tmp_path):
-    fit(text, tmp_path / "PTB.pt", "--epochs", "1")
+def test_a_run_is_found_by_its_model_file(cats, tmp_path):
+    fit(cats, tmp_path / "PTB.pt", "--epochs", "1")
     result = train.main(["--resume", str(tmp_path / "PTB.pt"), "--epochs", "2"])
     assert result.folder == tmp_path / "PTB"
     again = train.main(["--resume", str(tmp_path / "PTB" / LAST).replace(LAST, "")])
@@ -218,17 +206,17 @@ def test_settings_that_were_edited_are_told(copied, setting, value):
         assert (copied / name).read_bytes() == old
 
 
-def test_the_text_may_move_and_the_epochs_may_be_more(copied, text, tmp_path):
+def test_the_text_may_move_and_the_epochs_may_be_more(copied, cats, tmp_path):
     settings = json.loads((copied / "config.json").read_text())
-    moved = shutil.copytree(text, tmp_path / "moved")
+    moved = shutil.copytree(cats, tmp_path / "moved")
     changed = settings | {"data": str(moved), "epochs": 3}
     (copied / "config.json").write_text(json.dumps(changed))
     assert train.main(["--resume", str(copied)]).finished
     assert state(copied)[1]["epoch"] == 3
 
 
-def test_a_run_that_was_stopped_before_its_first_state_begins(text, tmp_path, done):
-    fit(text, tmp_path / "run", "--epochs", "2", "--max-batches", "1")
+def test_a_run_that_was_stopped_before_its_first_state_begins(cats, tmp_path, done):
+    fit(cats, tmp_path / "run", "--epochs", "2", "--max-batches", "1")
     for name in (LAST, "best.safetensors", "log.jsonl"):
         (tmp_path / "run" / name).unlink()
     settings = json.loads((tmp_path / "run" / "config.json").read_text())
@@ -261,8 +249,8 @@ def test_a_damaged_line_of_the_log_stops_nothing(copied):
 
 
 @pytest.mark.parametrize("split", ["train", "valid", "test"])
-def test_a_changed_text_is_refused(text, tmp_path, split):
-    data = shutil.copytree(text, tmp_path / "text")
+def test_a_changed_text_is_refused(cats, tmp_path, split):
+    data = shutil.copytree(cats, tmp_path / "text")
     fit(data, tmp_path / "run", "--epochs", "1")
     (data / f"{split}.txt").write_text("the dog sat on the cat\nthe mat ran\n" * 20)
     with pytest.raises(UserError, match="is no longer what .* was trained on"):
@@ -282,12 +270,12 @@ def test_another_number_of_threads_is_told(copied, monkeypatch, capsys):
     assert f"OMP_NUM_THREADS={gluonlm.RUNTIME.threads}, and now" in capsys.readouterr().err
 
 
-def test_a_picture_that_cannot_be_drawn_stops_nothing(text, tmp_path, monkeypatch, capsys):
+def test_a_picture_that_cannot_be_drawn_stops_nothing(cats, tmp_path, monkeypatch, capsys):
     def broken(*_):
         raise ValueError("no backend")
 
     monkeypatch.setattr("gluonlm.training.run.draw_curve", broken)
-    assert fit(text, tmp_path / "run", "--epochs", "1").finished
+    assert fit(cats, tmp_path / "run", "--epochs", "1").finished
     assert "caution: curve.png cannot be drawn (no backend)" in capsys.readouterr().err
 
 
@@ -307,19 +295,19 @@ class Full:
 
 
 @pytest.mark.parametrize("streams", [["stdout"], ["stderr"], ["stdout", "stderr"]])
-def test_training_goes_on_when_nothing_can_be_shown(text, tmp_path, done, monkeypatch, streams):
+def test_training_goes_on_when_nothing_can_be_shown(cats, tmp_path, done, monkeypatch, streams):
     for name in streams:
         monkeypatch.setattr(sys, name, Full())
-    assert fit(text, tmp_path / "run", "--epochs", "2").finished
+    assert fit(cats, tmp_path / "run", "--epochs", "2").finished
     assert state(tmp_path / "run")[0] == state(done)[0]
     assert (tmp_path / "run" / "result.json").exists()
 
 
-def test_training_outside_of_the_main_thread(text, tmp_path, done):
+def test_training_outside_of_the_main_thread(cats, tmp_path, done):
     """Signals are the main thread's."""
     results = []
     thread = threading.Thread(
-        target=lambda: results.append(fit(text, tmp_path / "run", "--epochs", "2"))
+        target=lambda: results.append(fit(cats, tmp_path / "run", "--epochs", "2"))
     )
     thread.start()
     thread.join(120)
@@ -327,7 +315,7 @@ def test_training_outside_of_the_main_thread(text, tmp_path, done):
     assert state(tmp_path / "run")[0] == state(done)[0]
 
 
-def test_all_is_saved_before_it_is_shown(text, tmp_path, monkeypatch):
+def test_all_is_saved_before_it_is_shown(cats, tmp_path, monkeypatch):
     """A display that fails in a way that nobody thought of loses nothing."""
 
     def broken(*_):
@@ -336,7 +324,7 @@ def test_all_is_saved_before_it_is_shown(text, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("gluonlm.training.progress.Display.end_epoch", broken)
         with pytest.raises(RuntimeError, match="the display"):
-            fit(text, tmp_path / "run", "--epochs", "1")
+            fit(cats, tmp_path / "run", "--epochs", "1")
     assert state(tmp_path / "run")[1]["epoch"] == 1
     with monkeypatch.context() as patch:
         patch.setattr(train, "sample", broken)
@@ -345,17 +333,17 @@ def test_all_is_saved_before_it_is_shown(text, tmp_path, monkeypatch):
     assert (tmp_path / "run" / "result.json").exists()
 
 
-def test_a_loss_far_above_guessing_ends_the_run(text, tmp_path):
+def test_a_loss_far_above_guessing_ends_the_run(cats, tmp_path):
     more = ["--lr", "3000", "--clip", "0", "--epochs", "3"]
     with pytest.raises(UserError, match=r"diverged in epoch \d.* by guessing\): lower --lr"):
-        fit(text, tmp_path / "run", *more)
+        fit(cats, tmp_path / "run", *more)
     assert not (tmp_path / "run" / "best.safetensors").exists()
 
 
-def test_memory_that_does_not_suffice_is_told_before_any_is_taken(text, tmp_path):
+def test_memory_that_does_not_suffice_is_told_before_any_is_taken(cats, tmp_path):
     started = time.monotonic()
     with pytest.raises(UserError, match=r"training needs at least .* GiB of memory, and there are"):
-        train.main(["--data", str(text), "--save", str(tmp_path / "run"), "--nhid", "900000"])
+        train.main(["--data", str(cats), "--save", str(tmp_path / "run"), "--nhid", "900000"])
     assert time.monotonic() - started < 20
     assert not (tmp_path / "run").exists()
 
@@ -398,19 +386,19 @@ def test_events_are_the_log_also_of_a_run_that_is_resumed(copied):
         assert [value for _, value in shown] == pytest.approx(values)
 
 
-def test_training_goes_on_without_events(text, tmp_path, capsys):
+def test_training_goes_on_without_events(cats, tmp_path, capsys):
     run = tmp_path / "run"
     run.mkdir()
     (run / "tensorboard").write_text("in the way")
-    assert fit(text, run, "--epochs", "2", "--tensorboard").finished
+    assert fit(cats, run, "--epochs", "2", "--tensorboard").finished
     assert capsys.readouterr().err.count("caution: no more events for TensorBoard") == 1
 
 
-def test_without_tensorboardx_nothing_is_trained(text, tmp_path, monkeypatch):
+def test_without_tensorboardx_nothing_is_trained(cats, tmp_path, monkeypatch):
     found = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "tensorboardX" else found(name)
     )
     with pytest.raises(UserError, match="needs the package tensorboardX: install it with"):
-        fit(text, tmp_path / "run", "--tensorboard")
+        fit(cats, tmp_path / "run", "--tensorboard")
     assert not (tmp_path / "run").exists()
