@@ -1,8 +1,8 @@
 """Time to a perplexity: the preset fast-cpu against PyTorch's word-level example, tied, 6 epochs.
 
     export GLUONLM_TORCH_PYTHON=torch-env/bin/python
-    python benchmarks/quality.py --data ptb --epochs 5
-    python benchmarks/quality.py --data wikitext-2 --epochs 6 --torch-epochs 0.2 --published 130.3
+    python benchmarks/quality.py --options "--dropout 0.1 --precision bfloat16"
+    python benchmarks/quality.py --data wikitext-2 --torch-epochs 0.2 --published 130.3
     python benchmarks/quality.py --table    # the recorded races
 
 Both are whole programs, from reading the text to the test perplexity. They run by turns of half a
@@ -16,6 +16,7 @@ epochs each was trained.
 import argparse
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -103,7 +104,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("--data", default="ptb", help="a word-level data set, as for gluonlm.train")
     parser.add_argument("--preset", default="fast-cpu")
-    parser.add_argument("--epochs", type=int, default=5, help="of ours")
+    parser.add_argument("--epochs", type=int, default=4, help="of ours")
+    parser.add_argument("--options", default="", help="what else ours is given, in one string")
+    parser.add_argument("--seed", type=int, default=1111, help="of both")
     parser.add_argument(
         "--torch-python", default=os.environ.get("GLUONLM_TORCH_PYTHON"), metavar="PYTHON"
     )
@@ -145,15 +148,15 @@ def table() -> str:
     """The recorded races as Markdown, the shortest of a data set first."""
     races = [json.loads(path.read_text()) for path in RESULTS.glob("quality-*.json")]
     lines = [
-        "| data | our epochs | our test | seconds | PyTorch's test, 6 epochs | seconds | ours / "
-        "PyTorch's seconds |",
-        "|---|---|---|---|---|---|---|",
+        "| data | seed | our epochs | our test | seconds | PyTorch's test, 6 epochs | seconds | "
+        "ours / PyTorch's seconds |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    for race in sorted(races, key=lambda race: (race["data"], race["epochs"]["ours"])):
+    for race in sorted(races, key=lambda race: (race["data"], race["seed"])):
         seconds, reached, theirs = race["seconds"], race["test_perplexity"], race["epochs"]["torch"]
         source = "" if theirs == EPOCHS else f" (from {theirs:g} epochs)"
         lines.append(
-            f"| {race['data']} | {race['epochs']['ours']} | {reached['ours']:.2f} | "
+            f"| {race['data']} | {race['seed']} | {race['epochs']['ours']} | {reached['ours']:.2f} | "
             f"{seconds['ours']:,.0f} "
             f"| {reached['torch']:.2f} ({race['torch_perplexity_is']}) | "
             f"{seconds['torch']:,.0f}{source} "
@@ -174,27 +177,12 @@ def main(argv: list[str]) -> dict | None:
     with tempfile.TemporaryDirectory() as folder:
         texts = write_texts(load_corpus(options.data), Path(folder))
         save, logs = Path(folder) / "run", {name: Path(folder) / name for name in ("ours", "torch")}
-        ours = [
-            sys.executable,
-            "-m",
-            "gluonlm.train",
-            "--preset",
-            options.preset,
-            "--data",
-            options.data,
-        ]
-        ours += [
-            "--epochs",
-            options.epochs,
-            "--emsize",
-            options.units,
-            "--nhid",
-            options.units,
-            "--save",
-            save,
-        ]
-        torch = [python, HERE / "quality_torch.py", *texts]
-        torch += ["--epochs", f"{options.torch_epochs:g}", "--units", options.units]
+        ours = [sys.executable, "-m", "gluonlm.train", "--preset", options.preset]
+        ours += ["--data", options.data, "--epochs", options.epochs, "--save", save]
+        ours += ["--emsize", options.units, "--nhid", options.units, "--seed", options.seed]
+        ours += shlex.split(options.options)
+        torch = [python, HERE / "quality_torch.py", *texts, "--epochs", f"{options.torch_epochs:g}"]
+        torch += ["--units", options.units, "--seed", options.seed]
         racers = [
             Racer.start(name, list(map(str, command)), logs[name])
             for name, command in (("ours", ours), ("torch", torch))
@@ -220,6 +208,8 @@ def main(argv: list[str]) -> dict | None:
         ["python", "benchmarks/quality.py", *argv],
         data=options.data,
         epochs={"ours": options.epochs, "torch": options.torch_epochs},
+        options=options.options,
+        seed=options.seed,
         seconds=seconds,
         test_perplexity=shown,
         torch_perplexity_is=source,

@@ -129,25 +129,13 @@ def test_a_race_to_a_perplexity(tmp_path):
     for split, count in (("train", 60), ("valid", 12), ("test", 9)):
         (tmp_path / f"{split}.txt").write_text("it is a truth universally acknowledged\n" * count)
     out, python = tmp_path / "quality.json", stub_of_torch(tmp_path / "python")
-    settings = [
-        "--data",
-        tmp_path,
-        "--epochs",
-        1,
-        "--units",
-        4,
-        "--turn",
-        0.5,
-        "--torch-python",
-        python,
-        "--out",
-        out,
-    ]
+    settings = ["--data", tmp_path, "--epochs", 1, "--units", 4, "--seed", 7, "--turn", 0.5]
+    settings += ["--options", "--dropout 0.1", "--torch-python", python, "--out", out]
     ended = quality(*settings, "--torch-epochs", 2, "--published", 110.44)
     assert ended.returncode == 0, ended.stderr
     result = json.loads(out.read_text())
     assert result["torch"]["lines"] == [60, 12, 9]  # the same sentences for both
-    assert result["torch"]["given"] == ["--epochs", "2", "--units", "4"]
+    assert result["torch"]["given"] == ["--epochs", "2", "--units", "4", "--seed", "7"]
     assert result["test_perplexity"]["torch"] == 110.44
     assert result["torch_perplexity_is"] == "published"
     assert result["epochs"] == {"ours": 1, "torch": 2}
