@@ -25,7 +25,7 @@ import gluonlm
 from gluonlm.cli import run
 from gluonlm.config import Config
 from gluonlm.inference.predictor import Predictor
-from gluonlm.inference.sampling import stream
+from gluonlm.inference.sampling import Strategy, stream
 from gluonlm.model.checkpoint import build_model
 from gluonlm.system.errors import UserError
 from gluonlm.system.machine import RESULTS, record
@@ -72,7 +72,8 @@ def seconds(
     """What we take to write so many words of each of so many samples, down to the text."""
     start, started = time.perf_counter(), time.process_time()
     text, write = io.StringIO(), Detokenizer()
-    for tokens in stream(predictor, dictionary, length=words, seed=seed, samples=samples):
+    strategy = Strategy(seed=seed, samples=samples)
+    for tokens in stream(predictor, dictionary, (), words, strategy):
         for token in tokens:
             text.write(write(dictionary.idx2word[token]))
     return time.perf_counter() - start, time.process_time() - started

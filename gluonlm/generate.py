@@ -111,6 +111,7 @@ def strategy(options: argparse.Namespace, dictionary: Dictionary) -> Strategy:
         )
     forbidden = [dictionary.unk_id] if options.unk == "forbid" else []
     forbidden += [end_id(dictionary)] if options.eos == "forbid" else []
+    given |= {name: getattr(options, name) for name in ("seed", "samples", "sentences")}
     return Strategy(**given, forbidden=tuple(index for index in forbidden if index is not None))
 
 
@@ -118,12 +119,11 @@ def tokens(
     options: argparse.Namespace, model: LanguageModel, chosen: Strategy, prompt: Sequence[int]
 ) -> Iterator[Sequence[int]]:
     """The next token of each text, one step at a time."""
-    words, sentences, samples = options.words, options.sentences, options.samples
     if options.beam is None:
-        rest = words, chosen, options.seed, samples, sentences
-        return stream(model, model.dictionary, prompt, *rest)
-    found = beam_search(model, model.dictionary, prompt, words, options.beam, chosen, sentences)
-    return itertools.zip_longest(*(text.ids for text in found[:samples]), fillvalue=FINISHED)
+        return stream(model, model.dictionary, prompt, options.words, chosen)
+    found = beam_search(model, model.dictionary, prompt, options.words, options.beam, chosen)
+    texts = [text.ids for text in found[: options.samples]]
+    return itertools.zip_longest(*texts, fillvalue=FINISHED)
 
 
 def write(options: argparse.Namespace, model: LanguageModel, written: list[str]) -> None:

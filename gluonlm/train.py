@@ -293,9 +293,10 @@ def finish(training: Training, finished: bool, onnx: str | None) -> Result:
 def sample(model: RNNModel, corpus: Corpus, seed: int, ctx: mx.Context) -> str:
     """A few lines of what the model writes, without ``<unk>``."""
     unknown = corpus.dictionary.unk_id
-    strategy = Strategy(temperature=0.8, forbidden=() if unknown is None else (unknown,))
+    forbidden = () if unknown is None else (unknown,)
+    strategy = Strategy(temperature=0.8, forbidden=forbidden, seed=seed)
     length = 60 if corpus.level == "word" else 300
-    (ids,) = generate(Predictor(model, ctx), corpus.dictionary, (), length, strategy, seed)
+    (ids,) = generate(Predictor(model, ctx), corpus.dictionary, (), length, strategy)
     return printable(to_text(corpus.dictionary.decode(ids), corpus.level))
 
 

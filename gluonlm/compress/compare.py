@@ -19,7 +19,7 @@ import numpy as np
 from gluonlm.compress.calibrate import Statistics
 from gluonlm.compress.quantization import parts_of, quantize_model
 from gluonlm.inference.language_model import LanguageModel
-from gluonlm.inference.sampling import stream
+from gluonlm.inference.sampling import Strategy, stream
 from gluonlm.model.checkpoint import Trained, save_model
 from gluonlm.model.quantized import Scheme
 from gluonlm.text.corpus import read_split
@@ -81,7 +81,7 @@ class Variant:
 
     def write(self, words: int, seed: int) -> None:
         """Write so many words one at a time."""
-        for _ in stream(self.model, self.model.dictionary, length=words, seed=seed):
+        for _ in stream(self.model, self.model.dictionary, (), words, Strategy(seed=seed)):
             pass
 
 

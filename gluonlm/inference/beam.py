@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gluonlm.inference.sampling import PLAIN, Strategy, check_lengths, discourage, log_softmax, read
+from gluonlm.inference.sampling import PLAIN, Strategy, check, discourage, log_softmax, read
 from gluonlm.system.errors import UserError
 from gluonlm.text.vocabulary import Dictionary
 
@@ -33,16 +33,16 @@ def beam_search(
     length: int = 100,
     width: int = 5,
     strategy: Strategy = PLAIN,
-    sentences: int | None = None,
 ) -> list[Hypothesis]:
     """Look for the most probable continuation, keeping the ``width`` most probable beginnings at each step.
 
-    :param strategy: only what it forbids, and its rules against repetition, count.
-    :param sentences: a text is complete with so many sentences; ``length`` tokens are the most in any case.
+    :param strategy: what it forbids, its rules against repetition and its number of sentences
+        count, nothing else does.
+    :param length: tokens of a text, or with ``strategy.sentences`` the most of one.
     :return: at most ``width`` texts, the most probable first.
     :raises UserError: when a number makes no sense.
     """
-    end = check_lengths(dictionary, length, 1, sentences, strategy.forbidden)
+    end = check(dictionary, length, strategy)
     if width < 1:
         raise UserError(f"beam {width}: must be at least 1")
     done: list[Hypothesis] = []
@@ -53,7 +53,7 @@ def beam_search(
         parents, tokens, scores = best_extensions(scores, log_p, width)
         texts = np.concatenate([texts[parents], tokens[:, None]], axis=1)
         written = texts[:, len(prompt) :]
-        complete = (written == end).sum(axis=1) >= (sentences or math.inf)
+        complete = (written == end).sum(axis=1) >= (strategy.sentences or math.inf)
         finished = complete | (step == length - 1)
         done += map(Hypothesis, written[finished], scores[finished].tolist())
         done = sorted(done, key=lambda text: -text.log_probability)[:width]

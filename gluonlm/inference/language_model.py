@@ -85,20 +85,15 @@ class LanguageModel:
         """The prompt and what the model writes after it, without ``<unk>``.
 
         :param words: tokens to write; with ``sentences``, at most to write.
-        :param strategy: how tokens are chosen, such as ``temperature=0.8`` (:class:`gluonlm.inference.sampling.Strategy`).
+        :param strategy: how tokens are chosen, such as ``temperature=0.8``
+            (:class:`gluonlm.inference.sampling.Strategy`).
         """
         opening, _ = tokens_of(prompt, self.dictionary, self.level)
         unknown = () if self.dictionary.unk_id is None else (self.dictionary.unk_id,)
-        chosen = Strategy(**{"forbidden": unknown, **strategy})
-        (ids,) = generate(
-            self.arithmetic,
-            self.dictionary,
-            self.dictionary.encode(opening),
-            words,
-            chosen,
-            seed,
-            sentences=sentences,
-        )
+        settings = {"forbidden": unknown, **strategy}
+        chosen = Strategy(**settings, seed=seed, samples=1, sentences=sentences)
+        start = self.dictionary.encode(opening)
+        (ids,) = generate(self.arithmetic, self.dictionary, start, words, chosen)
         return to_text([*opening, *self.dictionary.decode(ids)], self.level)
 
     def next_words(self, text: str, count: int = 10) -> list[tuple[str, float]]:

@@ -1,7 +1,8 @@
 """Text from a model.
 
-    >>> predictor = Predictor(model)                        # gluonlm.inference.predictor
-    >>> generate(predictor, dictionary, length=20, strategy=Strategy(temperature=0.8, top_k=50), seed=1, samples=3)
+    >>> predictor = Predictor(model)  # gluonlm.inference.predictor
+    >>> strategy = Strategy(temperature=0.8, top_k=50, seed=1, samples=3)
+    >>> generate(predictor, dictionary, length=20, strategy=strategy)
 
 A predictor is anything with ``begin_state(N) -> state`` and ``predict(ids (T, N), state) -> (logits (T, N, V),
 state)``, logits a NumPy array and state a list of arrays (layers, N, H). Everything here is NumPy.
@@ -29,7 +30,8 @@ PROMPT_STEPS = 32  # tokens of a prompt read at once: their logits are an array 
 
 @dataclass(frozen=True)
 class Strategy:
-    """How the next token is chosen from the model's distribution p = softmax(logits).
+    """How texts are written: how the next token is chosen from the model's distribution
+    p = softmax(logits), how many texts, and where they end.
 
     :param temperature: draw from softmax(logits / temperature): below 1 safer, above 1 more adventurous.
     :param top_k: draw among the k most probable tokens only.
@@ -41,7 +43,12 @@ class Strategy:
         exp is normalized again (after Keskar et al. 2019, arXiv:1909.05858, section 4.1).
     :param no_repeat: so many tokens in a row are not written a second time (Paulus et al. 2017, arXiv:1705.04304,
         section 2.5), unless a sentence ends among them or nothing else is left.
-    :raises UserError: when a value is out of range, or greedy is combined with what it makes needless.
+    :param seed: with its number, the seed of each sample's own random stream: but for the rounding
+        of the logits, a sample does not depend on how many others are written beside it.
+    :param samples: number of texts, written side by side.
+    :param sentences: end a text with so many sentences (lines, at character level).
+    :raises UserError: when a value is out of range, or greedy is combined with what it makes
+        needless.
     """
 
     temperature: float = 1.0
@@ -51,6 +58,9 @@ class Strategy:
     forbidden: tuple[int, ...] = ()
     repetition_penalty: float = 1.0
     no_repeat: int | None = None
+    seed: int = 0
+    samples: int = 1
+    sentences: int | None = None
 
     def __post_init__(self):
         if not LOWEST_TEMPERATURE <= self.temperature <= HIGHEST_TEMPERATURE:
@@ -58,16 +68,15 @@ class Strategy:
                 f"temperature {self.temperature}: must be at least {LOWEST_TEMPERATURE} and at "
                 f"most {HIGHEST_TEMPERATURE:g}; for the most probable word use greedy (--greedy)"
             )
-        if self.top_k is not None and self.top_k < 1:
-            raise UserError(f"top-k {self.top_k}: must be at least 1")
+        for name in ("top_k", "samples", "sentences"):
+            at_least(name.replace("_", "-"), getattr(self, name), 1)
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise UserError(f"top-p {self.top_p}: must be above 0 and at most 1")
         if not 1 <= self.repetition_penalty < math.inf:
             raise UserError(
                 f"repetition-penalty {self.repetition_penalty}: must be at least 1 and finite"
             )
-        if self.no_repeat is not None and self.no_repeat < 2:
-            raise UserError(f"no-repeat {self.no_repeat}: must be at least 2")
+        at_least("no-repeat", self.no_repeat, 2)
         if self.greedy and (
             self.temperature != 1 or self.top_k is not None or self.top_p is not None
         ):
@@ -79,6 +88,12 @@ class Strategy:
     def remembers(self) -> bool:
         """Whether what was written before plays a part."""
         return self.repetition_penalty != 1 or self.no_repeat is not None
+
+
+def at_least(name: str, value: int | None, least: int) -> None:
+    """Raise a UserError for a number that is given and too small."""
+    if value is not None and value < least:
+        raise UserError(f"{name} {value}: must be at least {least}")
 
 
 PLAIN = Strategy()  # drawn from the model's own distribution
@@ -177,17 +192,19 @@ def stream(
     prompt: Sequence[int] = (),
     length: int = 100,
     strategy: Strategy = PLAIN,
-    seed: int = 0,
-    samples: int = 1,
-    sentences: int | None = None,
 ) -> Iterator[np.ndarray]:
-    """Write ``samples`` texts at once, a token of each at a time; see :func:`generate`.
+    """Write all samples at once, a token of each at a time; see :func:`generate`.
 
     :return: yields ids (N,), :data:`FINISHED` for a sample that has its sentences.
-    :raises UserError: when a number is below 1, or sentences are wanted of a vocabulary that cannot end one.
+    :raises UserError: when ``length`` is below 1, all tokens are forbidden, or sentences are wanted
+        of a vocabulary that cannot end one.
     """
-    end = check_lengths(dictionary, length, samples, sentences, strategy.forbidden)
-    streams = [np.random.default_rng([seed, sample]) for sample in range(samples)]
+    end, samples, sentences = (
+        check(dictionary, length, strategy),
+        strategy.samples,
+        strategy.sentences,
+    )
+    streams = [np.random.default_rng([strategy.seed, sample]) for sample in range(samples)]
     logits, state = read(predictor, prompt, dictionary.start_id, samples)
     texts = np.empty((samples, len(prompt) + length), np.int64)  # what was read and written
     texts[:, : len(prompt)] = prompt
@@ -209,21 +226,15 @@ def generate(
     prompt: Sequence[int] = (),
     length: int = 100,
     strategy: Strategy = PLAIN,
-    seed: int = 0,
-    samples: int = 1,
-    sentences: int | None = None,
 ) -> list[np.ndarray]:
     """Continue a text.
 
-    Sample i draws from a random stream of its own, made of ``seed`` and i: but for the rounding of the logits it does
-    not depend on how many samples are written beside it.
-
-    :param prompt: ids to read first; the text begins at the beginning of a sentence if it is empty.
-    :param length: tokens to write, or if ``sentences`` is given, at most to write. An ``<eos>`` is a token.
-    :param sentences: end a sample with so many sentences (lines, at character level).
+    :param prompt: ids to read first; if it is empty, the text begins as a sentence does.
+    :param length: tokens to write, or with ``strategy.sentences``, at most to write. An ``<eos>``
+        is a token.
     :return: the ids of each sample, without the prompt.
     """
-    rows = list(stream(predictor, dictionary, prompt, length, strategy, seed, samples, sentences))
+    rows = list(stream(predictor, dictionary, prompt, length, strategy))
     return [column[column != FINISHED] for column in np.stack(rows, axis=1)]
 
 
@@ -232,24 +243,17 @@ def end_id(dictionary: Dictionary) -> int | None:
     return dictionary.word2idx.get("\n") if dictionary.eos_id is None else dictionary.eos_id
 
 
-def check_lengths(
-    dictionary: Dictionary,
-    length: int,
-    samples: int,
-    sentences: int | None,
-    forbidden: Sequence[int],
-) -> int | None:
-    """Raise a UserError for a number that makes no sense; return :func:`end_id`."""
-    for name, number in (("words", length), ("samples", samples), ("sentences", sentences)):
-        if number is not None and number < 1:
-            raise UserError(f"{name} {number}: must be at least 1")
-    if len(set(forbidden)) >= len(dictionary):
+def check(dictionary: Dictionary, length: int, strategy: Strategy) -> int | None:
+    """Raise a UserError for what this vocabulary cannot write; return :func:`end_id`."""
+    at_least("words", length, 1)
+    if len(set(strategy.forbidden)) >= len(dictionary):
         raise UserError("all tokens of the vocabulary are forbidden: allow some")
     end = end_id(dictionary)
-    if sentences and (end is None or end in forbidden):
+    if strategy.sentences and (end is None or end in strategy.forbidden):
         why = "is forbidden" if end is not None else "is not in this vocabulary"
         raise UserError(
-            f"sentences {sentences}: what ends a sentence {why}: give a number of words instead"
+            f"sentences {strategy.sentences}: what ends a sentence {why}: give a number of words "
+            "instead"
         )
     return end
 

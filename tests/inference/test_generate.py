@@ -12,7 +12,7 @@ from gluonlm.cli import dashes
 from gluonlm.config import Config
 from gluonlm.generate import main, parser
 from gluonlm.inference.predictor import Predictor
-from gluonlm.inference.sampling import generate
+from gluonlm.inference.sampling import Strategy, generate
 from gluonlm.model.checkpoint import Trained, build_model, save_model
 from gluonlm.system.errors import UserError
 from gluonlm.text import sources
@@ -47,7 +47,7 @@ def characters(tmp_path_factory):
 
 def test_writes_what_generation_returns(words, tmp_path, capsys):
     model, dictionary = save(tmp_path / "same.pt", WORDS, "word")
-    (ids,) = generate(Predictor(model), dictionary, length=40, seed=5)
+    (ids,) = generate(Predictor(model), dictionary, length=40, strategy=Strategy(seed=5))
     assert main([words, "--words", "40", "--seed", "5", "--unk", "keep"]) == [
         to_text(dictionary.decode(ids))
     ]

@@ -3,6 +3,7 @@ stream per sample."""
 
 import itertools
 import math
+from dataclasses import replace
 
 import mxnet as mx
 import numpy as np
@@ -82,9 +83,8 @@ def test_a_beam_of_all_texts_finds_the_true_best_ones(seed, sentences, forbidden
     true = sorted(
         ((log_probability(toy, t, [0, *prompt], forbidden), t) for t in texts), reverse=True
     )
-    found = beam_search(
-        toy, LETTERS, prompt, length, V**length, Strategy(forbidden=forbidden), sentences
-    )
+    strategy = Strategy(forbidden=forbidden, sentences=sentences)
+    found = beam_search(toy, LETTERS, prompt, length, V**length, strategy)
     assert len(found) == len(true)
     for hypothesis, (expected, ids) in zip(found[:20], true, strict=False):
         assert tuple(hypothesis.ids) == ids
@@ -135,9 +135,8 @@ def test_beam_search_agrees_with_gluonnlp(seed):
         V**3, Batched(Toy(seed)), eos_id=LETTERS.eos_id, scorer=scorer, max_length=3
     )
     samples, scores, lengths = sampler(nd.array([LETTERS.start_id]), nd.zeros((1, 1)))
-    for index, hypothesis in enumerate(
-        beam_search(Toy(seed), LETTERS, length=3, width=V**3, sentences=1)[:10]
-    ):
+    found = beam_search(Toy(seed), LETTERS, (), 3, V**3, Strategy(sentences=1))
+    for index, hypothesis in enumerate(found[:10]):
         theirs = (
             samples[0, index, 1 : 1 + len(hypothesis.ids)].asnumpy().tolist()
         )  # it appends an <eos> to the longest
@@ -293,10 +292,12 @@ def test_greedy_is_argmax(prompt):
 
 
 def test_a_sample_does_not_depend_on_how_many_there_are():
-    predictor, strategy = Predictor(make()), Strategy(temperature=1.3, top_k=20, top_p=0.95)
-    many = generate(predictor, WORDS, [4], 40, strategy, seed=9, samples=MATRIX_ROWS + 4)
-    few = generate(predictor, WORDS, [4], 40, strategy, seed=9, samples=3)
-    (one,) = generate(predictor, WORDS, [4], 40, strategy, seed=9)
+    predictor = Predictor(make())
+    strategy = Strategy(temperature=1.3, top_k=20, top_p=0.95, seed=9)
+    many, few, (one,) = (
+        generate(predictor, WORDS, [4], 40, replace(strategy, samples=samples))
+        for samples in (MATRIX_ROWS + 4, 3, 1)
+    )
     assert many[0].tolist() == few[0].tolist() == one.tolist()
     assert many[2].tolist() == few[2].tolist()
     assert len({tuple(sample) for sample in many}) == len(many)
@@ -304,18 +305,20 @@ def test_a_sample_does_not_depend_on_how_many_there_are():
 
 def test_the_seed_decides():
     predictor = Predictor(make())
-    texts = [generate(predictor, WORDS, length=30, seed=seed)[0].tolist() for seed in (1, 1, 2)]
+    texts = [
+        generate(predictor, WORDS, length=30, strategy=Strategy(seed=seed))[0].tolist()
+        for seed in (1, 1, 2)
+    ]
     assert texts[0] == texts[1] != texts[2]
 
 
 def test_forbidden_tokens_are_not_written():
     predictor = Predictor(make())
-    plain = np.concatenate(generate(predictor, WORDS, length=60, samples=20))
+    plain = np.concatenate(generate(predictor, WORDS, (), 60, Strategy(samples=20)))
     assert {WORDS.unk_id, WORDS.eos_id} <= set(plain)
-    for strategy in (Strategy(forbidden=(0, 1)), Strategy(forbidden=(0, 1), greedy=True)):
-        assert not {0, 1} & set(
-            np.concatenate(generate(predictor, WORDS, (), 60, strategy, samples=20))
-        )
+    for greedy in (False, True):
+        strategy = Strategy(forbidden=(0, 1), greedy=greedy, samples=20)
+        assert not {0, 1} & set(np.concatenate(generate(predictor, WORDS, (), 60, strategy)))
     assert not {0, 1} & set(
         beam_search(predictor, WORDS, (), 60, 4, Strategy(forbidden=(0, 1)))[0].ids
     )
@@ -323,18 +326,16 @@ def test_forbidden_tokens_are_not_written():
 
 def test_sentences_end_a_sample():
     predictor = Predictor(make())
-    texts = generate(predictor, WORDS, length=500, samples=6, sentences=2)
+    texts = generate(predictor, WORDS, length=500, strategy=Strategy(samples=6, sentences=2))
     for ids in texts:
         assert ids[-1] == WORDS.eos_id
         assert (ids == WORDS.eos_id).sum() == 2
     assert len({len(ids) for ids in texts}) > 1
-    without = generate(predictor, WORDS, length=500, samples=6)
+    without = generate(predictor, WORDS, length=500, strategy=Strategy(samples=6))
     for ids, longer in zip(texts, without, strict=True):
         assert ids.tolist() == longer[: len(ids)].tolist()
-    assert [len(ids) for ids in generate(predictor, WORDS, length=1, samples=2, sentences=9)] == [
-        1,
-        1,
-    ]
+    short = generate(predictor, WORDS, length=1, strategy=Strategy(samples=2, sentences=9))
+    assert [len(ids) for ids in short] == [1, 1]
 
 
 def test_words_come_one_by_one():
@@ -382,6 +383,8 @@ def test_the_surprise_of_nothing_is_nothing():
         ({"top_p": -0.1}, "top-p -0.1"),
         ({"top_k": 0}, "top-k 0"),
         ({"top_k": -3}, "top-k -3"),
+        ({"samples": 0}, "samples 0"),
+        ({"sentences": 0}, "sentences 0"),
         ({"greedy": True, "temperature": 0.5}, "greedy"),
         ({"greedy": True, "top_k": 5}, "greedy"),
     ],
@@ -395,9 +398,7 @@ def test_bad_strategies_are_refused(settings, what):
     ("settings", "what"),
     [
         ({"length": 0}, "words 0"),
-        ({"samples": 0}, "samples 0"),
-        ({"sentences": 0}, "sentences 0"),
-        ({"sentences": 1, "strategy": Strategy(forbidden=(0,))}, "is forbidden"),
+        ({"strategy": Strategy(forbidden=(0,), sentences=1)}, "is forbidden"),
         ({"strategy": Strategy(forbidden=(0, 1, 2, 3))}, "all tokens"),
     ],
 )
@@ -408,7 +409,7 @@ def test_bad_lengths_are_refused(settings, what):
 
 def test_sentences_need_something_that_ends_one():
     with pytest.raises(UserError, match="not in this vocabulary"):
-        generate(Toy(), Dictionary("abcd"), sentences=1)
+        generate(Toy(), Dictionary("abcd"), strategy=Strategy(sentences=1))
 
 
 def test_a_beam_has_a_width():
@@ -432,8 +433,8 @@ def test_no_n_tokens_in_a_row_come_twice(n, greedy):
     predictor, prompt = Predictor(make()), [3, 5, 3, 8]
     settings = {"greedy": True} if greedy else {"temperature": 0.1}
     for rule, repeats in ((n, False), (None, True)):
-        strategy = Strategy(**settings, no_repeat=rule)
-        texts = generate(predictor, WORDS, prompt, 250, strategy, samples=3)
+        strategy = Strategy(**settings, no_repeat=rule, samples=3)
+        texts = generate(predictor, WORDS, prompt, 250, strategy)
         found = [ngrams([*prompt, *ids], n) for ids in texts]
         assert any(len(set(rows)) < len(rows) for rows in found) is repeats
     # a step that no rule touches is as it was
@@ -475,8 +476,8 @@ def test_the_repetition_penalty_is_a_power_of_the_probability(shift):
 def test_a_penalty_makes_texts_less_repetitive():
     predictor, counts = Predictor(make()), []
     for penalty in (1.0, 1.3, 3.0):
-        strategy = Strategy(repetition_penalty=penalty)
-        texts = generate(predictor, WORDS, length=25, strategy=strategy, samples=40)
+        strategy = Strategy(repetition_penalty=penalty, samples=40)
+        texts = generate(predictor, WORDS, length=25, strategy=strategy)
         counts.append(sum(len(set(ids)) for ids in texts))
     assert counts == sorted(counts)
     assert counts[0] < counts[-1]

@@ -24,7 +24,7 @@ from gluonlm.config import MODELS, Config
 from gluonlm.generate import joined
 from gluonlm.generate import main as generate_text
 from gluonlm.inference.predictor import Predictor
-from gluonlm.inference.sampling import generate
+from gluonlm.inference.sampling import Strategy, generate
 from gluonlm.model.checkpoint import Trained, build_model, load_model
 from gluonlm.model.exchange import export_gluon, load_gluon
 from gluonlm.onnx import builder as onnx_builder
@@ -174,19 +174,18 @@ def test_generation_and_scores_need_numpy_and_onnxruntime_only(trained):
         ["mxnet", "gluonnlp", "onnx", "requests", "tqdm", "safetensors", "matplotlib"],
         "import json\n"
         "import gluonlm\n"
-        "from gluonlm.inference.sampling import generate\n"
+        "from gluonlm.inference.sampling import Strategy, generate\n"
         f"model = gluonlm.load({str(trained / 'at-once.onnx')!r})\n"
         "texts = generate(model, model.dictionary, model.dictionary.encode(['the', 'cat']), 30, "
-        "seed=4, samples=3)\n"
+        "Strategy(seed=4, samples=3))\n"
         "print(json.dumps([text.tolist() for text in texts]))\n"
         "print(model.next_words('the cat', 3))\n",
     )
     written, guesses = printed.splitlines()
     source = load_model(trained)
     predictor, dictionary = Predictor(source.model), source.dictionary
-    texts = generate(
-        predictor, dictionary, dictionary.encode(["the", "cat"]), 30, seed=4, samples=3
-    )
+    prompt, strategy = dictionary.encode(["the", "cat"]), Strategy(seed=4, samples=3)
+    texts = generate(predictor, dictionary, prompt, 30, strategy)
     assert json.loads(written) == [text.tolist() for text in texts]
     expected = gluonlm.load(trained).next_words("the cat", 3)
     for (word, probability), (same, other) in zip(expected, ast.literal_eval(guesses), strict=True):
