@@ -171,35 +171,25 @@ class RNNModel(HybridBlock):
     """A recurrent language model: ``model(inputs, state) -> (logits, state)``.
 
     :param vocab_size: number V of words.
-    :param mode: ``"LSTM"``, ``"GRU"``, ``"RNN_TANH"``, ``"RNN_RELU"``, ``"QRNN"`` or ``"Transformer"``.
-    :param dropout: probability of dropping a unit after the embedding, between layers and before the decoder.
-    :param settings: further settings of a model, by their names in :class:`gluonlm.config.Config`: ``tied``, ``narrow``,
-        ``dropouti``, ``dropouth``, ``dropoute``, ``locked``, ``wdrop``, ``window``, ``zoneout``, ``nhead``,
-        ``memory``, ``splits``, ``precision``. With ``splits`` (:mod:`gluonlm.model.adaptive`) the logits are log-probabilities.
+    :param mode: one of :data:`gluonlm.config.MODELS`, such as ``"LSTM"``.
+    :param settings: those of a model, by their names in :class:`gluonlm.config.Config`: ``emsize``,
+        ``nhid``, ``nlayers``, ``tied`` and so on; ``dropout`` is 0 if it is not given. With
+        ``splits`` (:mod:`gluonlm.model.adaptive`) the logits are log-probabilities.
 
-    ``tied`` lets decoder and embedding share one (V, E) matrix (Press & Wolf 2017, arXiv:1608.05859); with E != H a
-    linear projection H -> E precedes the decoder, or the last layer has E units if ``narrow``.
+    ``tied`` lets decoder and embedding share one (V, E) matrix (Press & Wolf 2017,
+    arXiv:1608.05859); with E != H a linear projection H -> E precedes the decoder, or the last
+    layer has E units if ``narrow``.
 
-    ``inputs`` are word ids (T, N) of any dtype, ``state`` a list of float32 arrays as :meth:`begin_state` makes it;
-    ``logits`` are (T, N, V). Training asks :attr:`body` for the features (T, N, C) and leaves the decoder to
-    :func:`gluonlm.model.softmax.cross_entropy`, which never keeps more than one (T*N, V) array; for activation
-    penalties it asks :attr:`body_with_outputs`. :attr:`layout` says where each weight lies
-    (:mod:`gluonlm.model.weights`).
+    ``inputs`` are word ids (T, N) of any dtype, ``state`` a list of float32 arrays as
+    :meth:`begin_state` makes it; ``logits`` are (T, N, V). Training asks :attr:`body` for the
+    features (T, N, C) and leaves the decoder to :func:`gluonlm.model.softmax.cross_entropy`, which
+    never keeps more than one (T*N, V) array; for activation penalties it asks
+    :attr:`body_with_outputs`. :attr:`layout` says where each weight lies.
     """
 
-    def __init__(
-        self,
-        vocab_size: int,
-        mode: str = "LSTM",
-        emsize: int = 200,
-        nhid: int = 200,
-        nlayers: int = 2,
-        dropout: float = 0.0,
-        **settings,
-    ):
+    def __init__(self, vocab_size: int, mode: str = "LSTM", **settings):
         super().__init__()
-        sizes = {"emsize": emsize, "nhid": nhid, "nlayers": nlayers}
-        config = Config(model=mode, dropout=dropout, **sizes, **settings)
+        config = Config(**{"dropout": 0.0, **settings, "model": mode})
         numbers.check_precision(config.precision)
         self.precision = config.precision
         self.layout, splits = layout(config, vocab_size), splits_of(config, vocab_size)
@@ -207,7 +197,7 @@ class RNNModel(HybridBlock):
             self.body = Body(config, vocab_size)
             self.body_with_outputs = BodyWithOutputs(self.body)
             options = {
-                "in_units": emsize if config.tied else layer_sizes(config)[-1][1],
+                "in_units": config.emsize if config.tied else layer_sizes(config)[-1][1],
                 "weight_initializer": mx.init.Uniform(INIT_RANGE),
                 "params": self.body.encoder.params if config.tied else None,
             }

@@ -51,7 +51,7 @@ def test_agrees_with_pytorch(mode, tie):
         return FIXTURE[f"{mode}-{tie}/{name}"]
 
     vocab_size, emsize = torch("weight/encoder.weight").shape
-    model = RNNModel(vocab_size, mode, emsize, nhid=5, nlayers=LAYERS, tied=tie == "tied")
+    model = RNNModel(vocab_size, mode, emsize=emsize, nhid=5, nlayers=LAYERS, tied=tie == "tied")
     model.initialize()
     model.hybridize(static_alloc=True)
     for array, name in pairs(model, "weight"):
@@ -93,7 +93,7 @@ def test_the_trajectory_of_averaged_sgd_is_that_of_pytorch():
     """50 steps of a tied LSTM, averaged from step 10 on; ``ASGD(t0=0)`` leaves its first iterate
     out of the mean."""
     vocab_size, emsize = TRAJECTORY["start/encoder.weight"].shape
-    model = RNNModel(vocab_size, "LSTM", emsize, nhid=5, nlayers=LAYERS, tied=True)
+    model = RNNModel(vocab_size, "LSTM", emsize=emsize, nhid=5, nlayers=LAYERS, tied=True)
     model.initialize()
     for array, name in pairs(model, "weight"):
         array[:] = nd.array(TRAJECTORY[f"start/{name}"])
