@@ -5,29 +5,48 @@ import json
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 from gluonlm.system.errors import UserError
-from gluonlm.system.typed import parse
+from gluonlm.system.typed import parse, typed
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """How one of MXNet's optimizers is used."""
+
+    name: str  # for mx.optimizer.create
+    lr: float  # the usual learning rate
+    decoupled: bool = False  # weight decay is taken off the weights, and is no part of the gradient
+
+
+def half_cosine(progress: float) -> float:
+    """From 1 to 0, slowly at both ends."""
+    return (1 + math.cos(math.pi * progress)) / 2
+
+
+def one_cycle(progress: float) -> float:
+    """Up from 1/25 in the first 30 %, then down to 0 (Smith & Topin 2018, arXiv:1708.07120)."""
+    if progress < 0.3:
+        return 1 / 25 + (1 - 1 / 25) * (1 - half_cosine(progress / 0.3))
+    return half_cosine((progress - 0.3) / 0.7)
+
 
 MODELS = ("RNN_TANH", "RNN_RELU", "LSTM", "GRU", "QRNN", "Transformer")
-OPTIMIZERS = ("sgd", "adam", "adamw")
-FALLING = ("linear", "cosine", "onecycle")  # to 0 by the end of the run
+OPTIMIZERS = {
+    "sgd": Optimizer("plainsgd", lr=20.0),  # gluonlm.training.optim
+    "adam": Optimizer("adam", lr=1e-3),
+    "adamw": Optimizer("adam", lr=1e-3, decoupled=True),
+}
+SCHEDULES: dict[str, Callable[[float], float]] = {  # factor after a share (0 to 1) of the run
+    "plateau": lambda progress: 1.0,  # falls by lr_factor instead
+    "constant": lambda progress: 1.0,
+    "linear": lambda progress: 1 - progress,
+    "cosine": half_cosine,
+    "onecycle": one_cycle,
+}
 PRECISIONS = ("float32", "bfloat16", "float16")
-SCHEDULES = ("plateau", "constant", *FALLING)
-MODEL_SETTINGS = (  # of the model's shape
-    "model",
-    "emsize",
-    "nhid",
-    "nlayers",
-    "window",
-    "nhead",
-    "memory",
-    "splits",
-    "adaptive",
-    "tied",
-    "narrow",
-)
+SHARE = {"low": 0, "high": 0.99}
 FLOAT32 = (1.2e-38, 3.4e38)  # the least and the largest magnitude that MXNet computes with
 
 
@@ -68,9 +87,7 @@ class Config:
     memory: int = setting(
         70, "words before it that a word can look at", low=1, high=10**5, needs="attention"
     )
-    splits: tuple[int, ...] = setting(
-        (), "adaptive softmax: word numbers at which its clusters begin", low=1
-    )
+    splits: tuple[int, ...] = setting((), "adaptive softmax: first word of each cluster", low=1)
     adaptive: bool = setting(
         False, "adaptive softmax with the usual splits (none up to 75000 words)", needs="no splits"
     )
@@ -82,40 +99,29 @@ class Config:
     )
 
     dropout: float = setting(
-        0.2,
-        "dropout before the decoder; also after the embedding and between layers",
-        low=0,
-        high=0.99,
+        0.2, "dropout before the decoder; also after the embedding and between layers", **SHARE
     )
-    dropouti: float | None = setting(
-        None, "dropout after the embedding (default: dropout)", low=0, high=0.99
-    )
+    dropouti: float | None = setting(None, "dropout of the embedding (default: dropout)", **SHARE)
     dropouth: float | None = setting(
-        None, "dropout between layers (default: dropout)", low=0, high=0.99, needs="layers"
+        None, "dropout between layers (default: dropout)", needs="layers", **SHARE
     )
     locked: bool = setting(False, "locked dropout: one mask per segment instead of one per step")
-    dropoute: float = setting(
-        0.0, "embedding dropout: whole words, for a segment", low=0, high=0.99
-    )
+    dropoute: float = setting(0.0, "embedding dropout: whole words, for a segment", **SHARE)
     wdrop: float = setting(
         0.0,
         "weight drop: hidden-to-hidden weights (QRNN: all of a layer), for a segment",
-        low=0,
-        high=0.99,
         needs="recurrence",
+        **SHARE,
     )
     zoneout: float = setting(
-        0.0, "share of units that keep their state at a step", low=0, high=0.99, needs="qrnn"
+        0.0, "share of units that keep their state at a step", needs="qrnn", **SHARE
     )
     alpha: float = setting(0.0, "penalty on the mean square of the last layer's outputs", low=0)
-    beta: float = setting(
-        0.0, "penalty on the mean square of their change from step to step", low=0
-    )
+    beta: float = setting(0.0, "penalty on the mean square of their change per step", low=0)
     prune: float | None = setting(
         None,
         "share of every weight matrix that is pruned, gradually, by the middle of the run",
-        low=0,
-        high=0.99,
+        **SHARE,
     )
     compress: str | None = setting(
         None, "YAML file with a pruning schedule (its format: gluonlm/compress/schedule_file.py)"
@@ -127,11 +133,7 @@ class Config:
     )
     schedule: str = setting("plateau", "learning rate over the run", choices=SCHEDULES)
     lr_factor: float = setting(
-        0.25,
-        "learning-rate factor when validation does not improve",
-        low=0,
-        high=1,
-        needs="plateau",
+        0.25, "factor of the rate when validation does not improve", low=0, high=1, needs="plateau"
     )
     lr_patience: int = setting(
         0, "epochs without improvement that are forgiven", low=0, needs="plateau"
@@ -142,9 +144,7 @@ class Config:
     restore_best: bool = setting(
         False, "go on from the best weights when the learning rate falls", needs="plateau"
     )
-    when: tuple[int, ...] = setting(
-        (), "epochs after which the learning rate is divided by 10", low=1
-    )
+    when: tuple[int, ...] = setting((), "epochs after which the rate is divided by 10", low=1)
     decay: float = setting(1.0, "learning-rate factor per epoch", low=0, high=1)
     lr_min: float = setting(0.0, "the learning rate never falls below this", low=0)
     wdecay: float = setting(0.0, "weight decay", "--wd", "--weight-decay", low=0)
@@ -167,10 +167,7 @@ class Config:
         False, "draw the length of each segment around bptt, and scale the learning rate by it"
     )
     softmax_samples: int = setting(
-        0,
-        "words drawn per segment to estimate the softmax in training (0: all words)",
-        low=0,
-        high=2**24,
+        0, "words drawn per segment to estimate the softmax (0: all words)", low=0, high=2**24
     )
     precision: str = setting(
         "float32",
@@ -185,7 +182,7 @@ class Config:
     )
     seed: int = setting(
         1111,
-        "seed of everything random; with --finetune the next after RUN's",
+        "seed of all that is random; with --finetune the next after RUN's",
         low=0,
         high=2**32 - 1,
     )
@@ -199,10 +196,14 @@ class Config:
         kinds = get_type_hints(Config)
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, list):  # from JSON, or from a command line that unsets it
-                value = () if value == [None] else tuple(value)
-                object.__setattr__(self, field.name, value)
-            check(field, kinds[field.name], value)
+            if isinstance(value, list | tuple):  # [None]: from a command line that unsets it
+                value = [] if value == [None] else [*value]
+            try:
+                value = typed(value, kinds[field.name], option(field.name))
+            except ValueError as error:
+                raise UserError(str(error)) from None
+            check(field, value)
+            object.__setattr__(self, field.name, value)
         if self.softmax_samples and (self.splits or self.adaptive):
             raise UserError(
                 "--softmax-samples is of the full softmax: add --no-adaptive and --splits none"
@@ -230,14 +231,12 @@ class Config:
     @property
     def learning_rate(self) -> float:
         """The initial learning rate, with the optimizer's usual one where none is set."""
-        if self.lr is not None:
-            return self.lr
-        return 20.0 if self.optimizer == "sgd" else 1e-3
+        return OPTIMIZERS[self.optimizer].lr if self.lr is None else self.lr
 
     @property
     def averages(self) -> bool:
         """Whether weights may be averaged: a rate that falls to 0 does what averaging is for."""
-        return self.schedule not in FALLING
+        return SCHEDULES[self.schedule](1.0) > 0
 
     def to_json(self) -> str:
         """All settings as a JSON object."""
@@ -289,11 +288,9 @@ def option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def check(field: dataclasses.Field, kind: Any, value: Any) -> None:
-    """Raise a UserError unless the value is of the field's kind, choices and bounds."""
+def check(field: dataclasses.Field, value: Any) -> None:
+    """Raise a UserError unless the value is one of the field's choices and within its bounds."""
     name, limits = option(field.name), field.metadata
-    if not fits(value, kind):
-        raise UserError(f"{name} {value!r}: must be of the kind {getattr(kind, '__name__', kind)}")
     for item in value if isinstance(value, tuple) else (value,):
         if item is None:
             continue
@@ -309,11 +306,3 @@ def check(field: dataclasses.Field, kind: Any, value: Any) -> None:
             raise UserError(f"{name} {item}: must be a number that float32 has")
         if isinstance(item, int) and not -(2**63) <= item < 2**63:
             raise UserError(f"{name} {item}: must be below 2^63")
-
-
-def fits(value: Any, kind: Any) -> bool:
-    """Whether a value, maybe out of a file, is of a setting's kind; 1 will do for 1.0."""
-    kinds = get_args(kind) or (kind,)
-    if get_origin(kind) is tuple:
-        return isinstance(value, tuple) and all(type(item) in kinds for item in value)
-    return type(value) in kinds or (type(value) is int and float in kinds)

@@ -24,7 +24,7 @@ import mxnet as mx
 
 from gluonlm.cli import Parser, add_options, run
 from gluonlm.compress.schedule_file import pruner_of, read_schedule
-from gluonlm.config import MODEL_SETTINGS, Config, option
+from gluonlm.config import Config, option
 from gluonlm.inference.predictor import Predictor
 from gluonlm.inference.sampling import Strategy, generate
 from gluonlm.model.checkpoint import load_model
@@ -51,25 +51,13 @@ from gluonlm.training.run import ReadOnlyRun, Run
 from gluonlm.training.session import Session
 from gluonlm.training.step import evaluate
 
-RESUME_OPTIONS = (
-    "resume",
-    "gpu",
-    "cuda",
-    "log_interval",
-    "checkpoint_seconds",
-    "tensorboard",
-    "onnx_export",
-    "kvstore",
-)
+WATCHING = ("log_interval", "checkpoint_seconds", "tensorboard", "kvstore")  # a Session's
+RESUME_OPTIONS = ("resume", "gpu", "cuda", "onnx_export", *WATCHING)
 NO_SETTINGS = (*RESUME_OPTIONS, "preset", "tiny", "save", "dry_run", "use_optimizer")
-STRUCTURE = (
-    "preset",
-    "tiny",
-    "level",
-    "vocab_size",
-    "min_count",
-    *MODEL_SETTINGS,
-)  # what a finetuned model has already
+STRUCTURE = (  # what a finetuned model has already
+    *("preset", "tiny", "level", "vocab_size", "min_count", "model", "emsize", "nhid", "nlayers"),
+    *("window", "nhead", "memory", "splits", "adaptive", "tied", "narrow"),
+)
 
 
 def parser() -> Parser:
@@ -176,8 +164,7 @@ def main(argv: list[str]) -> Result | None:
     check(given)
     devices = contexts(given.get("gpu", "0" if given.get("cuda") else None))
     with safe_display(), join(given.get("kvstore", "device")) as group:
-        names = ("log_interval", "checkpoint_seconds", "tensorboard", "kvstore")
-        options = {name: given[name] for name in names if name in given}
+        options = {name: given[name] for name in WATCHING if name in given}
         session = Session(devices, group=group, pruner=pruner_of, **options)
         run, begun = open_run(given, group)
         with run:

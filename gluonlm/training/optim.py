@@ -9,7 +9,7 @@ import mxnet as mx
 from mxnet import nd
 from mxnet.gluon import Parameter
 
-from gluonlm.config import Config
+from gluonlm.config import OPTIMIZERS, SCHEDULES, Config
 from gluonlm.system.threads import Threads
 from gluonlm.training.group import SINGLE, Group, pack, unpack
 from gluonlm.training.loss_scale import LossScale
@@ -32,7 +32,8 @@ def clip_scale(norm: float, max_norm: float) -> float:
     return min(1.0, max_norm / (norm + 1e-8)) if max_norm else 1.0
 
 
-class SGD(mx.optimizer.SGD):
+@mx.optimizer.register
+class PlainSGD(mx.optimizer.SGD):
     """MXNet's without momentum, by ``sgd_update``: half the time of its operator for many."""
 
     def update(self, index, weight, grad, state):
@@ -46,10 +47,10 @@ class Updater:
 
     Gradients are summed over the devices and averaged over the workers first, then clipped as one
     vector, then all make the same update; workers that do not wait for each other (``dist_async``)
-    clip their own. SGD and Adam are MXNet's, with weight decay as an L2 gradient; AdamW decays the
-    weights themselves (Loshchilov & Hutter 2019, arXiv:1711.05101). :meth:`set_mask` keeps single
-    weights at zero.
+    clip their own. :meth:`set_mask` keeps single weights at zero.
 
+    :param optimizer: a name of :data:`gluonlm.config.OPTIMIZERS`. Weight decay is an L2 gradient,
+        but AdamW decays the weights themselves (Loshchilov & Hutter 2019, arXiv:1711.05101).
     :ivar scale: what the losses' gradients are multiplied by, and those of the weights divided;
         None for 1.
     """
@@ -65,21 +66,15 @@ class Updater:
         self.parameters, self.group = parameters, group
         self.contexts = next(iter(parameters.values())).list_ctx()
         alone = self.contexts[0].device_type == "cpu" and group.world_size == 1
-        self.threads = Threads(
-            None if alone else 1
-        )  # workers wait for each other, whatever they do
-        self.decoupled = wdecay if optimizer == "adamw" else 0.0
-        kind, wd = (
-            (SGD if optimizer == "sgd" else mx.optimizer.Adam),
-            (0.0 if self.decoupled else wdecay),
-        )
-        self.optimizers = [kind(wd=wd) for _ in self.contexts]
+        # workers wait for each other, whatever they do
+        self.threads = Threads(None if alone else 1)
+        kind = OPTIMIZERS[optimizer]
+        self.decoupled = wdecay if kind.decoupled else 0.0
+        wd = 0.0 if kind.decoupled else wdecay
+        self.optimizers = [mx.optimizer.create(kind.name, wd=wd) for _ in self.contexts]
         self.states = [
-            {
-                name: optimizer.create_state(name, parameter.data(ctx))
-                for name, parameter in parameters.items()
-            }
-            for optimizer, ctx in zip(self.optimizers, self.contexts, strict=True)
+            {name: one.create_state(name, p.data(ctx)) for name, p in parameters.items()}
+            for one, ctx in zip(self.optimizers, self.contexts, strict=True)
         ]
         self.scale: LossScale | None = None
         self.masks: dict[str, list[nd.NDArray]] = {}  # of a parameter, on each device
@@ -118,8 +113,7 @@ class Updater:
         if self.kvstore:
             for name, parameter in self.parameters.items():
                 self.kvstore.pushpull(name, parameter.list_grad(), out=parameter.list_grad())
-        gradients = [parameter.grad(self.contexts[0]) for parameter in self.parameters.values()]
-        self.group.all_reduce(gradients if loss is None else [*gradients, loss])
+        self.group.all_reduce([*self._gradients(), *([] if loss is None else [loss])])
         if self.group.world_size > 1:
             for parameter in self.parameters.values():
                 for other in parameter.list_grad()[1:]:
@@ -127,6 +121,9 @@ class Updater:
         for name, masks in self.masks.items():  # before clipping: what cannot move does not count
             for gradient, mask in zip(self.parameters[name].list_grad(), masks, strict=True):
                 gradient *= mask
+
+    def _gradients(self) -> list[nd.NDArray]:
+        return [parameter.grad(self.contexts[0]) for parameter in self.parameters.values()]
 
     def _weights(self, device: int = 0) -> list[nd.NDArray]:
         return [parameter.list_data()[device] for parameter in self.parameters.values()]
@@ -136,9 +133,7 @@ class Updater:
             unpack(flat, self._weights(device))
 
     def _update(self, lr: float, clip: float) -> float:
-        norm = global_norm(
-            [parameter.grad(self.contexts[0]) for parameter in self.parameters.values()]
-        )
+        norm = global_norm(self._gradients())
         factor = 1 / self.scale.loss_scale if self.scale else 1.0
         norm *= factor
         overflow = not math.isfinite(norm)
@@ -162,13 +157,9 @@ class Updater:
         The optimizer forgets what it remembers of them, so no update ever moves them again.
         """
         self.masks[name] = [mask.as_in_context(ctx) for ctx in self.contexts]
-        for ctx, states, on_device in zip(
-            self.contexts, self.states, self.masks[name], strict=True
-        ):
-            for array in (self.parameters[name].data(ctx), *(states[name] or ())):
-                array[:] = nd.where(
-                    on_device, array, nd.zeros_like(array)
-                )  # not a product: zeros without a sign
+        for states, own in zip(self.states, self.masks[name], strict=True):
+            for array in (self.parameters[name].data(own.context), *tensors(states[name])):
+                array[:] = nd.where(own, array, nd.zeros_like(array))  # no product: no -0
 
     def state_arrays(self) -> dict[str, nd.NDArray]:
         """What it remembers on one device: Adam's two moments, nothing for SGD; the loss scale."""
@@ -176,7 +167,7 @@ class Updater:
         return scale | {
             f"{name}.{index}": array
             for name, state in self.states[0].items()
-            for index, array in enumerate(state or ())
+            for index, array in enumerate(tensors(state))
         }
 
     def load_state(self, arrays: dict[str, nd.NDArray], updates: int) -> None:
@@ -188,8 +179,13 @@ class Updater:
             # Adam's bias correction counts the updates of each parameter from here
             optimizer.begin_num_update = optimizer.num_update = updates
             for name, state in states.items():
-                for index, array in enumerate(state or ()):
+                for index, array in enumerate(tensors(state)):
                     array[:] = arrays[f"{name}.{index}"]
+
+
+def tensors(state: object) -> tuple[nd.NDArray, ...]:
+    """What an optimizer of MXNet's remembers of a parameter: nothing, an array, or several."""
+    return () if state is None else state if isinstance(state, tuple) else (state,)
 
 
 class Average:
@@ -233,9 +229,7 @@ def stalled(losses: Sequence[float], newest: float, patience: int) -> bool:
     The trigger of NT-ASGD, algorithm 1 of Merity et al. 2018: false until more than ``patience``
     epochs have passed.
     """
-    earlier = losses[
-        : max(0, len(losses) - patience)
-    ]  # losses[:-patience] would be empty for a patience of 0
+    earlier = losses[: max(0, len(losses) - patience)]  # [:-patience] would be empty for 0
     return bool(earlier) and newest > min(earlier)
 
 
@@ -258,7 +252,7 @@ class Schedule:
         config = self.config
         tenths = sum(epoch >= boundary for boundary in config.when)
         scale = self.plateau_scale * 0.1**tenths * config.decay**epoch
-        scale *= shape(config.schedule, (epoch + fraction) / config.epochs)
+        scale *= SCHEDULES[config.schedule]((epoch + fraction) / config.epochs)
         return max(config.learning_rate * scale, config.lr_min)
 
     def end_epoch(self, valid_loss: float) -> bool:
@@ -269,27 +263,9 @@ class Schedule:
         self.bad_epochs += 1
         if self.config.schedule != "plateau" or self.bad_epochs <= self.config.lr_patience:
             return False
-        self.plateau_scale *= self.config.lr_factor
-        self.bad_epochs = 0
+        self.plateau_scale, self.bad_epochs = self.plateau_scale * self.config.lr_factor, 0
         return True
 
     def state(self) -> dict[str, float]:
         """What changes during a run, for a checkpoint."""
         return {name: value for name, value in asdict(self).items() if name != "config"}
-
-
-def shape(schedule: str, progress: float) -> float:
-    """The factor of a schedule when ``progress`` (0 to 1) of the run is done.
-
-    ``linear`` and ``cosine`` fall from 1 to 0; ``onecycle`` rises from 1/25 over the first 30 % and
-    falls as a cosine (Smith & Topin 2018, arXiv:1708.07120); the others stay at 1.
-    """
-    if schedule == "linear":
-        return 1 - progress
-    if schedule == "cosine":
-        return (1 + math.cos(math.pi * progress)) / 2
-    if schedule == "onecycle":
-        if progress < 0.3:
-            return 1 / 25 + (1 - 1 / 25) * (1 - math.cos(math.pi * progress / 0.3)) / 2
-        return (1 + math.cos(math.pi * (progress - 0.3) / 0.7)) / 2
-    return 1.0

@@ -151,9 +151,9 @@ def test_resume_on_another_number_of_devices(trained, tmp_path, monkeypatch, cap
     [
         ('{"nhid": ', r"cannot read .*config\.json"),
         ("[]", r"cannot read .*config\.json \(its text must be a mapping\)"),
-        ('{"lr": "0.5"}', "--lr '0.5': must be of the kind float | None"),
-        ('{"epochs": null}', "--epochs None: must be of the kind int"),
-        ('{"when": 3}', "--when 3: must be of the kind tuple"),
+        ('{"lr": "0.5"}', "--lr must be a number or null"),
+        ('{"epochs": null}', "--epochs must be a whole number"),
+        ('{"when": 3}', "--when must be a list"),
     ],
 )
 def test_a_damaged_configuration(trained, tmp_path, content, complaint):

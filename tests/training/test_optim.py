@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from mxnet import gluon, nd
 
-from gluonlm.config import Config
+from gluonlm.config import OPTIMIZERS, SCHEDULES, Config, Optimizer
 from gluonlm.system.errors import UserError
 from gluonlm.training.optim import Schedule, Updater, clip_scale, global_norm
 
@@ -81,6 +81,38 @@ def test_adam_equals_numpy_also_after_its_state_was_saved(optimizer, interrupted
         updater.step(lr=0.01, clip=0)
     expected = adam(start, gradients, 0.01, 0.1, optimizer == "adamw")
     np.testing.assert_allclose(weight.data().asnumpy(), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["rmsprop", "nag"])  # they remember one array, or a tuple
+def test_an_optimizer_needs_an_entry_in_the_table_and_nothing_else(monkeypatch, name):
+    monkeypatch.setitem(OPTIMIZERS, name, Optimizer(name, lr=0.01))
+    assert Config(optimizer=name).learning_rate == 0.01
+    start, gradient, mask = [1.0, 2.0], [3.0, 4.0], nd.array([1, 0])
+    ours, theirs = parameter(start), nd.array(start)
+    updater, optimizer = Updater({"w": ours}, name, wdecay=0.0), mx.optimizer.create(name)
+    optimizer.set_learning_rate(0.5)
+    updater.set_mask("w", mask)
+    state = optimizer.create_state(0, theirs)
+    for _ in range(2):
+        set_gradient(ours, gradient)
+        updater.step(lr=0.5, clip=0)
+        optimizer.update(0, theirs, nd.array(gradient), state)
+    assert ours.data().asnumpy()[0] == pytest.approx(theirs.asnumpy()[0], rel=1e-5)
+    assert ours.data().asnumpy()[1] == 0
+    again = Updater({"w": parameter(start)}, name, wdecay=0.0)
+    again.load_state(updater.state_arrays(), 2)
+    for array, kept in zip(again.state_arrays().values(), updater.state_arrays().values()):
+        assert (array == kept).asnumpy().all()
+
+
+def test_a_schedule_needs_an_entry_in_the_table_and_nothing_else(monkeypatch):
+    monkeypatch.setitem(SCHEDULES, "late", lambda progress: 1 - progress**4)
+    made = Schedule(Config(schedule="late", lr=1.0, epochs=2))
+    assert made.lr(1, 0.0) == 1 - 0.5**4
+    assert not made.config.averages  # it falls to 0
+    monkeypatch.delitem(SCHEDULES, "late")
+    with pytest.raises(KeyError):
+        made.lr(1, 0.0)
 
 
 @pytest.mark.parametrize("kvstore", ["local", "device"])
