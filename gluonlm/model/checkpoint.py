@@ -189,11 +189,10 @@ def make_model(stored: Stored, contexts: list[mx.Context] | None = None) -> Trai
 
 
 def model_file(path: Path) -> Path:
-    """The file of a model: the best one of a run's folder, one that comes with the repository, or ``path``."""
-    if path.is_dir():
-        return best_file(path)
-    bundled = MODELS / f"{path.name}.safetensors"
-    return bundled if path.parent == Path() and not path.exists() and bundled.exists() else path
+    """The file of a model: ``path``, the best one of a run's folder, or one of :data:`MODELS`."""
+    file, bundled = best_file(path) if path.is_dir() else path, MODELS / f"{path.name}.safetensors"
+    is_ours = path.parent == Path() and not file.exists() and not (path / "config.json").exists()
+    return bundled if is_ours and bundled.exists() else file
 
 
 def best_file(folder: Path) -> Path:

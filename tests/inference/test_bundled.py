@@ -2,13 +2,14 @@
 
 import importlib
 import json
+from pathlib import Path
 
 import pytest
 
 import gluonlm
 from gluonlm import generate
 from gluonlm.inference.scoring import evaluate
-from gluonlm.model.checkpoint import MODELS
+from gluonlm.model.checkpoint import MODELS, model_file
 from gluonlm.system.errors import UserError
 from gluonlm.system.machine import RESULTS
 from gluonlm.text.corpus import load_corpus
@@ -40,6 +41,14 @@ def test_a_file_of_that_name_comes_first(tmp_path, monkeypatch):
     (tmp_path / "austen").write_bytes(b"something else")
     with pytest.raises(UserError, match="austen"):
         gluonlm.load("austen")
+
+
+def test_a_folder_of_that_name_comes_first_if_it_holds_a_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "austen").mkdir()  # of texts, perhaps
+    assert model_file(Path("austen")) == MODELS / "austen.safetensors"
+    (tmp_path / "austen" / "config.json").write_text("{}")  # a run that has no model yet
+    assert model_file(Path("austen")) == Path("austen", "best.safetensors")
 
 
 def test_the_picture_of_a_sentence_shows_what_the_model_says(monkeypatch):
