@@ -9,7 +9,7 @@ import pytest
 
 from gluonlm import datasets, evaluate, export, generate, prune, quantize, train
 from gluonlm.config import NEEDS, Config
-from gluonlm.presets import PRESETS, resolve
+from gluonlm.presets import PRESETS, RECIPES, resolve
 from gluonlm.system.errors import UserError
 from gluonlm.system.gpu import contexts
 from gluonlm.system.machine import RESULTS
@@ -191,6 +191,20 @@ def test_training_stops_early(tmp_path, capsys):
     assert result.finished
     assert (tmp_path / "run" / "log.jsonl").read_text().count('"kind": "epoch"') == 3
     assert "2 epochs without improvement: training ends here" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("preset", "data", "record"),
+    [
+        (p, *reached)
+        for p, recipe in RECIPES.items()
+        for reached in recipe.get("reaches", {}).items()
+    ],
+)
+def test_what_a_preset_reaches_was_trained_with_its_settings(preset, data, record):
+    known = json.loads((RESULTS / record / "config.json").read_text())
+    known = {name: value for name, value in known.items() if name not in ("command", "best")}
+    assert resolve(preset, {"data": data}) == Config.from_json(json.dumps(known))
 
 
 def test_a_preset_is_described_with_what_it_was_recorded_to_reach(capsys):
