@@ -26,9 +26,8 @@ class Group:
 
     def columns(self, count: int) -> slice:
         """This worker's share of ``count`` columns; all shares together are all columns."""
-        return slice(
-            self.rank * count // self.world_size, (self.rank + 1) * count // self.world_size
-        )
+        first, last = (rank * count // self.world_size for rank in (self.rank, self.rank + 1))
+        return slice(first, last)
 
     def all_gather_object(self, what: str, value: Any) -> list:
         """The values of all workers, in the order of their ranks: anything that JSON knows.

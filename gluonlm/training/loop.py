@@ -78,13 +78,12 @@ class Training:
     def plan_epoch(self) -> list[tuple[int, int]]:
         """Beginning and steps of each segment of the epoch that the run stands in."""
         config, first_step = self.config, self.progress.step - self.progress.batch
-        length = None
-        if config.random_bptt:
 
-            def length(batch):
-                return random_length(config.bptt, config.seed, first_step + batch)
+        def length(batch):
+            return random_length(config.bptt, config.seed, first_step + batch)
 
-        return segments(len(self.source), config.bptt, length)[: config.max_batches or None]
+        plan = segments(len(self.source), config.bptt, length if config.random_bptt else None)
+        return plan[: config.max_batches or None]
 
     @property
     def parameter_count(self) -> int:
@@ -143,7 +142,7 @@ class Training:
             self.model, self.updater, data, target, self.states, lr, config.clip, self.objective
         )
         if not math.isfinite(loss):
-            raise UserError(self._diverged("the loss is not a finite number"))
+            raise self._diverged("the loss is not a finite number")
         if self.average:
             self.average.update()
         progress.batch += 1
@@ -159,9 +158,8 @@ class Training:
             if self.average:
                 self.average.steps = 0
             self.schedule.best, self.progress.valid_losses = math.inf, []
-            self._log(
-                {"kind": "pruning", "step": self.progress.step, "sparsity": self.pruner.sparsity}
-            )
+            sparsity = self.pruner.sparsity
+            self._log({"kind": "pruning", "step": self.progress.step, "sparsity": sparsity})
 
     def _end_epoch(self) -> None:
         """Validate, and do what follows from that; all is saved before it is shown."""
@@ -210,9 +208,7 @@ class Training:
             guessing = math.log(len(corpus.dictionary))
             before = progress.valid_losses[-1] if progress.valid_losses else progress.best_loss
             if not math.isfinite(loss) or min(loss, train_loss, before) > guessing + FAR:
-                raise UserError(
-                    self._diverged(f"the loss is {loss:.1f} nats, and {guessing:.1f} by guessing")
-                )
+                raise self._diverged(f"the loss is {loss:.1f} nats, and {guessing:.1f} by guessing")
             improved = loss < progress.best_loss or self.pruner.pruned > progress.pruned
             if improved:
                 progress.best_loss, progress.pruned = loss, self.pruner.pruned
@@ -227,27 +223,19 @@ class Training:
         no_better = triggers and stalled(progress.valid_losses, valid_loss, config.nonmono)
         progress.valid_losses.append(valid_loss)
         if self.average:  # at a constant learning rate
-            progress.done = (
-                no_better and config.finetune is not None and progress.epoch >= self.pruner.end
-            )
+            finetuned = config.finetune is not None and progress.epoch >= self.pruner.end
+            progress.done = no_better and finetuned
             if progress.done and progress.epoch + 1 < config.epochs:
-                print(
-                    "validation has stalled: finetuning ends here, more epochs would not help",
-                    flush=True,
-                )
+                tell("validation has stalled: finetuning ends here, more epochs would not help")
         elif no_better and config.optimizer == "sgd":
             self.average = Average(self.model.trainables())
-            print(
-                "validation has stalled: from now on the average of the weights is validated and "
-                "saved",
-                flush=True,
-            )
+            tell("validation has stalled: from now on averaged weights are validated and saved")
         elif self.schedule.end_epoch(valid_loss) and config.restore_best:
             self.run.restore(self.model)
             self.updater.synchronize()
         if config.early_stop and progress.epoch - progress.best_epoch >= config.early_stop:
             progress.done = True
-            print(f"{config.early_stop} epochs without improvement: training ends here", flush=True)
+            tell(f"{config.early_stop} epochs without improvement: training ends here")
 
     def _zero_states(self) -> list[State]:
         columns = self.config.batch_size // (len(self.contexts) * self.group.world_size)
@@ -258,11 +246,11 @@ class Training:
         if self.events:
             self.events.add(record)
 
-    def _diverged(self, reason: str) -> str:
+    def _diverged(self, reason: str) -> UserError:
         progress, kept = self.progress, ""
         if math.isfinite(progress.best_loss):
             kept = f"; the best model so far is in {self.run.best}"
-        return (
+        return UserError(
             f"training diverged in epoch {progress.epoch + 1}, step {progress.step + 1} "
             f"({reason}): lower --lr or set --clip{kept}"
         )
@@ -277,11 +265,8 @@ def training_columns(
         workers and devices.
     """
     if config.batch_size % (devices * group.world_size):
-        parts = (
-            f"{group.world_size} workers of {devices} devices"
-            if group.world_size > 1
-            else f"{devices} devices"
-        )
+        workers = f"{group.world_size} workers of " if group.world_size > 1 else ""
+        parts = f"{workers}{devices} devices"
         raise UserError(
             f"--batch-size {config.batch_size} cannot be divided over {parts}: use a multiple"
         )
@@ -290,6 +275,10 @@ def training_columns(
             f"the training text has {len(corpus.train)} tokens, too few for --batch-size "
             f"{config.batch_size}: use a smaller batch or more text"
         )
-    return np.ascontiguousarray(
-        batchify(corpus.train, config.batch_size)[:, group.columns(config.batch_size)]
-    )
+    columns = batchify(corpus.train, config.batch_size)
+    return np.ascontiguousarray(columns[:, group.columns(config.batch_size)])
+
+
+def tell(sentence: str) -> None:
+    """Print what the loop has decided, at once."""
+    print(sentence, flush=True)

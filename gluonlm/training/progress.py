@@ -28,15 +28,9 @@ class Display:
     def start_epoch(self, epoch: int, batch: int, batches: int) -> None:
         """Begin to show an epoch (from 0), of which ``batch`` of ``batches`` are done."""
         self.epoch, self.batch, self.batches = epoch, batch, batches
-        title = f"epoch {epoch + 1}/{self.epochs}"
-        self.bar = tqdm(
-            total=self.batches,
-            initial=batch,
-            desc=title,
-            unit="batch",
-            leave=False,
-            disable=not sys.stderr.isatty(),
-        )
+        title, disable = f"epoch {epoch + 1}/{self.epochs}", not sys.stderr.isatty()
+        shown = {"desc": title, "unit": "batch", "leave": False, "disable": disable}
+        self.bar = tqdm(total=batches, initial=batch, **shown)
         self._reset()
 
     def step(self, step: int, loss: float, tokens: int, lr: float) -> None:
@@ -52,22 +46,14 @@ class Display:
             f"loss {mean:.3f}, {shown(mean, self.level)}, {speed:.0f} tokens/s", refresh=False
         )
         if self.batch % self.log_interval == 0 or self.batch == self.batches:
-            self.log(
-                {
-                    "kind": "interval",
-                    "step": step,
-                    "loss": mean,
-                    "lr": lr,
-                    "tokens_per_second": speed,
-                }
-            )
+            record = {"step": step, "loss": mean, "lr": lr, "tokens_per_second": speed}
+            self.log({"kind": "interval", **record})
             if self.bar.disable:
                 left = (self.batches - self.batch) * tokens / speed
                 print(
                     f"epoch {self.epoch + 1:3d} | batch {self.batch:5d}/{self.batches} | "
                     f"lr {lr:.4g} | loss {mean:5.3f} | {shown(mean, self.level)} | "
-                    f"{speed:6.0f} tokens/s | "
-                    f"{left:4.0f} s left in the epoch",
+                    f"{speed:6.0f} tokens/s | {left:4.0f} s left in the epoch",
                     file=sys.stderr,
                 )
             self._reset()
@@ -84,12 +70,9 @@ class Display:
             f"valid {shown(record['valid_loss'], self.level)}{notes}",
             flush=True,
         )
-        if record["train_loss"] > math.log(vocab_size):
-            print(
-                f"the training loss is above ln V = {math.log(vocab_size):.2f}, worse than "
-                "guessing: lower --lr",
-                file=sys.stderr,
-            )
+        if record["train_loss"] > (guessing := math.log(vocab_size)):
+            worse = f"the training loss is above ln V = {guessing:.2f}, worse than guessing"
+            print(f"{worse}: lower --lr", file=sys.stderr)
 
     def close(self) -> None:
         """Remove the progress bar."""
@@ -114,7 +97,7 @@ def shown(loss: float, level: str) -> str:
 
 
 def units_shown(units: dict[str, float]) -> str:
-    """The measures by which words, subwords and characters can be compared, if there are any."""
+    """The measures by which words, subwords and characters can be compared, if any."""
     return "".join(f" | {name.replace('_', ' ')} {value:.4f}" for name, value in units.items())
 
 

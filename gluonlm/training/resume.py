@@ -48,9 +48,7 @@ class Progress:
     corpus: dict[str, str] = field(default_factory=dict)  # hashes of vocabulary and text
     settings: str = "{}"  # all of the run's, as JSON: config.json has no digest
     done: bool = False  # over before the last epoch, since more would not help
-    threads: int = (
-        0  # that compute, 0 if that is not known: their number decides how sums are rounded
-    )
+    threads: int = 0  # that compute (0: unknown): their number decides how sums are rounded
 
 
 class StopRequest:
@@ -80,18 +78,12 @@ class StopRequest:
 def save_training(training) -> None:
     """Write all that :func:`load_training` needs into the run's folder."""
     progress, average, states = training.progress, training.average, training.states
-    own = [array for state in states for array in state]
-    hidden = training.group.all_gather(own)  # of all workers' devices
+    ctx, count = training.contexts[0], len(states[0])
+    hidden = training.group.all_gather(sum(states, []))  # of all workers' devices
     parts = {
-        "weight": {
-            name: parameter.data(training.contexts[0])
-            for name, parameter in training.model.trainables().items()
-        },
+        "weight": {name: p.data(ctx) for name, p in training.model.trainables().items()},
         "optimizer": training.updater.state_arrays(),
-        "hidden": {
-            "{}.{}".format(*divmod(index, len(states[0]))): array
-            for index, array in enumerate(hidden)
-        },
+        "hidden": {f"{i // count}.{i % count}": array for i, array in enumerate(hidden)},
         "average": average.arrays if average else {},
         "mask": training.pruner.state(),
     }
@@ -110,19 +102,12 @@ def load_training(training) -> None:
     run, group = training.run, training.group
     state = run.load_state() if group.rank == 0 else (None, None, None)
     arrays, progress, schedule = group.broadcast(*state)
-    if "position" in progress:  # a checkpoint of the first version
-        progress["batch"] = progress.pop("position") // training.config.bptt
     then = read_progress(training, progress, schedule)
     check_same_settings(training, json.loads(then.settings))
     check_same_text(training, then.corpus)
     threads = prepare().threads
     if then.threads not in (0, threads):
-        print(
-            f"caution: {run.folder} was trained with OMP_NUM_THREADS={then.threads}, and "
-            f"now it is {threads}: the weights will not be exactly those of a run that was never "
-            "stopped",
-            file=sys.stderr,
-        )
+        caution(training, f"with OMP_NUM_THREADS={then.threads}, and now it is {threads}")
     now = {"corpus": training.corpus.hashes, "settings": training.config.to_json()}
     training.progress = replace(then, threads=threads, **now)
     training.schedule = Schedule(training.config, **schedule)
@@ -141,6 +126,15 @@ def load_training(training) -> None:
     if group.rank == 0 and math.isfinite(training.progress.best_loss):
         read_arrays(run.best, MODEL_FORMAT)  # missing or damaged: say so before it is wanted
     run.truncate_log(training.progress.log_bytes)
+
+
+def caution(training, differs: str) -> None:
+    """Say that resuming is not exact, and why."""
+    print(
+        f"caution: {training.run.folder} was trained {differs}: the weights will not be exactly "
+        "those of a run that was never stopped",
+        file=sys.stderr,
+    )
 
 
 def read_progress(training, progress: dict, schedule: dict) -> Progress:
@@ -187,12 +181,8 @@ def load_hidden(training, arrays: dict[str, np.ndarray]) -> None:
     states, group = training.states, training.group
     then, now = len(arrays) // len(states[0]), len(states) * group.world_size
     if then != now:
-        print(
-            f"caution: {training.run.folder} was trained on {then} device{'s' * (then > 1)} (those "
-            f"of all workers together) and these are {now}: the weights will not be exactly those "
-            "of a run that was never stopped",
-            file=sys.stderr,
-        )
+        devices = f"{then} device{'s' * (then > 1)} (those of all workers together)"
+        caution(training, f"on {devices} and these are {now}")
     for index in range(len(states[0])):
         whole = np.concatenate([arrays[f"{device}.{index}"] for device in range(then)], axis=1)
         own = whole[:, group.columns(whole.shape[1])]  # (1, n, C)

@@ -76,15 +76,13 @@ class Run:
     @classmethod
     def next_free(cls, folder: Path) -> "Run":
         """A new run in a folder of this name, or of the next that is free: NAME-2, NAME-3."""
-        path, numbers = folder, itertools.count(2)
-        while True:
+        run, numbers = cls(folder), itertools.count(2)
+        while not run.made:
             try:
-                path.mkdir(parents=True)
-                break
+                run.folder.mkdir(parents=True)
+                run.claim(made=True)
             except FileExistsError:
-                path = folder.with_name(f"{folder.name}-{next(numbers)}")
-        run = cls(path)
-        run.claim(made=True)
+                run = cls(folder.with_name(f"{folder.name}-{next(numbers)}"))
         return run
 
     @classmethod
@@ -187,10 +185,8 @@ class Run:
         """Read what :meth:`save_state` wrote: arrays, progress, schedule."""
         arrays, metadata = read_arrays(self.last, STATE_FORMAT)
         with reading(self.last):
-            progress, schedule = (
-                parse(metadata[name], dict[str, Any]) for name in ("progress", "schedule")
-            )
-        return arrays, progress, schedule
+            parts = [parse(metadata[name], dict[str, Any]) for name in ("progress", "schedule")]
+        return arrays, *parts
 
     def save_best(
         self,

@@ -12,6 +12,8 @@ from gluonlm.system.errors import UserError
 from gluonlm.training.group import SINGLE, Group
 from gluonlm.training.optim import Updater
 
+PRUNER = "give Session(pruner=gluonlm.compress.schedule_file.pruner_of)"
+
 
 class NoPruning:
     """Prunes nothing; :func:`gluonlm.compress.schedule_file.pruner_of` makes what does."""
@@ -20,9 +22,7 @@ class NoPruning:
 
     def __init__(self, model: RNNModel, updater: Updater, config: Config):
         if config.prune is not None or config.compress:
-            raise UserError(
-                "to prune, give Session(pruner=gluonlm.compress.schedule_file.pruner_of)"
-            )
+            raise UserError(f"to prune, {PRUNER}")
 
     def advance(self, epochs: float) -> bool:
         """Prune what the schedule wants; whether that was anything."""
@@ -31,9 +31,7 @@ class NoPruning:
     def keep_zeros(self, names: Sequence[str]) -> None:
         """Take the zeros of these tensors for pruned."""
         if names:
-            raise UserError(
-                "to keep what is pruned, give Session(pruner=gluonlm.compress.schedule_file.pruner_of)"
-            )
+            raise UserError(f"to keep what is pruned, {PRUNER}")
 
     def state(self) -> dict:
         """The masks, for a checkpoint."""
