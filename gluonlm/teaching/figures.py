@@ -80,17 +80,21 @@ def figure(
     size = size or (7 if columns == 1 else 9, 3.3)
     drawn, axes = plt.subplots(1, columns, figsize=size, **options)
     yield axes
+    if options.get("sharey"):
+        for panel in drawn.axes:
+            panel.label_outer()  # one label for all
     show_figure(drawn, caption)
 
 
 def dress(axes: Axes, **settings: Any) -> None:
     """Titles and limits as ``Axes.set`` takes them, plain numbers on log axes, and a legend."""
     axes.set(**settings)
-    for axis, scale in ((axes.xaxis, axes.get_xscale()), (axes.yaxis, axes.get_yscale())):
-        if scale == "log":
+    for name, axis in (("x", axes.xaxis), ("y", axes.yaxis)):
+        if axis.get_scale() == "log":
             low, high = axis.get_view_interval()
+            short = high / low < 100 and f"{name}ticks" not in settings
             axis.set_major_formatter("{x:,g}")
-            axis.set_minor_formatter(two_and_five if high / low < 100 else "")
+            axis.set_minor_formatter(two_and_five if short else "")
     if len(axes.get_legend_handles_labels()[1]) > 1:
         axes.legend()
 

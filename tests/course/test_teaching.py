@@ -162,6 +162,17 @@ def test_a_short_log_axis_has_labels_between_the_powers_of_ten():
     assert labels == ["20", "", "50", "2,000"]
     teaching.lines(axes, {"a": [1, 90_000]}, yscale="log")
     assert axes.yaxis.get_minor_formatter()(20) == ""
+    axes = matplotlib.figure.Figure().subplots()
+    teaching.lines(axes, {"a": [1, 64]}, yscale="log", yticks=[1, 8, 64])
+    assert axes.yaxis.get_minor_formatter()(20) == ""  # it has the labels it was given
+
+
+def test_panels_with_one_scale_have_one_label(shown):
+    with teaching.figure("two panels", columns=2, sharey=True) as panels:
+        for axes in panels:
+            teaching.lines(axes, {"a": [1, 2]}, xlabel="step", ylabel="loss")
+    assert [axes.get_ylabel() for axes in panels] == ["loss", ""]
+    assert [axes.get_xlabel() for axes in panels] == ["step", "step"]
 
 
 def test_explore_draws_the_first_values_where_nothing_is_live(monkeypatch):
