@@ -1,15 +1,18 @@
 """An ONNX graph as it is put together: nodes, weights, inputs and outputs.
 
     >>> graph = Graph()
-    >>> graph.output(graph.node("Gather", [graph.weight("w", array), graph.input("ids", 7, ["T"])]), ["T", 8])
+    >>> vectors = graph.node("Gather", [graph.weight("w", array), graph.input("ids", 7, ["T"])])
+    >>> graph.output(vectors, ["T", 8])
     >>> graph.model({"author": "somebody"}).SerializeToString()
 
 https://onnx.ai/onnx/operators/ defines the operators.
 """
 
+import re
+
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper, parser
 
 from gluonlm.model.quantized import Integers
 from gluonlm.system.errors import UserError
@@ -47,15 +50,16 @@ class Graph:
         return name
 
     def floats(self, name: str, weight: Integers | np.ndarray) -> str:
-        """Store a constant in the numbers that it is in; returns the name of what it is in float32."""
+        """Store a constant as it is; returns the name of what it is in float32."""
         if isinstance(weight, Integers):
-            stored = self.weight(name, weight.values), self.weight(f"{name}.scale", weight.scale)
-            zero = self.weight(f"{name}.zero", weight.zero)
-            return self.node("DequantizeLinear", [*stored, zero], axis=0)
-        stored = self.weight(name, weight)
-        if weight.dtype == np.float32:
-            return stored
-        return self.node("Cast", [stored], to=TensorProto.FLOAT)
+            return self.node("DequantizeLinear", self.integers(name, weight), axis=0)
+        stored, exact = self.weight(name, weight), weight.dtype == np.float32
+        return stored if exact else self.node("Cast", [stored], to=TensorProto.FLOAT)
+
+    def integers(self, name: str, weight: Integers) -> list[str]:
+        """Store the three arrays of a matrix: integers, scale and zero point."""
+        parts = {"": weight.values, ".scale": weight.scale, ".zero": weight.zero}
+        return [self.weight(name + end, array) for end, array in parts.items()]
 
     def node(self, operator: str, inputs: list[str], *outputs: str, **attributes) -> str:
         """Add a node; returns the name of its first output, by default one that is new."""
@@ -66,12 +70,34 @@ class Graph:
         )
         return outputs[0]
 
+    def add(self, text: str, names: dict[str, object]) -> str:
+        """Add nodes in ONNX's own notation; returns the name of the last one's output.
+
+        https://github.com/onnx/onnx/blob/main/docs/Syntax.md; what follows # is a comment.
+
+        :param names: what names of the text mean: an array of this graph, or a constant's numbers.
+            The others are of these nodes only.
+        """
+        prefix = f"{self.prefix}{len(self.nodes)}."
+        names = {
+            name: value if isinstance(value, str) else self.weight(prefix + name, np.array(value))
+            for name, value in names.items()
+        }
+        text = re.sub("#.*", "", text)
+        for node in parser.parse_graph(f"nodes () => () {{{text}}}").node:
+            for part in (node.input, node.output):
+                part[:] = [names.get(name, prefix + name) for name in part]
+            node.name = node.output[0]
+            self.domains.add(node.domain)
+            self.nodes.append(node)
+        return node.name
+
     def tensors(self) -> list[onnx.TensorProto]:
         """The weights as ONNX has them."""
         return [numpy_helper.from_array(array, name) for name, array in self.weights.items()]
 
     def state(self, name: str, size: int, steps: int = 1) -> str:
-        """Declare a state (steps, N, size) as an input and, with ``_out`` after its name, as an output."""
+        """Declare a state (steps, N, size): an input, and an output with ``_out`` in its name."""
         self.output(f"{name}_out", [steps, "N", size])
         return self.input(name, TensorProto.FLOAT, [steps, "N", size])
 
@@ -84,8 +110,8 @@ class Graph:
         size = sum(array.nbytes for array in arrays) + sum(map(len, metadata.values()))
         if size > LARGEST - 2**20:  # the graph itself takes some kilobytes
             raise UserError(
-                f"the model has {size / 2**30:.1f} GiB of weights and an ONNX file holds 2: tie the weights, make "
-                "the vocabulary or the layers smaller, or export with --format gluon"
+                f"an ONNX file holds 2 GiB and the weights have {size / 2**30:.1f}: tie the "
+                "weights, make the vocabulary or the layers smaller, or export with --format gluon"
             )
         graph = helper.make_graph(self.nodes, "gluonlm", self.inputs, self.outputs, self.tensors())
         domains = [helper.make_opsetid("", OPSET)]

@@ -1,4 +1,4 @@
-"""Writing a model as an ONNX file, once ONNX Runtime gives what MXNet gives on random tokens and on real text.
+"""Writing a model as an ONNX file, once ONNX Runtime gives what MXNet gives.
 
 >>> export_onnx(load_model("runs/ptb"), Path("model.onnx")).difference
 3.1e-07
@@ -43,8 +43,8 @@ class Exported:
 def export_onnx(trained: Trained, path: Path) -> Exported:
     """Write a model as an ONNX file once ONNX Runtime agrees with MXNet on what it computes.
 
-    :raises UserError: when onnx or onnxruntime is not installed, the format cannot express the model, the two
-        disagree, or the file cannot be written.
+    :raises UserError: when onnx or onnxruntime is not installed, the format cannot express the
+        model, the two disagree, or the file cannot be written.
     """
     check_exportable(trained.config)
     check_output(path)
@@ -58,18 +58,20 @@ def export_onnx(trained: Trained, path: Path) -> Exported:
         said = f"on {len(text)} tokens of {source} {agreement}"
     else:
         difference = compare(trained, exported, text)
-        said = f"on random tokens and {len(text)} tokens of {source} ONNX Runtime and MXNet agree to {difference:.1e}"
+        said = f"on random tokens and {len(text)} tokens of {source} ONNX Runtime and MXNet agree"
+        said = f"{said} to {difference:.1e}"
         if not difference <= TOLERANCE:
             raise UserError(
-                f"ONNX Runtime computes something else than MXNet (relative difference {difference:.1e}), so {path} "
-                "was not written: export with --format gluon, and report this"
+                "ONNX Runtime computes something else than MXNet (relative difference "
+                f"{difference:.1e}), so {path} was not written: export with --format gluon, and "
+                "report this"
             )
     write_output(path, content)
     return Exported(path, f"{path}: {len(content) / 1e6:.3g} MB; {said}", difference)
 
 
 def check_exportable(config: Config) -> None:
-    """Raise a UserError when ONNX is not installed or does not know the layers; training asks beforehand."""
+    """Raise a UserError when ONNX is not installed or does not know the layers."""
     require("onnx", "onnx", "onnxruntime")
     from gluonlm.onnx.layers import refuse_unknown
 
@@ -79,9 +81,9 @@ def check_exportable(config: Config) -> None:
 def agreement_of_integers(
     trained: Trained, exported: OnnxModel, text: np.ndarray, path: Path
 ) -> str:
-    """What rounding costs a model that multiplies integers: MXNet has its weights, but does not round their inputs.
+    """What it costs to round the inputs of integer weights, which MXNet does not.
 
-    :raises UserError: when that changes so much of what the model says of the text that it must be a mistake.
+    :raises UserError: when that is so much that it must be a mistake.
     """
     start = trained.dictionary.start_id
     ours, theirs = (
@@ -89,14 +91,14 @@ def agreement_of_integers(
     )
     if not abs(theirs - ours) <= INTEGER_TOLERANCE:
         raise UserError(
-            f"with integers the loss is {theirs:.2f} instead of {ours:.2f}, so {path} was not written: "
-            "quantize with other settings, for example --int8 dynamic"
+            f"with integers the loss is {theirs:.2f} instead of {ours:.2f}, so {path} was not "
+            "written: quantize with other settings, for example --int8 dynamic"
         )
     return f"the loss is {theirs:.4f}, with the same weights in float32 arithmetic {ours:.4f}"
 
 
 def real_text(trained: Trained) -> tuple[np.ndarray, str]:
-    """Ids of some real text and what it is: the model's validation text, or its own where that is not here."""
+    """Ids of some text and what it is: the model's validation text, or its own without that."""
     data, dictionary = trained.config.data, trained.dictionary
     with contextlib.suppress(UserError):  # the text may have changed or gone since the training
         if is_here(data):
@@ -109,24 +111,20 @@ def real_text(trained: Trained) -> tuple[np.ndarray, str]:
 def compare(trained: Trained, exported: OnnxModel, text: np.ndarray) -> float:
     """The largest difference of a logit or state, relative to its size where that is more than 1.
 
-    Random tokens of several shapes begin with random states; the text is read in segments that pass on theirs.
+    Random tokens of several shapes begin with random states; the text's segments pass on theirs.
     """
     random, size = np.random.default_rng(0), len(trained.dictionary)
     differences = []
     for shape in ((1, 1), (5, 3), (2, 8)):
-        state = [
-            random.normal(size=array.shape).astype(np.float32)
-            for array in exported.begin_state(shape[1])
-        ]
-        differences.append(
-            step_difference(trained, exported, random.integers(size, size=shape), state, state)[0]
-        )
+        zeros = exported.begin_state(shape[1])
+        state = [random.normal(size=array.shape).astype(np.float32) for array in zeros]
+        ids = random.integers(size, size=shape)
+        differences.append(step_difference(trained, exported, ids, state, state)[0])
     columns = batchify(text, min(4, len(text)))  # (L, N)
     ours = theirs = exported.begin_state(columns.shape[1])
     for start in range(0, len(columns), 10):
-        difference, ours, theirs = step_difference(
-            trained, exported, columns[start : start + 10], ours, theirs
-        )
+        segment = columns[start : start + 10]
+        difference, ours, theirs = step_difference(trained, exported, segment, ours, theirs)
         differences.append(difference)
     return max(differences, key=lambda value: math.inf if math.isnan(value) else value)
 
@@ -134,7 +132,7 @@ def compare(trained: Trained, exported: OnnxModel, text: np.ndarray) -> float:
 def step_difference(
     trained: Trained, exported: OnnxModel, ids: np.ndarray, ours: list, theirs: list
 ) -> tuple:
-    """One segment (T, N) by both from their states: the largest difference, MXNet's new state, ONNX's new state."""
+    """One segment (T, N) by both from their states: the largest difference and both new states."""
     logits, ours = trained.model(mx.nd.array(ids), [mx.nd.array(array) for array in ours])
     ours = [array.asnumpy() for array in ours]
     other, theirs = exported.predict(ids, theirs)

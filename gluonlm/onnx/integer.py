@@ -1,22 +1,20 @@
-"""Products of integers in an ONNX graph: what a quantized model computes, by ONNX Runtime's own 8-bit kernels.
+"""Products of integers in an ONNX graph, by ONNX Runtime's own 8-bit kernels.
 
-MXNet 1.9.1 has such kernels too, and they fall short. Its quantized LSTM cannot run where the processor has VNNI:
-oneDNN 2.4.4 then wants the weights in a layout to which it brings them only from another one than MXNet keeps them in
-(``rnn_brgemm_weights_reorder_s8_t`` takes ldigo, MXNet has ldgoi), and says "could not create a primitive descriptor
-for a reorder primitive" (apache/mxnet issue 21061). Held back from VNNI (DNNL_MAX_CPU_ISA=AVX512_CORE) it runs, with
-errors far above those of rounding. ``benchmarks/quantize.py`` shows both, and times MXNet's fully connected kernel
-beside the one used here.
+MXNet 1.9.1 has such kernels too, and they fall short: where the processor has VNNI its quantized
+LSTM says "could not create a primitive descriptor for a reorder primitive" (apache/mxnet issue
+21061: oneDNN 2.4.4 wants the weights in another layout), and held back from VNNI it runs with
+errors far above those of rounding. ``benchmarks/quantize.py`` shows both.
 
-Here an input is made unsigned 8-bit integers and multiplied by the signed ones of the weights; sums are 32-bit and
-exact, then scaled to float32 with the bias added. Gates, states and the softmax are float32. Where an x86 processor has
-no VNNI, ONNX Runtime's sums of such pairs overflow unless the session has ``session.x64quantprecision`` (which
-:func:`gluonlm.onnx.session.open_session` sets): it then makes the weights unsigned, too.
+Here an input is made unsigned 8-bit integers and multiplied by the signed ones of the weights; sums
+are 32-bit and exact, then scaled to float32 with the bias added. Gates, states and the softmax are
+float32. Where an x86 processor has no VNNI, ONNX Runtime's sums of such pairs overflow unless the
+session has ``session.x64quantprecision``, which makes the weights unsigned, too.
 
 - Ranges known before: QuantizeLinear, MatMulIntegerToFloat; an LSTM's steps are a Scan.
-- Ranges found at each call: DynamicQuantizeMatMul; an LSTM is DynamicQuantizeLSTM, unless its weights are asymmetric
-  per row, which that operator refuses: then a Scan too.
+- Ranges found at each call: DynamicQuantizeMatMul; an LSTM is DynamicQuantizeLSTM, unless its
+  weights are asymmetric per row, which that operator refuses: then a Scan too.
 
-The operators are Microsoft's extensions: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
+The operators are Microsoft's: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
 """
 
 from typing import NamedTuple
@@ -32,8 +30,10 @@ Grid = tuple[np.ndarray, np.ndarray]  # scale and zero point
 
 
 class Product(NamedTuple):
-    """Names of what an input (..., C) is multiplied with: weight (C, R) int8, its scale and zero point, and a bias
-    (R,), and of the input's own scale and zero point, both empty if they are found at each call."""
+    """Names of what an input (..., C) is multiplied with: weight (C, R) int8 and bias (R,).
+
+    The input's own scale and zero point are empty if they are found at each call.
+    """
 
     weight: str
     scale: str
@@ -53,70 +53,61 @@ class Lstm(NamedTuple):
 
 def product(graph: Graph, name: str, weight: Integers, bias: str, grid: Grid | None) -> Product:
     """Store a weight (R, C) and the scale and zero point of its inputs; ``bias`` may be empty."""
-    values, scale, zero = store(graph, name, weight)
+    values, scale, zero = graph.integers(name, weight)
     transposed = graph.node("Transpose", [values])  # ONNX Runtime does this once, as it loads
-    own = ("", "")
-    if grid:
-        own = (
-            graph.weight(f"{name}.input_scale", grid[0]),
-            graph.weight(f"{name}.input_zero", grid[1]),
-        )
+    ends = (".input_scale", ".input_zero")
+    own = [graph.weight(name + end, array) for end, array in zip(ends, grid or ())]
     return Product(transposed, scale, zero, bias, *own)
 
 
-def store(graph: Graph, name: str, weight: Integers) -> tuple[str, str, str]:
-    """Store the three arrays of a matrix."""
-    parts = {"": weight.values, ".scale": weight.scale, ".zero": weight.zero}
-    return tuple(graph.weight(name + suffix, array) for suffix, array in parts.items())
-
-
 def multiply(graph: Graph, inputs: str, by: Product) -> str:
-    """Add the product of float32 inputs (..., C) with integers; returns the name of a float32 (..., R)."""
+    """Add the product of float32 inputs (..., C) with integers; returns a float32 (..., R)."""
     if not by.input_scale:
-        return graph.node(
-            "DynamicQuantizeMatMul",
-            [inputs, by.weight, by.scale, by.zero, by.bias],
-            domain=MICROSOFT,
-        )
+        operands = [inputs, by.weight, by.scale, by.zero, by.bias]
+        return graph.node("DynamicQuantizeMatMul", operands, domain=MICROSOFT)
     integers = graph.node("QuantizeLinear", [inputs, by.input_scale, by.input_zero])
     operands = [integers, by.weight, by.input_scale, by.scale, by.input_zero, by.zero, by.bias]
     return graph.node("MatMulIntegerToFloat", operands, domain=MICROSOFT)
 
 
-def add_map(
-    graph: Graph, stored: Quantized, index: int, inputs: str, signal: str, kind: str = ""
+def add_linear(
+    graph: Graph, stored: Quantized, part: str, inputs: str, signal: str, kind: str = ""
 ) -> str:
-    """Add a linear map of a layer, (T, N, C) -> (T, N, R).
+    """Add a linear map: of a layer (T, N, C) -> (T, N, R), of another part (M, C) -> (M, R).
 
-    :param signal: what the inputs are, to find their range. :param kind: before the names of its weight and bias.
+    :param signal: what the inputs are, to find their range. :param kind: before the names of its
+        weight and bias.
     """
-    part, name = f"layer{index}", f"layers.{index}.{kind}weight"
-    weight, bias_name = stored.weights[name], f"layers.{index}.{kind}bias"
-    bias = graph.weight(bias_name, stored.weights[bias_name].astype(np.float32))
+    start = f"{part.replace('layer', 'layers.')}.{kind}"
+    name = f"{start}weight"
+    if name not in stored.weights:  # tied
+        name = "encoder.weight"
+    weight = stored.weights[name]
+    bias = graph.weight(f"{start}bias", stored.weights[f"{start}bias"].astype(np.float32))
     if stored.schemes[part].multiplies_integers:
         by = product(graph, name, weight, bias, grid_of(stored, part, signal))
         return multiply(graph, inputs, by)
-    if isinstance(weight, Integers):
-        matrix = graph.node("Transpose", [graph.floats(name, weight)])
-    else:
-        matrix = graph.floats(name, weight.T)
-    return graph.node("Add", [graph.node("MatMul", [inputs, matrix]), bias])
+    matrix = graph.floats(name, weight)
+    if part.startswith("layer"):  # Gemm takes matrices only
+        matrix = graph.node("Transpose", [matrix])  # once, as the file is loaded
+        return graph.node("Add", [graph.node("MatMul", [inputs, matrix]), bias])
+    return graph.node("Gemm", [inputs, matrix, bias], transB=1)
 
 
 def add_lookup(graph: Graph, name: str, weight: Integers, ids: str, output: str) -> str:
-    """Add an embedding of ids (T, N); returns the name of float32 vectors (T, N, E), which is ``output``."""
-    values, scale, zero = store(graph, name, weight)
+    """Add an embedding of ids (T, N); returns the name ``output`` of float32 vectors (T, N, E)."""
+    values, scale, zero = graph.integers(name, weight)
     if weight.scale.ndim:  # a scale and a zero point for each word: (T, N, 1)
         last = graph.weight("last_axis", np.array([1]))
-        scale, zero = (
-            graph.node("Gather", [graph.node("Unsqueeze", [part, last]), ids])
-            for part in (scale, zero)
-        )
-    integers, zero = (
-        graph.node("Cast", [part], to=TensorProto.FLOAT)
-        for part in (graph.node("Gather", [values, ids]), zero)
-    )
-    return graph.node("Mul", [graph.node("Sub", [integers, zero]), scale], output)
+        columns = (graph.node("Unsqueeze", [part, last]) for part in (scale, zero))
+        scale, zero = (graph.node("Gather", [column, ids]) for column in columns)
+    text = """integers = Gather (values, ids)
+        x = Cast <to = 1> (integers)  # float
+        z = Cast <to = 1> (zero)
+        steps = Sub (x, z)
+        output = Mul (steps, scale)"""
+    names = {"values": values, "ids": ids, "zero": zero, "scale": scale, "output": output}
+    return graph.add(text, names)
 
 
 def add_lstm(
@@ -124,7 +115,8 @@ def add_lstm(
 ) -> str:
     """Add an LSTM layer; returns the name of its outputs (T, N, H).
 
-    :param grids: scale and zero point of the inputs and of the layer's own state; None if they are found at each call.
+    :param grids: scale and zero point of the inputs and of the layer's own state; None if they are
+        found at each call.
     """
     i2h, h2h, bias = weights
     asymmetric_rows = i2h.scale.ndim and (i2h.zero.any() or h2h.zero.any())
@@ -137,39 +129,29 @@ def add_lstm(
 
 
 def add_dynamic_lstm(graph: Graph, index: int, inputs: str, weights: Lstm) -> str:
-    """Add an LSTM layer that measures the range of its inputs at each call and of its state at each step.
+    """Add an LSTM layer that measures ranges: of inputs at each call, of its state at each step.
 
-    ONNX Runtime divides the columns over threads and measures for each: results depend a little on their number.
+    ONNX Runtime does so for the columns of each thread: results depend a little on their number.
     """
     name, part = f"layers.{index}", f"layer{index}"
-    operands = {f"{name}.i2h_weight": weights.i2h, f"{name}.h2h_weight": weights.h2h}
-    matrices = [
-        graph.weight(matrix, own.values.T[None]) for matrix, own in operands.items()
-    ]  # (1, C, 4*H)
-    grids = [
-        graph.weight(f"{matrix}.{what}", getattr(own, what)[None])
-        for matrix, own in operands.items()
-        for what in ("scale", "zero")
-    ]
+    matrices, grids = [], []
+    for kind, own in (("i2h_weight", weights.i2h), ("h2h_weight", weights.h2h)):
+        turned = Integers(own.values.T[None], own.scale[None], own.zero[None])  # (1, C, 4*H)
+        values, *grid = graph.integers(f"{name}.{kind}", turned)
+        matrices.append(values)
+        grids += grid
     bias = graph.weight(f"{name}.bias", weights.bias[None])
-    graph.node(
-        "DynamicQuantizeLSTM",
-        [inputs, *matrices, bias, "", f"h{index}", f"c{index}", "", *grids],
-        f"{part}.outputs",
-        f"h{index}_out",
-        f"c{index}_out",
-        hidden_size=len(weights.bias) // 8,
-        domain=MICROSOFT,
-    )  # (T, 1, N, H)
-    return graph.node(
-        "Squeeze", [f"{part}.outputs", graph.weight("direction", np.array([1]))], part
-    )
+    operands = [inputs, *matrices, bias, "", f"h{index}", f"c{index}", "", *grids]
+    outputs = [f"{part}.outputs", f"h{index}_out", f"c{index}_out"]  # (T, 1, N, H), states
+    options = {"hidden_size": len(weights.bias) // 8, "domain": MICROSOFT}
+    graph.node("DynamicQuantizeLSTM", operands, *outputs, **options)
+    return graph.node("Squeeze", [outputs[0], graph.weight("direction", np.array([1]))], part)
 
 
 def add_scan(graph: Graph, index: int, gates: str, h2h: Integers, grid: Grid | None) -> str:
-    """Add the steps of an LSTM layer from its inputs' share of the gates (T, N, 4*H); returns its outputs (T, N, H).
+    """Add the steps of an LSTM layer: its inputs' share of the gates (T, N, 4*H) -> (T, N, H).
 
-    The body has its weights within: ONNX Runtime makes unsigned integers of those only (``session.x64quantprecision``).
+    The body has its weights within: ``session.x64quantprecision`` makes unsigned only those.
     """
     layer, first = f"layer{index}", graph.weight("first", np.array([0]))
     states = [graph.node("Squeeze", [f"{letter}{index}", first]) for letter in "hc"]  # (N, H)
@@ -184,26 +166,20 @@ def add_scan(graph: Graph, index: int, gates: str, h2h: Integers, grid: Grid | N
 
 
 def lstm_step(body: Graph, h2h: Product, size: int) -> GraphProto:
-    """The body of a Scan: h, c (N, H) and the inputs' share of the gates (N, 4*H) -> new h and c, and the output h."""
+    """The body of a Scan: h, c (N, H), the inputs' share of the gates (N, 4*H) -> new h, c; h."""
     h, c, share = (
         body.input(body.prefix + name, TensorProto.FLOAT, ["N", width])
         for name, width in (("h", size), ("c", size), ("gates", 4 * size))
     )
     total = body.node("Add", [share, multiply(body, h, h2h)])
     sigmoids, cell, i, o, f = (body.prefix + name for name in ("sigmoids", "cell", "i", "o", "f"))
-    body.node(
-        "Split",
-        [total, body.weight(f"gates_{size}", np.array([3 * size, size]))],
-        sigmoids,
-        cell,
-        axis=1,
-    )
+    sizes = body.weight(f"gates_{size}", np.array([3 * size, size]))
+    body.node("Split", [total, sizes], sigmoids, cell, axis=1)
     body.node("Split", [body.node("Sigmoid", [sigmoids])], i, o, f, axis=1)
     kept, written = body.node("Mul", [f, c]), body.node("Mul", [i, body.node("Tanh", [cell])])
     new_c = body.node("Add", [kept, written])
     new_h = body.node("Mul", [o, body.node("Tanh", [new_c])])
     for name in (new_h, new_c, body.node("Identity", [new_h])):
         body.output(name, ["N", size])
-    return helper.make_graph(
-        body.nodes, f"{body.prefix}body", body.inputs, body.outputs, body.tensors()
-    )
+    whole = body.inputs, body.outputs, body.tensors()
+    return helper.make_graph(body.nodes, f"{body.prefix}body", *whole)

@@ -1,22 +1,23 @@
-"""The language model as an ONNX graph, one node per layer, written from its settings and its named weights.
+"""The language model as an ONNX graph, one node per layer, made of its settings and named weights.
 
-MXNet 1.9.1 has an exporter of its own, but it imports parts of onnx that have gone since. ONNX has the same recurrent
-operators with their gates in another order, so that the graph is soon written by hand:
+MXNet 1.9.1 has an exporter of its own, but it imports parts of onnx that have gone since. ONNX has
+the same recurrent operators with their gates in another order, so the graph is soon written:
 
-    ids -> Gather -> [LSTM | GRU | RNN -> Squeeze] per layer -> Gemm (projection) -> Gemm (decoder) -> logits
+    ids -> Gather -> [LSTM | GRU | RNN -> Squeeze] per layer -> Gemm (projection, decoder) -> logits
 
 with a state in and out for each layer. A QRNN layer is a MatMul and the loop over time that ONNX
-calls Scan, a Transformer's is in :mod:`gluonlm.onnx.attention`. T and N are free. Weights that are
-stored as integers are multiplied as integers (:mod:`gluonlm.onnx.integer`), or stand behind a
-DequantizeLinear where there is no integer operator for them.
+calls Scan, a Transformer's is in :mod:`gluonlm.onnx.attention`. T and N are free. Weights stored as
+integers are multiplied as integers (:mod:`gluonlm.onnx.integer`), or come after a DequantizeLinear
+where there is no integer operator for them.
 
-A weight has the name it has in :mod:`gluonlm.model.weights`. The output of a part (``embedding``, ``layer0``, ...,
-``projection``) has the part's name, by which the range of what the next part multiplies is known.
+A weight has the name it has in :mod:`gluonlm.model.weights`. The output of a part (``embedding``,
+``layer0``, ``projection``) has the part's name, by which the range of what the next part multiplies
+is known.
 """
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from gluonlm.compress.rounding import grid_of
 from gluonlm.config import Config
@@ -24,11 +25,11 @@ from gluonlm.model.quantized import Integers, Quantized
 from gluonlm.model.weights import layer_sizes, projected, splits_of
 from gluonlm.onnx.attention import add_transformer_layer
 from gluonlm.onnx.builder import LARGEST, Graph
-from gluonlm.onnx.integer import Lstm, add_lookup, add_lstm, add_map, multiply, product
+from gluonlm.onnx.integer import Lstm, add_linear, add_lookup, add_lstm
 from gluonlm.system.errors import UserError
 
-# rows of MXNet's gates (LSTM input, forget, cell, output; GRU reset, update, new) in the order of ONNX's (LSTM input,
-# output, forget, cell; GRU update, reset, new)
+# rows of MXNet's gates (LSTM input, forget, cell, output; GRU reset, update, new) in the order of
+# ONNX's (LSTM input, output, forget, cell; GRU update, reset, new)
 OPERATORS = {
     "LSTM": ("LSTM", [0, 3, 1, 2], {}),
     "GRU": ("GRU", [1, 0, 2], {"linear_before_reset": 1}),
@@ -42,15 +43,17 @@ KNOWN = (*OPERATORS, "QRNN", "Transformer")
 def build(
     config: Config, stored: Quantized, metadata: dict[str, str], losses: bool = False
 ) -> onnx.ModelProto:
-    """The model in ONNX: ``ids`` (T, N) int64 and states (1, N, H) -> ``logits`` (T, N, V) and new states.
+    """The model in ONNX: ``ids`` (T, N) int64 and states (1, N, H) -> ``logits`` (T, N, V) and new
+    states.
 
-    The states are ``h0``, ``c0``, ``h1``, ... by layer (``c`` only for an LSTM; ``c0``, ``x0``, ``c1``, ... for a QRNN,
-    ``x`` where its window is 2; ``pairs0``, ``seen0``, ... for a Transformer), the new ones ``h0_out``, ...
+    The states are ``h0``, ``c0``, ``h1``, ... by layer (``c`` only for an LSTM; ``c0``, ``x0``,
+    ``c1``, ... for a QRNN, ``x`` where its window is 2; ``pairs0``, ``seen0``, ... for a
+    Transformer), the new ones ``h0_out``, ...
 
     :param stored: the model's weights as they are to be stored and multiplied.
-    :param losses: for scoring: a further input ``targets`` (T, N) int64 and a further output ``losses`` (T, N),
-        the negative log-likelihood of the targets in nats.
-    :raises UserError: when the model has layers that are not expressed here, or is larger than 2 GiB.
+    :param losses: for scoring: a further input ``targets`` (T, N) int64 and a further output
+        ``losses`` (T, N), the negative log-likelihood of the targets in nats.
+    :raises UserError: when the model has layers not expressed here, or is larger than 2 GiB.
     """
     refuse_unknown(config)
     graph, vocab_size = Graph(), len(stored.weights["decoder.bias"])
@@ -79,9 +82,8 @@ def build(
 def refuse_unknown(config: Config) -> None:
     """Raise a UserError when the model has layers that :func:`build` does not know."""
     if config.model not in KNOWN:
-        raise UserError(
-            f"the ONNX export does not know {config.model} layers: export with --format gluon"
-        )
+        unknown = f"the ONNX export does not know {config.model} layers"
+        raise UserError(f"{unknown}: export with --format gluon")
 
 
 def add_embedding(graph: Graph, stored: Quantized, ids: str) -> str:
@@ -92,29 +94,13 @@ def add_embedding(graph: Graph, stored: Quantized, ids: str) -> str:
     return graph.node("Gather", [graph.floats("encoder.weight", words), ids], "embedding")
 
 
-def add_linear(
-    graph: Graph, stored: Quantized, part: str, rows: str, signal: str, kind: str = ""
-) -> str:
-    """Add a linear map of rows (M, C) -> (M, R).
-
-    :param signal: what the rows are, to find their range. :param kind: before the names of its weight and bias.
-    """
-    name, bias = f"{part}.{kind}weight", stored.weights[f"{part}.{kind}bias"].astype(np.float32)
-    if name not in stored.weights:  # tied
-        name = "encoder.weight"
-    weight, bias = stored.weights[name], graph.weight(f"{part}.{kind}bias", bias)
-    if stored.schemes[part].multiplies_integers:
-        by = product(graph, name, weight, bias, grid_of(stored, part, signal))
-        return multiply(graph, rows, by)
-    return graph.node("Gemm", [rows, graph.floats(name, weight), bias], transB=1)
-
-
 def add_decoder(
     graph: Graph, stored: Quantized, rows: str, signal: str, splits: tuple[int, ...]
 ) -> str:
-    """Add the decoder of rows (M, C); returns the name of the scores (M, V), log-probabilities if it is split.
+    """Add the decoder of rows (M, C); returns the name of the scores (M, V).
 
-    See :mod:`gluonlm.model.adaptive`: p(word) = p(word in the head), or p(its cluster's entry) p(word in the cluster).
+    They are log-probabilities if it is split, see :mod:`gluonlm.model.adaptive`: p(word) = p(word
+    in the head), or p(its cluster's entry) p(word in the cluster).
     """
     scores = add_linear(graph, stored, "decoder", rows, signal)
     if not splits:
@@ -175,47 +161,43 @@ def add_layer(graph: Graph, config: Config, stored: Quantized, index: int, input
 def add_qrnn_layer(graph: Graph, config: Config, stored: Quantized, index: int, inputs: str) -> str:
     """Add a quasi-recurrent layer with its states; returns the name of its outputs (T, N, H)."""
     part, (input_size, size) = f"layer{index}", layer_sizes(config)[index]
-    zero, last, end = (graph.weight(f"at{at}", np.array([at])) for at in (0, -1, LARGEST))
     cell, seen = graph.state(f"c{index}", size), inputs
-    # 1. what the gates see: with a window of 2 also the step before
-    if index == 0 and config.window == 2:
+    if index == 0 and config.window == 2:  # the gates see the step before, too
         previous = graph.state(f"x{index}", input_size)
-        longer = graph.node("Concat", [previous, inputs], axis=0)  # (T+1, N, I)
-        earlier = graph.node("Slice", [longer, zero, last, zero])
-        seen = graph.node("Concat", [inputs, earlier], axis=2)  # (T, N, 2I)
-        graph.node("Slice", [inputs, last, end, zero], f"x{index}_out")
-    # 2. the gates of all steps at once
-    gates = add_map(graph, stored, index, seen, inputs)  # (T, N, 3H)
-    z, f, o = (f"{part}.{letter}" for letter in "zfo")
-    graph.node("Split", [gates], z, f, o, axis=2)
-    z, f, o = graph.node("Tanh", [z]), graph.node("Sigmoid", [f]), graph.node("Sigmoid", [o])
-    # 3. the pooling, step by step
-    share = graph.weight("share", np.float32(1 - config.zoneout))
-    change = graph.node("Sub", [graph.weight("one", np.float32(1)), f])
-    update, start = graph.node("Mul", [change, share]), graph.node("Squeeze", [cell, zero])
-    final, cells = f"{part}.final", f"{part}.cells"
-    graph.node("Scan", [start, update, z], final, cells, num_scan_inputs=2, body=pooling())
-    graph.node("Unsqueeze", [final, zero], f"c{index}_out")
-    return graph.node("Mul", [o, cells], part)
-
-
-def pooling() -> onnx.GraphProto:
-    """A step of the pooling: c (N, H), update and z of the step -> c + update (z - c), as new state and as output."""
-    c, update, z, new, cell = (
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
-        for name in ("c", "update", "z", "new", "cell")
+        seen = graph.add(
+            """longer = Concat <axis = 0> (previous, inputs)  # (T+1, N, I)
+            earlier = Slice (longer, zero, last, zero)
+            newest = Slice (inputs, last, end, zero)
+            seen = Concat <axis = 2> (inputs, earlier)  # (T, N, 2I)""",
+            {"previous": previous, "inputs": inputs, "newest": f"{previous}_out"}
+            | {"zero": [0], "last": [-1], "end": [LARGEST]},
+        )
+    gates = add_linear(graph, stored, part, seen, inputs)  # (T, N, 3H), of all steps at once
+    names = {"gates": gates, "cell": cell, "end": f"{cell}_out", "outputs": part}
+    return graph.add(
+        """z_in, f_in, o_in = Split <axis = 2> (gates)
+        z = Tanh (z_in)
+        f = Sigmoid (f_in)
+        o = Sigmoid (o_in)
+        change = Sub (one, f)
+        update = Mul (change, share)
+        start = Squeeze (cell, zero)  # (N, H)
+        final, cells = Scan <num_scan_inputs = 2, body = pooling
+            (float[N, H] c, float[N, H] u, float[N, H] zt) => (float[N, H] new, float[N, H] out) {
+                difference = Sub (zt, c)
+                step = Mul (u, difference)
+                new = Add (c, step)
+                out = Identity (new)
+            }> (start, update, z)
+        end = Unsqueeze (final, zero)
+        outputs = Mul (o, cells)""",
+        names | {"one": np.float32(1), "share": np.float32(1 - config.zoneout), "zero": [0]},
     )
-    nodes = [
-        helper.make_node("Sub", ["z", "c"], ["change"]),
-        helper.make_node("Mul", ["update", "change"], ["step"]),
-        helper.make_node("Add", ["c", "step"], ["new"]),
-        helper.make_node("Identity", ["new"], ["cell"]),
-    ]
-    return helper.make_graph(nodes, "pooling", [c, update, z], [new, cell])
 
 
 def one_direction(graph: Graph, name: str, weight: Integers | np.ndarray) -> str:
-    """A recurrent layer's matrix (G*H, C) as float32 (1, G*H, C), as ONNX has it for one direction."""
+    """A recurrent layer's matrix (G*H, C) as float32 (1, G*H, C), as ONNX has it for one
+    direction."""
     if isinstance(weight, Integers):
         first = graph.weight("first", np.array([0]))
         return graph.node("Unsqueeze", [graph.floats(name, weight), first])

@@ -1,11 +1,12 @@
-"""Any model's file as a :class:`gluonlm.inference.language_model.LanguageModel`: here the arithmetic is chosen.
+"""Any model's file as a LanguageModel: here the arithmetic is chosen.
 
     >>> model = gluonlm.load("runs/ptb")
 
 - A run or a model file is computed by MXNet.
-- An INT8 file is computed by ONNX Runtime, on a graph made of the file's own integers: MXNet would round the weights
-  only, not what they multiply, and be no faster. Where there is no integer arithmetic, MXNet computes, and it is said.
-- An ONNX file is computed by ONNX Runtime; neither MXNet nor the package onnx need be installed for it.
+- An INT8 file is computed by ONNX Runtime, on a graph made of the file's own integers: MXNet would
+  round the weights only, not what they multiply, and be no faster. Where there is no integer
+  arithmetic, MXNet computes, and it is said.
+- An ONNX file is computed by ONNX Runtime; neither MXNet nor the package onnx is needed.
 """
 
 import sys
@@ -52,7 +53,8 @@ def load_onnx(
         raise UserError("an ONNX model is computed on the CPU: leave out --gpu and --cuda")
     if features:
         raise UserError(
-            "--cache needs the model's hidden states, which an exported model does not give: name its run"
+            "--cache needs the model's hidden states, which an exported model does not give: name "
+            "its run"
         )
     model = OnnxModel(path)
     return LanguageModel(model, *model.description(), Path(path))
@@ -89,25 +91,18 @@ def integers(
     if kind not in KNOWN:
         return simulated(f"for {kind} layers")
     if kind not in ("LSTM", "QRNN", "Transformer"):
-        print(
-            f"no integer arithmetic for {kind} layers: their weights are INT8, computed in float32",
-            file=sys.stderr,
-        )
+        simulated(f"for {kind} layers")
     graph = build(stored.config, stored.quantized, describe(stored), losses=True)
     return OnnxModel(graph.SerializeToString())
 
 
 def has_integers(trained: "Stored | Trained") -> bool:
     """Whether a checkpoint asks for products of integers in any part."""
-    stored = trained.quantized
-    return stored is not None and any(
-        scheme.multiplies_integers for scheme in stored.schemes.values()
-    )
+    schemes = trained.quantized.schemes.values() if trained.quantized else ()
+    return any(scheme.multiplies_integers for scheme in schemes)
 
 
 def simulated(where: str) -> None:
-    """Say that there the weights are rounded as the integers have it and the arithmetic is float32."""
-    print(
-        f"no integer arithmetic {where}: the weights are those of the INT8 file, computed in float32",
-        file=sys.stderr,
-    )
+    """Say that there the weights are rounded as the integers have it, but computed in float32."""
+    said = "the weights are those of the INT8 file, computed in float32"
+    print(f"no integer arithmetic {where}: {said}", file=sys.stderr)

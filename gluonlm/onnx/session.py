@@ -1,10 +1,10 @@
-"""A language model out of an ONNX file, without MXNet: this module needs numpy, onnxruntime and xxhash.
+"""A language model from an ONNX file, without MXNet: needs numpy, onnxruntime and xxhash only.
 
     >>> model = OnnxModel("runs/ptb/model.onnx")
     >>> logits, state = model.predict([[4], [7]], model.begin_state(1))  # (2, 1, V)
 
-It is an :class:`gluonlm.inference.language_model.Arithmetic`: ``gluonlm.load`` adds the vocabulary and all that one
-asks of a model of MXNet.
+It is an :class:`gluonlm.inference.language_model.Arithmetic`: ``gluonlm.load`` adds the vocabulary
+and all that one asks of a model of MXNet.
 """
 
 import re
@@ -29,8 +29,8 @@ ADVICE = "give an ONNX file that `python -m gluonlm.export` wrote"
 DIGEST = 32  # characters
 # the metadata entry "digest" as protobuf has it, up to its value
 SEAL = b"\x72\x2a\x0a\x06digest\x12\x20"
-# the key by which a tensor names another file, in each way that protobuf can write it. Ours never do, and ONNX Runtime
-# would read any file of the machine. Text that we store is JSON, which has no such control characters
+# the key by which a tensor names another file, in each way that protobuf can write it: ours never
+# do, and ONNX Runtime would read any file of the machine (the JSON that we store has no such bytes)
 EXTERNAL = re.compile(rb"(\x0a|\x8a\x80*\x00)(\x08|\x88\x80*\x00)location")
 
 
@@ -42,9 +42,8 @@ class OnnxModel:
     :raises UserError: when there is no such file, it is not ONNX, or another program wrote it.
     """
 
-    steps = (
-        16  # of a text at once: the (T, N, V) logits are held, and longer segments are not faster
-    )
+    # of a text at once: the (T, N, V) logits are held, and longer segments are not faster
+    steps = 16
 
     def __init__(self, source: str | Path | bytes, threads: int | None = None):
         name, content = "the model", source
@@ -53,10 +52,8 @@ class OnnxModel:
         self.session = open_session(content, threads or prepare().threads, name)
         self.metadata = self.session.get_modelmeta().custom_metadata_map
         if self.metadata.get("format") != FORMAT:
-            raise UserError(
-                f"{source} is an ONNX model, but not one of this version of gluonlm: give a file that "
-                "`python -m gluonlm.export` wrote"
-            )
+            ours = "an ONNX model, but not one of this version of gluonlm"
+            raise UserError(f"{source} is {ours}: {ADVICE}")
         inputs = {one.name: one.shape for one in self.session.get_inputs()}
         del inputs["ids"]
         self.scores = inputs.pop("targets", None) is not None  # a graph that gives losses, too
@@ -73,28 +70,24 @@ class OnnxModel:
                 raise ValueError(f"{len(dictionary)} words for {size} logits")
             return dictionary, Config.from_json(self.metadata["config"]), self.metadata["level"]
         except (KeyError, ValueError, TypeError, AttributeError) as error:
-            raise UserError(
-                f"the ONNX file's vocabulary or settings are damaged ({error}): export it again"
-            ) from None
+            damage = f"the ONNX file's vocabulary or settings are damaged ({error})"
+            raise UserError(f"{damage}: export it again") from None
 
     def begin_state(self, batch_size: int) -> list[np.ndarray]:
         """A state of zeros, arrays (1, N, H), of a Transformer (M, N, C)."""
-        return [
-            np.zeros((steps, batch_size, size), np.float32)
-            for steps, _, size in self.states.values()
-        ]
+        shapes = [(steps, batch_size, size) for steps, _, size in self.states.values()]
+        return [np.zeros(shape, np.float32) for shape in shapes]
 
     def predict(
         self, ids: np.ndarray, state: Sequence[np.ndarray]
     ) -> tuple[np.ndarray, list[np.ndarray]]:
         """Token ids (T, N) and a state -> logits (T, N, V) float32 and the new state."""
-        ids = np.asarray(ids, np.int64)
         return self._run("logits", ids, ids, state)
 
     def losses(
         self, ids: np.ndarray, targets: np.ndarray, state: Sequence[np.ndarray]
     ) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Token ids and targets (T, N) and a state -> negative log-likelihoods (T, N) in nats and the new state."""
+        """Ids and targets (T, N) and a state -> -ln p of the targets (T, N) and the new state."""
         if not self.scores:
             logits, state = self.predict(ids, state)
             return cross_entropy(logits, targets), state
@@ -151,10 +144,9 @@ def read_file(path: Path) -> bytes:
     begin = len(content) - len(SEAL) - DIGEST
     if begin < 0 or not content.startswith(SEAL, begin):
         if FORMAT.encode() in content:
+            lacking = "is of an earlier version and has no digest"
             print(
-                f"note: {path} is of an earlier version and has no digest: whether it is intact "
-                "cannot be checked",
-                file=sys.stderr,
+                f"note: {path} {lacking}: whether it is intact cannot be checked", file=sys.stderr
             )
     elif seal(content[:begin]) != content:
         raise UserError(f"{path} is damaged: its content does not fit its digest; export it again")
@@ -173,10 +165,9 @@ def open_session(content: bytes, threads: int, name: str = "the model"):
         raise UserError(f"{name} wants to read its weights from other files: {ADVICE}")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
-    options.add_session_config_entry(
-        "session.disable_quant_qdq", "1"
-    )  # weights become float32 once, not at each call
-    # where a processor has no VNNI its products of unsigned by signed integers overflow: make them of unsigned ones
+    # weights become float32 once, not at each call
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    # without VNNI products of unsigned by signed integers overflow: make them of unsigned ones
     options.add_session_config_entry("session.x64quantprecision", "1")
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])

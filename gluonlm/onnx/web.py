@@ -1,7 +1,7 @@
-"""A model for a browser: one file for the page that runs it, or the page itself with the model inside.
+"""A model for a browser: one file for the page that runs it, or the page with the model inside.
 
-    python -m gluonlm.export runs/NAME --format web                # runs/NAME/web.safetensors, to drop on the page
-    python -m gluonlm.export runs/NAME page.html --format web      # the page: opens from disk, asks no server
+    python -m gluonlm.export runs/NAME --format web             # web.safetensors, for the page
+    python -m gluonlm.export runs/NAME page.html --format web   # the page: needs no server
 
 The file is a plain safetensors file that ``page/lstm.js`` reads: matrices as INT8 with one scale
 for each output row, biases as float32, the vocabulary in the header.
@@ -21,9 +21,8 @@ from gluonlm.system.errors import UserError
 
 FORMAT = "gluonlm-web"
 PAGE = Path(__file__).parent / "page"
-ROWS = Scheme(
-    mode="symmetric", per="row", activations="float"
-)  # INT8 weights, nothing else rounded
+# INT8 weights, nothing else rounded
+ROWS = Scheme(mode="symmetric", per="row", activations="float")
 
 
 def web_file(trained: Trained, name: str = "") -> bytes:
@@ -35,14 +34,12 @@ def web_file(trained: Trained, name: str = "") -> bytes:
     config = trained.config
     if config.model != "LSTM" or config.splits or config.adaptive:
         kind = config.model if config.model != "LSTM" else "LSTM with an adaptive softmax"
-        raise UserError(
-            f"the page computes LSTM layers and a full softmax, not {kind}: export to ONNX instead"
-        )
+        known = "the page computes LSTM layers and a full softmax"
+        raise UserError(f"{known}, not {kind}: export to ONNX instead")
     stored = trained.quantized
-    if stored is None or any(
-        (scheme.kind, scheme.mode, scheme.per) != ("int8", "symmetric", "row")
-        for scheme in stored.schemes.values()
-    ):
+    schemes = stored.schemes.values() if stored else ()
+    used = {(scheme.kind, scheme.mode, scheme.per) for scheme in schemes}
+    if used != {("int8", "symmetric", "row")}:
         stored = quantize_model(trained.model, dict.fromkeys(parts_of(trained.model), ROWS))
     metadata = {
         "format": FORMAT,
