@@ -1,16 +1,17 @@
-"""Adaptive softmax: a decoder for large vocabularies that looks at rare words only where one is called for.
+"""Adaptive softmax: a decoder for large vocabularies that looks at rare words only where needed.
 
     python -m gluonlm.train --data wikitext-103 --preset awd         # splits it at the usual places
     python -m gluonlm.train --data wikitext-2 --tied --splits 2800 20000
 
-Words are numbered by falling frequency. Those before the first split, and one entry for each cluster between splits,
-share the first softmax (the head); the words of a cluster share another one under their entry:
+Words are numbered by falling frequency. Those before the first split, and one entry for each
+cluster between splits, share the first softmax (the head); the words of a cluster share another one
+under their entry:
 
     p(word) = p_head(word), or p_head(cluster of the word) p_cluster(word).
 
-All rows have the same size, so the matrix can be tied to the embedding, and it is a distribution over all words: its
-probabilities sum to 1. A simplification of Grave et al. 2017 (arXiv:1609.04309) as in the AWD-LSTM toolkit
-(Merity, Keskar & Socher 2018, arXiv:1803.08240, section 2.4).
+All rows have the same size, so the matrix can be tied to the embedding, and it is a distribution
+over all words: its probabilities sum to 1. A simplification of Grave et al. 2017 (arXiv:1609.04309)
+as in the AWD-LSTM toolkit (Merity, Keskar & Socher 2018, arXiv:1803.08240, section 2.4).
 
 Shapes: B tokens, C features, V words, K clusters, S words before the first split.
 """
@@ -58,17 +59,16 @@ class SplitDecoder(nn.Dense):
 
     def hybrid_forward(self, F, x, weight, bias, cluster_weight, cluster_bias):
         first = self.splits[0]
-        head_weight = F.concat(
-            F.slice_axis(weight, axis=0, begin=0, end=first), cluster_weight, dim=0
-        )
-        head_bias = F.concat(F.slice_axis(bias, axis=0, begin=0, end=first), cluster_bias, dim=0)
+        rows = {"axis": 0, "begin": 0, "end": first}
+        head_weight = F.concat(F.slice_axis(weight, **rows), cluster_weight, dim=0)
+        head_bias = F.concat(F.slice_axis(bias, **rows), cluster_bias, dim=0)
         head = log_softmax(F, x, head_weight, head_bias, first + len(self.splits))
         parts = [F.slice_axis(head, axis=-1, begin=0, end=first)]
         for k, (begin, end) in enumerate(zip(self.edges, self.edges[1:], strict=False)):
-            own_weight = F.slice_axis(weight, axis=0, begin=begin, end=end)
-            own = log_softmax(
-                F, x, own_weight, F.slice_axis(bias, axis=0, begin=begin, end=end), end - begin
+            own_weight, own_bias = (
+                F.slice_axis(part, axis=0, begin=begin, end=end) for part in (weight, bias)
             )
+            own = log_softmax(F, x, own_weight, own_bias, end - begin)
             entry = F.slice_axis(head, axis=-1, begin=first + k, end=first + k + 1)
             parts.append(F.broadcast_add(own, entry))
         return F.concat(*parts, dim=-1)
@@ -76,7 +76,7 @@ class SplitDecoder(nn.Dense):
     def loss(
         self, features: nd.NDArray, targets: np.ndarray | nd.NDArray, precision: str = "float32"
     ) -> nd.NDArray:
-        """Negative log-likelihood in nats (T*N,) of targets (T, N); clusters without a target cost nothing."""
+        """-ln p (T*N,) of targets (T, N); clusters without a target cost nothing."""
         ctx = features.context
         names = ("weight", "bias", "cluster_weight", "cluster_bias")
         arrays = [getattr(self, name).data(ctx) for name in names]
@@ -113,7 +113,7 @@ def log_softmax(F, x, weight, bias, size: int):
 
 
 class _SplitCrossEntropy(autograd.Function):
-    """The loss of each word: that of the head, and for a word of a cluster that within its cluster besides.
+    """The loss of each word: that of the head, and for a word of a cluster also that within it.
 
     :param words: (B,) targets; :param edges: where the clusters begin, and V.
     """
@@ -124,9 +124,8 @@ class _SplitCrossEntropy(autograd.Function):
 
     def forward(self, features, weight, bias, cluster_weight, cluster_bias):
         ctx, first = features.context, self.edges[0]
-        cluster = np.searchsorted(
-            self.edges[:-1], self.words, side="right"
-        )  # 0: the head, k: from edge k - 1 on
+        # 0: the head, k: from edge k - 1 on
+        cluster = np.searchsorted(self.edges[:-1], self.words, side="right")
         in_head = np.where(cluster == 0, self.words, first + cluster - 1)
         head_weight = nd.concat(weight[:first], cluster_weight, dim=0)
         head_bias = nd.concat(bias[:first], cluster_bias, dim=0)

@@ -4,9 +4,9 @@
     >>> stored = read_model("runs/ptb")        # the same in NumPy: no model is built
     >>> save_model(trained)                    # to trained.path
 
-All that a file says is checked before any memory is taken for it: types, bounds, and that its arrays are those that
-its settings lead to. :mod:`gluonlm.model.storage` is the format; what a run stores to be resumed from,
-in the same format, is in :mod:`gluonlm.training.resume`.
+All that a file says is checked before any memory is taken for it: types, bounds, and that its
+arrays are those that its settings lead to. :mod:`gluonlm.model.storage` is the format, also of what
+a run is resumed from (:mod:`gluonlm.training.resume`).
 """
 
 import json
@@ -22,7 +22,15 @@ from gluonlm.config import Config
 from gluonlm.model.quantized import Integers, Quantized, read_quantized, unmeasured
 from gluonlm.model.rnn import RNNModel
 from gluonlm.model.storage import read_arrays, reading, write_arrays
-from gluonlm.model.weights import GATES, Shape, layout, parameter_shapes, part_of, projected
+from gluonlm.model.weights import (
+    GATES,
+    Shape,
+    layout,
+    parameter_arrays,
+    parameter_shapes,
+    part_of,
+    projected,
+)
 from gluonlm.system.errors import UserError
 from gluonlm.system.files import make_way
 from gluonlm.system.typed import parse
@@ -37,7 +45,8 @@ MODEL_FORMAT, STATE_FORMAT = "gluonlm model", "gluonlm training state"
 class Stored:
     """What a model file holds.
 
-    :param arrays: by the names of :meth:`RNNModel.trainables`; of a quantized model as the file has them.
+    :param arrays: by the names of :meth:`RNNModel.trainables`; of a quantized model as the file has
+        them.
     """
 
     arrays: dict[str, np.ndarray]
@@ -59,7 +68,10 @@ class Stored:
 
 @dataclass(frozen=True)
 class Trained:
-    """A model with what is needed to use it; ``quantized`` are its weights as a file has them if not in float32."""
+    """A model with what is needed to use it.
+
+    :param quantized: its weights as a file has them, if not in float32.
+    """
 
     model: RNNModel
     dictionary: Dictionary
@@ -82,10 +94,7 @@ def save_model(trained: Trained) -> None:
         arrays = trained.quantized.arrays()
         metadata["quantized"] = trained.quantized.to_json()
     else:
-        arrays = {
-            name: parameter.data(parameter.list_ctx()[0]).asnumpy()
-            for name, parameter in trained.model.trainables().items()
-        }
+        arrays = parameter_arrays(trained.model)
     write_arrays(trained.path, MODEL_FORMAT, arrays, metadata)
 
 
@@ -111,29 +120,20 @@ def read_model(path: str | Path) -> Stored:
         if (level := metadata["level"]) not in ("word", "char", "subword"):
             raise ValueError(f"its level is {level}")
         pruned = tuple(parse(metadata.get("pruned", "[]"), list[str]))
-        quantized = None
+        quantized, weights = None, layout(config, len(dictionary))
         if "quantized" in metadata:
             quantized = read_quantized(arrays, metadata["quantized"])
-        check_weights(config, len(dictionary), arrays, quantized)
-        if unknown := set(pruned) - set(layout(config, len(dictionary))):
+            check_arrays(quantized.weights, {name: one.shape for name, one in weights.items()})
+            check_schemes(config, quantized)
+        else:
+            check_arrays(arrays, parameter_shapes(weights))
+        if unknown := set(pruned) - set(weights):
             raise ValueError(f"there is no matrix {min(unknown)} that could be pruned")
     return Stored(arrays, dictionary, config, level, path, pruned, quantized)
 
 
-def check_weights(
-    config: Config, vocab_size: int, arrays: dict[str, np.ndarray], quantized: Quantized | None
-) -> None:
-    """Raise a ValueError unless these are the weights of a model with these settings."""
-    weights = layout(config, vocab_size)
-    if quantized:
-        check_arrays(quantized.weights, {name: weight.shape for name, weight in weights.items()})
-        check_schemes(config, quantized)
-    else:
-        check_arrays(arrays, parameter_shapes(weights))
-
-
 def check_schemes(config: Config, quantized: Quantized) -> None:
-    """Raise a ValueError unless each part has a scheme, weights stored so, and the ranges that it wants."""
+    """Raise a ValueError unless each part has a scheme, weights and ranges that fit it."""
     schemes, layers = quantized.schemes, [f"layer{index}" for index in range(config.nlayers)]
     signals = {"embedding", *layers, *(["projection"] if projected(config) else [])}
     parts = {name: part_of(name, quantized.weights) for name in quantized.weights}
@@ -154,7 +154,7 @@ def check_schemes(config: Config, quantized: Quantized) -> None:
 
 
 def check_arrays(arrays: dict[str, np.ndarray | Integers], shapes: dict[str, Shape]) -> None:
-    """Raise a ValueError unless there are arrays of numbers of these names and shapes, and no others."""
+    """Raise a ValueError unless there are arrays of these names and shapes, and no others."""
     for name in [*shapes, *arrays]:
         array = arrays.get(name)
         if array is None or name not in shapes or array.shape != tuple(shapes[name]):
@@ -166,7 +166,7 @@ def check_arrays(arrays: dict[str, np.ndarray | Integers], shapes: dict[str, Sha
 def load_model(path: str | Path, contexts: list[mx.Context] | None = None) -> Trained:
     """Read a model from a run's folder or a model file onto the given devices (the CPU if None).
 
-    It has no memory for gradients: to train it, set the weights of one that :func:`build_model` gives.
+    It has no memory for gradients: to train it, set the weights of one from :func:`build_model`.
 
     :raises UserError: as :func:`read_model`.
     """
@@ -183,9 +183,7 @@ def make_model(stored: Stored, contexts: list[mx.Context] | None = None) -> Trai
         set_parameters(model, stored.arrays, stored.path)
     if quantized and stored.config.model in GATES and computes_in_half(quantized, contexts):
         model.cast("float16")
-    return Trained(
-        model, **{name: value for name, value in vars(stored).items() if name != "arrays"}
-    )
+    return Trained(model, **{name: one for name, one in vars(stored).items() if name != "arrays"})
 
 
 def model_file(path: Path) -> Path:
@@ -196,7 +194,7 @@ def model_file(path: Path) -> Path:
 
 
 def best_file(folder: Path) -> Path:
-    """Where the best model of the run in a folder is: in there, or beside it under the folder's name.
+    """Where the best model of the run in a folder is: in there, or beside it under its name.
 
     :raises UserError: when the run's config.json is damaged, or names a file elsewhere.
     """
@@ -207,13 +205,14 @@ def best_file(folder: Path) -> Path:
     beside = path.parent == home.parent and path.stem == home.name
     if home not in path.parents and not (beside and path != home):
         raise UserError(
-            f"{settings} is damaged: its best model would be {said}, outside of the run; make that {BEST}"
+            f"{settings} is damaged: its best model would be {said}, outside of the run; make that "
+            f"{BEST}"
         )
     return folder / said
 
 
 def computes_in_half(quantized: Quantized, contexts: list[mx.Context] | None) -> bool:
-    """Whether a model is to compute with float16: one stored so, on GPUs; MXNet cannot on a CPU."""
+    """Whether a model is to compute in float16: one stored so, on GPUs; MXNet cannot on a CPU."""
     half = all(scheme.kind == "fp16" for scheme in quantized.schemes.values())
     return half and bool(contexts) and all(ctx.device_type == "gpu" for ctx in contexts)
 
@@ -224,10 +223,10 @@ def build_model(
     contexts: list[mx.Context] | None = None,
     gradients: bool = True,
 ) -> RNNModel:
-    """A model as the settings say, initialized on the given devices (the CPU if None) and hybridized.
+    """A model as the settings say, initialized on the given devices (the CPU if None), hybridized.
 
-    :param gradients: False for a model that is not to be trained, and gets its weights from a file: there is no memory
-        for gradients, which take as much as the weights, and nothing random is drawn.
+    :param gradients: False for a model that is not to be trained, and gets its weights from a file:
+        there is no memory for gradients, which take as much, and nothing random is drawn.
     """
     if not gradients:  # rounding is for training
         config = replace(config, precision="float32")
@@ -236,13 +235,13 @@ def build_model(
         model.collect_params().setattr("grad_req", "null")
         model.collect_params().setattr("init", mx.init.Zero())
     model.initialize(ctx=contexts or mx.cpu())
-    # memory set aside for one length of segment would be laid out anew for each other one, and stay taken between steps
+    # memory for segments of one length would be laid out anew for each other one, and stay taken
     model.hybridize(static_alloc=not config.random_bptt)
     return model
 
 
 def set_parameters(model: RNNModel, arrays: dict[str, np.ndarray], path: Path) -> None:
-    """Set all parameters of the model from arrays by the names of :meth:`RNNModel.trainables`, read from ``path``."""
+    """Set all parameters from arrays by :meth:`RNNModel.trainables`' names, read from ``path``."""
     parameters = model.trainables()
     with reading(path):
         check_arrays(arrays, {name: parameter.shape for name, parameter in parameters.items()})
@@ -252,7 +251,7 @@ def set_parameters(model: RNNModel, arrays: dict[str, np.ndarray], path: Path) -
 
 
 def set_weights(model: RNNModel, arrays: dict[str, np.ndarray], path: Path) -> None:
-    """Set all weights of the model from arrays by the names of its layout, read from ``path``."""
+    """Set all weights from arrays by the names of the model's layout, read from ``path``."""
     with reading(path):
         check_arrays(arrays, {name: weight.shape for name, weight in model.layout.items()})
     parameters = model.trainables()

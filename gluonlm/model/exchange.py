@@ -1,12 +1,13 @@
 """Models in the formats of other programs: Gluon's own, and PyTorch's word-level example's.
 
-    >>> export_gluon(trained, Path("serve/ptb"))       # ptb-symbol.json, ptb-0000.params, ptb-settings.json
+    >>> export_gluon(trained, Path("serve/ptb"))  # ptb-symbol.json, -0000.params, -settings.json
     >>> export_torch(trained, Path("ptb.safetensors"))
     >>> trained = import_torch(Path("ptb.safetensors"), vocabulary, {"data": "ptb"})
 
-PyTorch's ``RNNModel`` (examples/word_language_model) has an ``nn.Embedding`` called ``encoder``, an ``nn.LSTM``,
-``nn.GRU`` or ``nn.RNN`` called ``rnn`` and an ``nn.Linear`` called ``decoder``. Its matrices have our shapes and its
-gates our order (LSTM input, forget, cell, output; GRU reset, update, new), so that only the names differ.
+PyTorch's ``RNNModel`` (examples/word_language_model) has an ``nn.Embedding`` called ``encoder``, an
+``nn.LSTM``, ``nn.GRU`` or ``nn.RNN`` called ``rnn`` and an ``nn.Linear`` called ``decoder``. Its
+matrices have our shapes and its gates our order (LSTM input, forget, cell, output; GRU reset,
+update, new), so that only the names differ.
 """
 
 import json
@@ -52,9 +53,8 @@ def export_gluon(trained: Trained, prefix: Path) -> None:
     """
     for ending in ("-symbol.json", "-0000.params", "-settings.json"):
         check_output(Path(f"{prefix}{ending}"))
-    trained.model(
-        mx.nd.zeros((1, 1)), trained.model.begin_state(1)
-    )  # Gluon exports what has been traced
+    # Gluon exports what has been traced
+    trained.model(mx.nd.zeros((1, 1)), trained.model.begin_state(1))
     with writing(prefix):
         prefix.parent.mkdir(parents=True, exist_ok=True)
         temporary = tempfile.TemporaryDirectory(dir=prefix.parent)
@@ -83,17 +83,12 @@ def load_gluon(prefix: str | Path, ctx: mx.Context | None = None) -> mx.gluon.Sy
     if "gluonlm_fo_pool" in Path(f"{prefix}-symbol.json").read_text():
         native.load_operators("fo_pool")
     symbol = mx.sym.load(f"{prefix}-symbol.json")
-    inputs = sorted(
-        (name for name in symbol.list_inputs() if re.fullmatch(r"data\d+", name)),
-        key=lambda n: int(n[4:]),
-    )
+    inputs = [name for name in symbol.list_inputs() if re.fullmatch(r"data\d+", name)]
+    inputs.sort(key=lambda name: int(name.removeprefix("data")))
+    files = f"{prefix}-symbol.json", inputs, f"{prefix}-0000.params"
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", "Cannot decide type"
-        )  # of the inputs, which may be of any
-        return mx.gluon.SymbolBlock.imports(
-            f"{prefix}-symbol.json", inputs, f"{prefix}-0000.params", ctx
-        )
+        warnings.filterwarnings("ignore", "Cannot decide type")  # of inputs, which may be of any
+        return mx.gluon.SymbolBlock.imports(*files, ctx)
 
 
 def torch_name(name: str) -> str:
@@ -106,7 +101,7 @@ def torch_name(name: str) -> str:
 
 
 def export_torch(trained: Trained, path: Path) -> None:
-    """Write the weights for ``RNNModel.load_state_dict``, with vocabulary and settings in the file's metadata.
+    """Write the weights for ``RNNModel.load_state_dict``, vocabulary and settings as metadata.
 
     :raises UserError: when PyTorch's model has no such part, or the file cannot be written.
     """
@@ -153,7 +148,7 @@ def read_torch(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 def import_torch(
     path: Path, dictionary: Dictionary | None, settings: dict, level: str | None = None
 ) -> Trained:
-    """What PyTorch's ``RNNModel.state_dict()`` holds, or :func:`export_torch` wrote, as a model of this package.
+    """What ``RNNModel.state_dict()`` holds, or :func:`export_torch` wrote, as a model of ours.
 
     :param dictionary: the vocabulary, None for the one in the file.
     :param settings: of the :class:`gluonlm.config.Config`; the sizes are those of the arrays.
@@ -178,7 +173,7 @@ def import_torch(
 
 
 def torch_sizes(arrays: dict[str, np.ndarray], model: str | None) -> dict:
-    """The settings that follow from the arrays' shapes; a layer with one gate is RNN_TANH unless said otherwise."""
+    """The settings that follow from the arrays' shapes; one gate is RNN_TANH unless it is said."""
     vocab_size, emsize = arrays["encoder.weight"].shape
     rows, nhid = arrays["rnn.weight_hh_l0"].shape
     kinds = [name for name, gates in GATES.items() if gates * nhid == rows]

@@ -1,14 +1,15 @@
-"""Products of matrices in fewer bits: factors in bfloat16, sums, weights and everything else in float32.
+"""Products of matrices in fewer bits: factors in bfloat16 or float16, all else in float32.
 
     python -m gluonlm.train --precision bfloat16           # on a processor
-    python -m gluonlm.train --precision float16 --gpu 0    # on a GPU, with the loss scale of MXNet's AMP
+    python -m gluonlm.train --precision float16 --gpu 0    # on a GPU, with MXNet's loss scale
 
-A bfloat16 number has the range of a float32 and 8 of its 24 digits, and a processor with AVX512_BF16 multiplies twice
-as many of them at a time. The decoder and LSTM layers round, while a run trains; what is saved is float32, and whatever
-loads it computes in float32.
+A bfloat16 number has the range of a float32 and 8 of its 24 digits, and a processor with
+AVX512_BF16 multiplies twice as many of them at a time. The decoder and LSTM layers round, while a
+run trains; what is saved is float32, and whatever loads it computes in float32.
 
-A float16 number has 11 digits and a small range: gradients are scaled (:mod:`gluonlm.training.loss_scale`). MXNet
-multiplies it on GPUs only. That path has been tested with other numbers on a CPU, and never run on a GPU.
+A float16 number has 11 digits and a small range: gradients are scaled
+(:mod:`gluonlm.training.loss_scale`). MXNet multiplies it on GPUs only. That path has been tested
+with other numbers on a CPU, and never run on a GPU.
 """
 
 from typing import Any
@@ -26,7 +27,7 @@ def check_precision(precision: str, on_gpu: bool | None = None) -> None:
     """Get ready for a run's precision.
 
     :param on_gpu: None where the device is not known yet.
-    :raises UserError: when the device has no instructions for it, or their operator cannot be compiled.
+    :raises UserError: when the device cannot, or the operator for it cannot be compiled.
     """
     if precision == "float16" and on_gpu is False:
         raise UserError(
@@ -39,8 +40,8 @@ def check_precision(precision: str, on_gpu: bool | None = None) -> None:
         raise UserError("--precision bfloat16 is for processors: leave it out on a GPU")
     if not {"avx512_bf16", "avx512bw"} <= cpu_flags():
         raise UserError(
-            "--precision bfloat16: this processor cannot multiply bfloat16 (no AVX512_BF16), and imitating it would "
-            "be slower: leave the option out"
+            "--precision bfloat16: this processor cannot multiply bfloat16 (no AVX512_BF16), and "
+            "imitating it would be slower: leave the option out"
         )
     native.load_operators("bfloat16")
 
@@ -50,19 +51,13 @@ def cast(F: Any, dtype: str, *arrays: Any) -> list:
     return [F.cast(array, dtype=dtype) for array in arrays]
 
 
-def dot(
-    a: nd.NDArray,
-    b: nd.NDArray,
-    precision: str,
-    transpose_a: bool = False,
-    transpose_b: bool = False,
-) -> nd.NDArray:
-    """The product of two float32 matrices, each maybe transposed, as float32."""
+def dot(a: nd.NDArray, b: nd.NDArray, precision: str, transpose_a: bool = False) -> nd.NDArray:
+    """The product of two float32 matrices, the first one maybe transposed, as float32."""
     if precision == "bfloat16":
-        return nd.gluonlm_dot(a, b, transpose_a=transpose_a, transpose_b=transpose_b)
+        return nd.gluonlm_dot(a, b, transpose_a=transpose_a)
     if precision == "float16":
         a, b = cast(nd, HALF, a, b)
-    return nd.dot(a, b, transpose_a, transpose_b).astype("float32", copy=False)
+    return nd.dot(a, b, transpose_a).astype("float32", copy=False)
 
 
 def linear(x: nd.NDArray, weight: nd.NDArray, bias: nd.NDArray, precision: str) -> nd.NDArray:

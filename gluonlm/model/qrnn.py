@@ -1,14 +1,15 @@
-"""The quasi-recurrent layer (Bradbury, Merity, Xiong & Socher 2017, arXiv:1611.01576), a drop-in for the LSTM.
+"""The quasi-recurrent layer (Bradbury, Merity, Xiong & Socher 2017, arXiv:1611.01576), a drop-in
+for the LSTM.
 
-All that is expensive, the product with the weights, is done for all steps at once, as in a convolution over time. What
-is left of the recurrence is elementwise, the "pooling":
+All that is expensive, the product with the weights, is done for all steps at once, as in a
+convolution over time. What is left of the recurrence is elementwise, the "pooling":
 
     [z, f, o] = W [x[t], x[t-1]] + b          window 2; W x[t] + b for window 1
     c[t] = f c[t-1] + (1 - f) z               z behind a tanh, f and o behind a sigmoid
     h[t] = o c[t]
 
-The paper's equation 4 (fo-pooling). Here f is the share that is *kept*, as in the paper; the toolkit of AWD-QRNN
-gives that name to 1 - f.
+The paper's equation 4 (fo-pooling). Here f is the share that is *kept*, as in the paper; the
+toolkit of AWD-QRNN gives that name to 1 - f.
 
 >>> layer = QRNNLayer(input_size=400, hidden_size=1550, window=2)
 >>> outputs, state = layer(inputs, layer.begin_state(batch_size=20))
@@ -26,14 +27,15 @@ from gluonlm.system import native
 class QRNNLayer(HybridBlock):
     """One quasi-recurrent layer over T steps.
 
-    ``weight`` (3H, window * I) and ``bias`` (3H,) hold z, f and o in this order; the columns of the weight are those
-    for x[t], then those for x[t-1]. Both are drawn from U(-a, a) with a = sqrt(3 / (window I)), which passes on the
-    inputs' variance (LeCun et al. 1998, "Efficient BackProp"): the pooling and the output gate make it small enough.
+    ``weight`` (3H, window * I) and ``bias`` (3H,) hold z, f and o in this order; the columns of the
+    weight are those for x[t], then those for x[t-1]. Both are drawn from U(-a, a) with
+    a = sqrt(3 / (window I)), which passes on the inputs' variance (LeCun et al. 1998, "Efficient
+    BackProp"): the pooling and the output gate make it small enough.
 
     :param window: steps of the input that the gates see, 1 or 2.
     :param wdrop: probability of dropping each weight in training, for a whole segment.
-    :param zoneout: probability that a unit keeps its c at a step in training, as if f were 1 (section 2.1 of the
-        paper); in evaluation the update 1 - f is multiplied by 1 - zoneout.
+    :param zoneout: probability that a unit keeps its c at a step in training, as if f were 1
+        (section 2.1 of the paper); in evaluation the update 1 - f is multiplied by 1 - zoneout.
     :param precision: of the product; float16 on GPUs (:mod:`gluonlm.model.precision`).
     :raises UserError: when the pooling operator cannot be compiled (:mod:`gluonlm.system.native`).
     """
@@ -62,7 +64,7 @@ class QRNNLayer(HybridBlock):
             self.bias = self.params.get("bias", shape=(3 * hidden_size,), init=init)
 
     def hybrid_forward(self, F, inputs, state, weight, bias):
-        """Inputs (T, N, I), state c (1, N, H) and for window 2 x (1, N, I) -> outputs (T, N, H), new state."""
+        """Inputs (T, N, I), state c (1, N, H) and for window 2 x (1, N, I) -> (T, N, H), state."""
         c, *previous = state
         seen = inputs
         if previous:

@@ -1,4 +1,6 @@
-"""Weights stored in fewer bytes: what a file holds of a quantized model. ``gluonlm.compress`` makes it.
+"""Weights stored in fewer bytes: what a file holds of a quantized model.
+
+``gluonlm.compress`` makes it.
 
     >>> quantized.arrays()      # name: array, as the file has them
     >>> quantized.floats()      # name: float32 array, which the stored ones stand for
@@ -28,7 +30,7 @@ CHOICES = {
 
 @dataclass(frozen=True)
 class Integers:
-    """A matrix (R, C) as int8 ``values`` with one ``scale`` float32 and one ``zero`` int8: (R,) each, or () for all."""
+    """A matrix (R, C): int8 ``values``, float32 ``scale`` and int8 ``zero`` (R,), or () for all."""
 
     values: np.ndarray
     scale: np.ndarray
@@ -45,7 +47,7 @@ class Integers:
         return steps * self.scale[..., None]
 
     def fits(self) -> bool:
-        """Whether types and shapes are those of a matrix of integers, as they must be after reading a file."""
+        """Whether types and shapes are those of a matrix of integers, after reading a file."""
         types = [part.dtype for part in (self.values, self.scale, self.zero)]
         return (
             types == [np.int8, np.float32, np.int8]
@@ -62,10 +64,11 @@ class Scheme:
 
     :param kind: of numbers: ``int8``, ``fp16`` or ``fp32``; the others matter for ``int8`` only.
     :param mode: ``symmetric`` or ``asymmetric``, for weights and activations.
-    :param per: one scale and zero point for each output ``row`` of a weight matrix, or for the ``tensor``.
-    :param activations: how the range of a part's inputs is known: measured anew at each call (``dynamic``), or before
-        on training text (``extremes``, ``averaged``, ``kl``, see :mod:`gluonlm.compress.calibrate`); ``float`` leaves
-        them as they are.
+    :param per: one scale and zero point for each output ``row`` of a weight matrix, or for the
+        ``tensor``.
+    :param activations: how the range of a part's inputs is known: measured anew at each call
+        (``dynamic``), or before on training text (``extremes``, ``averaged``, ``kl``, see
+        :mod:`gluonlm.compress.calibrate`); ``float`` leaves them as they are.
     """
 
     kind: str = "int8"
@@ -89,7 +92,7 @@ class Scheme:
 
 
 def parse_scheme(text: str, base: Scheme = Scheme()) -> Scheme:  # noqa: B008  frozen
-    """A scheme from words such as ``int8,asymmetric,row,kl`` in any order; ``base`` says what is not named.
+    """A scheme from words such as ``int8,asymmetric,row,kl`` in any order, the others of ``base``.
 
     :raises UserError: for a word that is none of a scheme's, or two of the same kind.
     """
@@ -105,11 +108,9 @@ def parse_scheme(text: str, base: Scheme = Scheme()) -> Scheme:  # noqa: B008  f
 
 
 def unmeasured(schemes: dict[str, Scheme], weights: Iterable[str]) -> bool:
-    """Whether a scheme wants ranges of what is inside a Transformer's layer, where none are measured."""
+    """Whether a scheme wants ranges inside a Transformer's layer, where none are measured."""
     attention = any(name.endswith("position_bias") for name in weights)
-    return attention and any(
-        scheme.clip for part, scheme in schemes.items() if part.startswith("layer")
-    )
+    return attention and any(schemes[part].clip for part in schemes if part.startswith("layer"))
 
 
 @dataclass(frozen=True)
@@ -117,9 +118,10 @@ class Quantized:
     """The weights of a model as they are stored, and the ranges of its signals.
 
     :param schemes: part of the model: its scheme.
-    :param weights: name (:mod:`gluonlm.model.weights`): matrix as Integers, or array of float16 or float32.
-    :param ranges: part: for each signal (:mod:`gluonlm.compress.calibrate`) the lowest and highest value to represent
-        where the part multiplies it; for parts whose scheme wants ranges known before.
+    :param weights: name (:mod:`gluonlm.model.weights`): matrix as Integers, or array of float16 or
+        float32.
+    :param ranges: part: for each signal (:mod:`gluonlm.compress.calibrate`) the lowest and highest
+        value to represent where the part multiplies it; for parts whose scheme wants ranges.
     """
 
     schemes: dict[str, Scheme]
@@ -129,7 +131,8 @@ class Quantized:
     def arrays(self) -> dict[str, np.ndarray]:
         """All arrays under the names of a file. A zero point that is 0 everywhere is left out.
 
-        Integers are stored less their zero point, modulo 256: a pruned weight is a 0 then, and takes no room.
+        Integers are stored less their zero point, modulo 256: a pruned weight then is a 0, and
+        takes no room.
         """
         stored = {}
         for name, weight in self.weights.items():
@@ -179,5 +182,5 @@ def read_quantized(arrays: dict[str, np.ndarray], text: str) -> Quantized:
 
 
 def our_name(name: str) -> str:
-    """A weight's name for the one it had in files of earlier versions: ``body.layers.0.weights/i2h_weight``."""
+    """A weight's name, also of files of earlier versions: ``body.layers.0.weights/i2h_weight``."""
     return name.removeprefix("body.").replace(".weights/", ".")

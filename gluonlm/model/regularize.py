@@ -1,9 +1,10 @@
 """The regularizers of AWD-LSTM (Merity, Keskar & Socher 2018, arXiv:1708.02182).
 
-Each is the identity in evaluation. What a dropout keeps is divided by 1 - p, so that expectations do not change.
+Each is the identity in evaluation. What a dropout keeps is divided by 1 - p, so that expectations
+do not change.
 
 >>> locked = LockedDropout(0.25)                       # one mask for all steps of a segment
->>> encoder = WordDropEmbedding(10000, 400, rate=0.1)  # a word that is dropped is missing in the whole segment
+>>> encoder = WordDropEmbedding(10000, 400, rate=0.1)  # a dropped word is missing in all of it
 >>> dropped = drop_rows(mx.nd, weights, 0.5, 8, 24)    # DropConnect on rows 8 to 23
 
 Shapes: T steps, N batch columns, C features, E embedding size, V vocabulary size.
@@ -15,9 +16,10 @@ from mxnet.gluon import HybridBlock, nn
 
 
 class LockedDropout(HybridBlock):
-    """Variational dropout: (T, N, C) -> (T, N, C) under one mask (1, N, C) (Gal & Ghahramani 2016, arXiv:1512.05287).
+    """Variational dropout: (T, N, C) -> (T, N, C) under one mask (1, N, C).
 
-    A unit of a column is dropped at all steps or at none, so that the recurrence cannot wait for it to come back.
+    A unit of a column is dropped at all steps or at none, so that the recurrence cannot wait for it
+    to come back (Gal & Ghahramani 2016, arXiv:1512.05287).
     """
 
     def __init__(self, rate: float, **kwargs):
@@ -29,10 +31,11 @@ class LockedDropout(HybridBlock):
 
 
 class WordDropEmbedding(nn.Embedding):
-    """An embedding that drops whole rows of its (V, E) matrix: word ids (T, N) -> vectors (T, N, E).
+    """An embedding that drops whole rows of its (V, E) matrix: ids (T, N) -> vectors (T, N, E).
 
-    One mask (V, 1) is drawn for each forward. Looking it up by word, beside the vectors, is the same as multiplying
-    the matrix by it and saves a pass over the matrix. A decoder that is tied to the matrix sees all of it.
+    One mask (V, 1) is drawn for each forward. Looking it up by word, beside the vectors, is the
+    same as multiplying the matrix by it and saves a pass over the matrix. A decoder that is tied to
+    the matrix sees all of it.
     """
 
     def __init__(self, input_dim: int, output_dim: int, rate: float, **kwargs):
@@ -43,20 +46,19 @@ class WordDropEmbedding(nn.Embedding):
         vectors = super().hybrid_forward(F, x, weight)  # (T, N, E)
         if not self.rate:
             return vectors
-        ones = F.ones_like(
-            F.slice_axis(weight, axis=1, begin=0, end=1)
-        )  # (V, 1), on the weight's device
+        ones = F.ones_like(F.slice_axis(weight, axis=1, begin=0, end=1))  # (V, 1), on its device
         kept = F.Dropout(F.BlockGrad(ones), p=self.rate)  # 0 or 1 / (1 - p)
         return F.broadcast_mul(vectors, F.Embedding(x, kept, input_dim=self.words, output_dim=1))
 
 
 def drop_rows(F, weights, rate: float, begin: int, end: int):
-    """DropConnect (Wan et al. 2013): drop single elements of rows ``begin`` to ``end``, one mask for each forward.
+    """DropConnect (Wan et al. 2013): drop single elements of rows ``begin`` to ``end``.
 
-    Gradients reach the raw weights: those of dropped elements are zero, the others are divided by 1 - p.
+    One mask is drawn for each forward. Gradients reach the raw weights: those of dropped elements
+    are zero, the others are divided by 1 - p.
 
     :param F: ``mx.nd`` or ``mx.sym``.
-    :param weights: (rows, columns); the other rows, at least one before and after, stay as they are.
+    :param weights: (rows, columns); the other rows, at least one before and after, stay.
     """
     before = F.slice_axis(weights, axis=0, begin=0, end=begin)
     dropped = F.Dropout(F.slice_axis(weights, axis=0, begin=begin, end=end), p=rate)
@@ -67,10 +69,11 @@ def drop_rows(F, weights, rate: float, begin: int, end: int):
 def activation_penalty(
     raw: mx.nd.NDArray, dropped: mx.nd.NDArray, alpha: float, beta: float
 ) -> mx.nd.NDArray:
-    """alpha mean(dropped^2) + beta mean((raw[t+1] - raw[t])^2), to be added to the loss, shape (1,).
+    """alpha mean(dropped^2) + beta mean((raw[t+1] - raw[t])^2), to be added to the loss, (1,).
 
-    The first (activation regularization) keeps outputs small, the second (temporal activation regularization) keeps
-    them slow; a segment of one step has no second. Merity, McCann & Socher 2017, arXiv:1708.01009, equations 1 and 2.
+    The first (activation regularization) keeps outputs small, the second (temporal activation
+    regularization) keeps them slow; a segment of one step has no second. Merity, McCann & Socher
+    2017, arXiv:1708.01009, equations 1 and 2.
 
     :param raw: the last layer's outputs (T, N, C); :param dropped: the same after their dropout.
     """

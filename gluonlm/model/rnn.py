@@ -1,4 +1,4 @@
-"""The language model: embedding -> stack of recurrent layers -> linear decoder, as one HybridBlock.
+"""The language model: embedding -> recurrent layers -> linear decoder, as one HybridBlock.
 
     >>> import gluonlm, mxnet as mx
     >>> from gluonlm.model.rnn import RNNModel
@@ -30,11 +30,12 @@ INIT_RANGE = 0.1
 class RecurrentLayer(HybridBlock):
     """One recurrent layer over T steps on MXNet's fused operator.
 
-    The weights are the one flat vector that the operator takes, so that nothing is concatenated at each step;
-    :meth:`parts` shows them as matrices. All are drawn from U(-1/sqrt(H), 1/sqrt(H)).
+    The weights are the one flat vector that the operator takes, so that nothing is concatenated at
+    each step; :meth:`parts` shows them as matrices. All are drawn from U(-1/sqrt(H), 1/sqrt(H)).
 
-    :param wdrop: probability of dropping each hidden-to-hidden weight in training, for a whole segment.
-    :param precision: of the products: bfloat16 in an LSTM, float16 (:mod:`gluonlm.model.precision`).
+    :param wdrop: probability of dropping each hidden-to-hidden weight in training, for a segment.
+    :param precision: of the products: bfloat16 in an LSTM, float16
+        (:mod:`gluonlm.model.precision`).
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class RecurrentLayer(HybridBlock):
             )
 
     def hybrid_forward(self, F, inputs, state, weights):
-        """Inputs (T, N, I) and a state of one (1, N, H) array, two for an LSTM -> outputs (T, N, H), new state."""
+        """Inputs (T, N, I), state: a (1, N, H), two for an LSTM -> outputs (T, N, H), new state."""
         if self.wdrop:
             # as a matrix, of which h2h_weight fills whole rows: copies are faster than of a vector
             h2h, columns = self.layout["h2h_weight"], self.hidden_size
@@ -89,7 +90,7 @@ class RecurrentLayer(HybridBlock):
         return [mx.nd.zeros(shape, ctx, dtype=dtype) for _ in range(self.state_count)]
 
     def parts(self, flat: mx.nd.NDArray) -> dict[str, mx.nd.NDArray]:
-        """The matrices and biases in a flat vector (the weights or their gradient), sharing its memory."""
+        """The matrices and biases in a flat vector (weights or gradient), sharing its memory."""
         return {name: weight.of(flat) for name, weight in self.layout.items()}
 
 
@@ -108,13 +109,12 @@ def make_layers(config: Config) -> list[HybridBlock]:
 
 
 class Body(HybridBlock):
-    """Everything below the decoder: word ids (T, N) and state -> features (T, N, C) and new state."""
+    """All below the decoder: word ids (T, N) and state -> features (T, N, C) and new state."""
 
     def __init__(self, config: Config, vocab_size: int, **kwargs):
         super().__init__(**kwargs)
-        inside, between = (
-            config.dropout if rate is None else rate for rate in (config.dropouti, config.dropouth)
-        )
+        given = config.dropouti, config.dropouth
+        inside, between = (config.dropout if rate is None else rate for rate in given)
         if config.model == "Transformer":  # its layers drop what they add themselves
             between = 0.0
         rates = [inside, *[between] * (config.nlayers - 1), config.dropout]
@@ -127,9 +127,7 @@ class Body(HybridBlock):
             self.layers = nn.HybridSequential()
             self.layers.add(*make_layers(config))
             # by hand, for the fused operator's own dropout does nothing on a CPU
-            self.dropouts = [
-                make_dropout(rate) for rate in rates
-            ]  # of the embedding, of each layer
+            self.dropouts = [make_dropout(rate) for rate in rates]  # of the embedding, of layers
             self.projection = None
             if projected(config):
                 units = self.layers[-1].hidden_size
@@ -138,7 +136,7 @@ class Body(HybridBlock):
             self.register_child(dropout)
 
     def run(self, F, inputs, state):
-        """Features, new state, and the last layer's outputs (T, N, H) before and after their dropout."""
+        """Features, new state, and the last layer's outputs (T, N, H), raw and after dropout."""
         # 1. ids become vectors
         first, *others = self.dropouts
         dropped = first(self.encoder(inputs))  # (T, N, E)
@@ -157,7 +155,7 @@ class Body(HybridBlock):
 
 
 class BodyWithOutputs(HybridBlock):
-    """A body that also returns what activation penalties need: the last layer's outputs, raw and after dropout."""
+    """A body that also returns what activation penalties need: all that :meth:`Body.run` gives."""
 
     def __init__(self, body: Body, **kwargs):
         super().__init__(**kwargs)
@@ -209,8 +207,7 @@ class RNNModel(HybridBlock):
     @classmethod
     def from_config(cls, config: Config, vocab_size: int) -> "RNNModel":
         """The model that a run's settings describe, not yet initialized."""
-        settings = vars(config) | {"vocab_size": vocab_size}
-        return cls(mode=settings.pop("model"), **settings)
+        return cls(mode=config.model, **{**vars(config), "vocab_size": vocab_size})
 
     def hybrid_forward(self, F, inputs, state):
         features, state = self.body(inputs, state)
@@ -221,15 +218,14 @@ class RNNModel(HybridBlock):
         return [array for layer in self.body.layers for array in layer.begin_state(batch_size, ctx)]
 
     def trainables(self) -> dict[str, mx.gluon.Parameter]:
-        """The parameters by short names that do not depend on how many models were made before, shared ones once."""
-        named, seen = {}, set()
+        """The parameters by names that do not count the models made before, shared ones once."""
+        named = {}
         for name, parameter in self._collect_params_with_prefix().items():
-            if parameter not in seen:
+            if parameter not in named.values():
                 named[name] = parameter
-                seen.add(parameter)
         return named
 
 
 def detach(state: Sequence[mx.nd.NDArray]) -> list[mx.nd.NDArray]:
-    """The same values without their history: gradients stop here (truncated back-propagation through time)."""
+    """The same values without their history: here back-propagation through time is truncated."""
     return [array.detach() for array in state]

@@ -1,7 +1,8 @@
-"""The decoder, softmax and cross-entropy of a training step in one function, over all words or a sample of them.
+"""Decoder, softmax and cross-entropy of a training step in one, over all words or a sample.
 
-The plain formulation, ``SoftmaxCELoss()(decoder(features), targets)``, walks a dozen times over arrays of
-T*N x V numbers. Here there is one such array: logits, probabilities and gradient take turns in its memory.
+The plain formulation, ``SoftmaxCELoss()(decoder(features), targets)``, walks a dozen times over
+arrays of T*N x V numbers. Here there is one such array: logits, probabilities and gradient take
+turns in its memory.
 """
 
 import mxnet as mx
@@ -20,7 +21,7 @@ def losses_of(
     targets: nd.NDArray,
     precision: str = "float32",
 ) -> tuple:
-    """With p = softmax(x W' + b): loss_i = -log p[i, target_i] (B,), and what :func:`gradients_of` needs.
+    """With p = softmax(x W' + b): -log p[i, target_i] (B,), and what :func:`gradients_of` needs.
 
     Where a p underflows, the losses are those of a log-softmax. To know that takes a wait for the
     device, which costs nothing measurable: each step waits for its norm anyway.
@@ -37,13 +38,13 @@ def losses_of(
 
 
 def gradients_of(saved: tuple, head: nd.NDArray, out: nd.NDArray | None = None) -> tuple:
-    """d loss_i / d logits_i = p_i - onehot(target_i), from there to features, weight (into ``out``) and bias."""
+    """From d loss_i / d logits_i = p_i - onehot(target_i) to features, weight (out) and bias."""
     features, weight, scores, chosen, targets, precision = saved
     rows = nd.arange(len(chosen), ctx=scores.context)
     scores[rows, targets] = chosen - 1  # now p - onehot, (B, V)
     head = head.expand_dims(1)  # (B, 1)
-    # a short matrix times a wide one: BLAS takes a third less time for it than for the transposed product. The bias is
-    # one more feature that is always 1: a row more is cheaper than a product of its own, or sums down the columns
+    # a short matrix times a wide one: BLAS takes a third less time for it than for the transposed
+    # product. The bias is one more feature that is always 1: cheaper than a product of its own
     ones = nd.concat(features * head, head, dim=1)
     products = dot(ones, scores, precision, transpose_a=True)  # (C+1, V)
     before = dot(scores, weight, precision) * head
@@ -90,7 +91,7 @@ def cross_entropy(
 def decoder_loss(
     model: mx.gluon.HybridBlock, features: nd.NDArray, targets: np.ndarray | nd.NDArray
 ) -> nd.NDArray:
-    """The losses (T*N,) of targets (T, N) by the decoder of ``model``, full or split, on the features' device."""
+    """The losses (T*N,) of targets (T, N) by the decoder of ``model``, full or split."""
     ctx = features.context
     if hasattr(model.decoder, "loss"):  # gluonlm.model.adaptive.SplitDecoder
         return model.decoder.loss(features, targets, training_precision(model))
@@ -111,13 +112,14 @@ def as_ids(targets: np.ndarray | nd.NDArray) -> np.ndarray:
 
 
 class SampledSoftmax:
-    """An estimate of :func:`decoder_loss` from a few words per segment: cheaper training, the same model.
+    """An estimate of :func:`decoder_loss` from a few words per segment: cheaper training.
 
-    The candidates are the segment's targets and ``samples`` draws from the words' frequencies to the power 0.75. A
-    candidate that is no target stands for all words that might have been drawn in its place: its logit is raised by
-    -log of its probability to be drawn, which makes the estimated normalizer of every softmax unbiased (Horvitz &
-    Thompson 1952; as importance sampling for language models: Bengio & Senecal 2003). Draws come from NumPy's global
-    generator. Evaluation always uses the full softmax.
+    The candidates are the segment's targets and ``samples`` draws from the words' frequencies to
+    the power 0.75. A candidate that is no target stands for all words that might have been drawn in
+    its place: its logit is raised by -log of its probability to be drawn, which makes the estimated
+    normalizer of every softmax unbiased (Horvitz & Thompson 1952; as importance sampling for
+    language models: Bengio & Senecal 2003). Draws come from NumPy's global generator. Evaluation
+    always uses the full softmax.
 
     :param counts: (V,) frequencies of the words in the training text.
     :param samples: number of draws per segment, repetitions count once.
@@ -127,16 +129,12 @@ class SampledSoftmax:
         weights = (counts + 1.0) ** 0.75
         shares = weights / weights.sum()
         self.samples, self.cumulative = samples, np.cumsum(shares)
-        self.inclusion = -np.expm1(
-            samples * np.log1p(-shares)
-        )  # (V,) probability to be drawn at least once
+        self.inclusion = -np.expm1(samples * np.log1p(-shares))  # (V,) P(drawn at least once)
 
     def candidates(self, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Sorted word ids (K,) for these targets, and what is added to their logits (K,)."""
-        drawn = np.searchsorted(
-            self.cumulative, np.random.random(self.samples) * self.cumulative[-1]
-        )
-        needed = np.unique(targets)
+        points = np.random.random(self.samples) * self.cumulative[-1]
+        drawn, needed = np.searchsorted(self.cumulative, points), np.unique(targets)
         ids = np.union1d(needed, drawn)
         return ids, np.where(np.isin(ids, needed), 0, -np.log(self.inclusion[ids]))
 
@@ -146,15 +144,7 @@ class SampledSoftmax:
         """The estimated losses (T*N,); arguments as those of :func:`decoder_loss`."""
         ctx, words = features.context, as_ids(targets)
         ids, correction = self.candidates(words)
-        rows = nd.array(ids, ctx)
-        weight, bias = (
-            model.decoder.weight.data(ctx).take(rows),
-            model.decoder.bias.data(ctx).take(rows),
-        )
-        return cross_entropy(
-            features,
-            weight,
-            bias + nd.array(correction, ctx),
-            nd.array(np.searchsorted(ids, words), ctx),
-            training_precision(model),
-        )
+        rows, places = nd.array(ids, ctx), nd.array(np.searchsorted(ids, words), ctx)
+        weight = model.decoder.weight.data(ctx).take(rows)
+        bias = model.decoder.bias.data(ctx).take(rows) + nd.array(correction, ctx)
+        return cross_entropy(features, weight, bias, places, training_precision(model))

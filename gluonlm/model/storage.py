@@ -1,15 +1,16 @@
-"""Named arrays and text in one file that proves itself, and takes less room where arrays have many zeros.
+"""Named arrays and text in one file that proves itself, and is small where arrays have many zeros.
 
     >>> write_arrays(path, "gluonlm model", {"weight": array}, {"level": "word"})
     >>> arrays, metadata = read_arrays(path, "gluonlm model")
 
-A safetensors file is a JSON header and raw arrays: it runs no code when it is read. The header has our metadata, with
-a digest of all arrays and all other metadata, which every read checks. It is XXH3 of 128 bits
-(https://xxhash.com): it proves that a file is whole, not who wrote it, in a twentieth of SHA-256's time.
+A safetensors file is a JSON header and raw arrays: it runs no code when it is read. The header has
+our metadata, with a digest of all arrays and all other metadata, which every read checks. It is
+XXH3 of 128 bits (https://xxhash.com): it proves that a file is whole, not who wrote it, in a
+twentieth of SHA-256's time.
 
-Of n float32 numbers k are not zero: one bit for each of the n, and those k, take n/8 + 4k bytes instead of 4n. Where
-that is less, the array is stored so. At a sparsity of 80 % that is 23 % of the bytes, at 90 % 13 %, at 95 % 8 %. Of
-8-bit integers with these sparsities it is 32.5, 22.5 and 17.5 %.
+Of n float32 numbers k are not zero: one bit for each of the n, and those k, take n/8 + 4k bytes
+instead of 4n. Where that is less, the array is stored so. At a sparsity of 80 % that is 23 % of the
+bytes, at 90 % 13 %, at 95 % 8 %. Of 8-bit integers it is 32.5, 22.5 and 17.5 %.
 """
 
 import json
@@ -60,7 +61,8 @@ def read_arrays(path: Path, kind: str) -> tuple[Arrays, dict[str, str]]:
     """
     if not path.is_file():
         raise UserError(
-            f"there is no file {path}: give a run's folder, a model file, or austen, which comes with gluonlm"
+            f"there is no file {path}: give a run's folder, a model file, or austen, which comes "
+            "with gluonlm"
         )
     with reading(path), safe_open(path, framework="numpy") as file:
         metadata = file.metadata() or {}
@@ -112,7 +114,8 @@ def pack(arrays: Arrays) -> tuple[Arrays, dict[str, list[int]]]:
     """The arrays as they are stored, and the shapes of those that are stored sparse.
 
     >>> pack({"weight": np.array([0, 0, 0, 1.5, 0, 0, 0, 0, 0, 2.5], np.float32)})
-    ({'weight': array([1.5, 2.5], dtype=float32), 'weight.bits': array([16, 64], dtype=uint8)}, {'weight': [10]})
+    ({'weight': array([1.5, 2.5], dtype=float32), 'weight.bits': array([16, 64], dtype=uint8)},
+     {'weight': [10]})
     """
     packed, shapes = {}, {}
     for name, array in arrays.items():

@@ -1,13 +1,14 @@
-"""The weights of a model by name: one name for each matrix and each bias, wherever it is used, and where it lies.
+"""The weights of a model by name: one name for each matrix and each bias, and where it lies.
 
     >>> layout(Config(nlayers=1, tied=True), vocab_size=10000)
-    {'encoder.weight': Weight(parameter='body.encoder.weight', shape=(10000, 200), begin=0),
-     'layers.0.i2h_weight': Weight(parameter='body.layers.0.weights', shape=(800, 200), begin=0),
-     'layers.0.h2h_weight': Weight(parameter='body.layers.0.weights', shape=(800, 200), begin=160000), ...
+    {'encoder.weight': Weight('body.encoder.weight', shape=(10000, 200), begin=0),
+     'layers.0.i2h_weight': Weight('body.layers.0.weights', shape=(800, 200), begin=0),
+     'layers.0.h2h_weight': Weight('body.layers.0.weights', shape=(800, 200), begin=160000), ...
 
-The layout follows from the settings alone, so it is known before a model is built or a file is read. A recurrent layer
-keeps its weights in the one flat vector that MXNet's fused operator takes; this is the only place that knows how it is
-divided. (``mxnet.rnn.FusedRNNCell.unpack_weights`` copies each gate by itself; a test compares the two.)
+The layout follows from the settings alone, so it is known before a model is built or a file is
+read. A recurrent layer keeps its weights in the one flat vector that MXNet's fused operator takes;
+only here it is known how that is divided. (``mxnet.rnn.FusedRNNCell.unpack_weights`` copies each
+gate by itself; a test compares the two.)
 
 Shapes: V vocabulary size, E embedding size, I inputs and H units of a layer, G gates, K clusters.
 """
@@ -27,7 +28,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Weight:
-    """A matrix or bias of a model: a whole parameter, or a stretch of a recurrent layer's flat vector."""
+    """A matrix or bias: a whole parameter, or a stretch of a recurrent layer's flat vector."""
 
     parameter: str  # its name in RNNModel.trainables() and in a checkpoint
     shape: Shape
@@ -44,7 +45,7 @@ class Weight:
 
 
 def layout(config: Config, vocab_size: int) -> dict[str, Weight]:
-    """All weights of a model by name; a matrix that embedding and decoder share is ``encoder.weight``."""
+    """All weights of a model by name; what embedding and decoder share is ``encoder.weight``."""
     weights = {}
     for block, shapes, flat in blocks(config, vocab_size):
         parameter = block if block.startswith("decoder") else f"body.{block}"
@@ -57,7 +58,7 @@ def layout(config: Config, vocab_size: int) -> dict[str, Weight]:
 
 
 def blocks(config: Config, vocab_size: int) -> Iterator[tuple[str, dict[str, Shape], bool]]:
-    """The name of each block of a model, its weights' shapes, and whether they are one flat vector."""
+    """The name of each block, its weights' shapes, and whether they are one flat vector."""
     sizes = layer_sizes(config)
     yield "encoder", {"weight": (vocab_size, config.emsize)}, False
     for index, (inputs, units) in enumerate(sizes):
@@ -88,7 +89,7 @@ def layer_sizes(config: Config) -> list[tuple[int, int]]:
 
 
 def projected(config: Config) -> bool:
-    """Whether a linear map stands between the last layer and a decoder that is tied to a smaller embedding."""
+    """Whether a linear map leads from the last layer to a decoder tied to another size."""
     return config.tied and config.emsize != layer_sizes(config)[-1][1]
 
 
@@ -98,9 +99,10 @@ def splits_of(config: Config, vocab_size: int) -> tuple[int, ...]:
 
 
 def layer_shapes(mode: str, inputs: int, units: int, window: int = 1) -> dict[str, Shape]:
-    """The weights of a recurrent layer, in the order of MXNet's flat vector: matrices first, then biases.
+    """The weights of a recurrent layer, in the order of MXNet's flat vector.
 
-    The rows of each are the gates: input, forget, cell, output (LSTM); reset, update, new (GRU); z, f, o (QRNN).
+    The rows of each are the gates: input, forget, cell, output (LSTM); reset, update, new (GRU);
+    z, f, o (QRNN).
     """
     if mode == "QRNN":
         return {"weight": (3 * units, window * inputs), "bias": (3 * units,)}
@@ -136,12 +138,15 @@ def stretches(parameter: str, shapes: dict[str, Shape]) -> dict[str, Weight]:
 
 
 def named_arrays(model) -> dict[str, np.ndarray]:
-    """The weights of an :class:`gluonlm.model.rnn.RNNModel` by name, copied from its first device."""
-    arrays = {
-        name: parameter.data(parameter.list_ctx()[0]).asnumpy()
-        for name, parameter in model.trainables().items()
-    }
+    """The weights of an :class:`gluonlm.model.rnn.RNNModel` by name, copied from a device."""
+    arrays = parameter_arrays(model)
     return {name: weight.of(arrays[weight.parameter]) for name, weight in model.layout.items()}
+
+
+def parameter_arrays(model) -> dict[str, np.ndarray]:
+    """The parameters of a model by their names in ``trainables()``, copied from a device."""
+    parameters = model.trainables().items()
+    return {name: one.data(one.list_ctx()[0]).asnumpy() for name, one in parameters}
 
 
 def part_of(name: str, weights: Iterable[str]) -> str:

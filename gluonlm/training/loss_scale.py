@@ -1,4 +1,4 @@
-"""Loss scaling, for products in float16: what is below 6e-8 would become zero, and gradients often are.
+"""Loss scaling, for products in float16, where gradients below 6e-8 would become zero.
 
 The loss's gradient is multiplied by a power of two before back-propagation, and the weights'
 gradients are divided by it in float32. It is as large as it can be without an overflow, which shows
@@ -14,7 +14,7 @@ class LossScale(LossScaler):
     """The scale of MXNet's AMP: 2^16 at first, halved at an overflow, doubled after 2,000 steps.
 
     AMP looks through one device's gradients, and takes another step before it obeys. Here the norm
-    tells, which clipping needs anyway and all workers agree on, and the next step has the new scale.
+    tells, which clipping needs anyway and all workers agree on, and the next step obeys.
 
     :ivar skipped: steps with an overflow, which have changed no weight.
     """

@@ -152,12 +152,12 @@ def read_progress(training, progress: dict, schedule: dict) -> Progress:
 
 def check_same_settings(training, then: dict[str, Any]) -> None:
     """Raise a UserError when config.json has been edited since the run began."""
-    now, folder = json.loads(training.config.to_json()), training.run.folder
+    now, run = json.loads(training.config.to_json()), training.run
     for name in sorted(now.keys() & then.keys() - {*MOVABLE}):
         if now[name] != then[name]:
             raise UserError(
-                f"{training.run.config_path} has {option(name)} {now[name]}, and {folder} is trained "
-                f"with {then[name]}: put that back, or try the new value with --finetune {folder}"
+                f"{run.config_path} has {option(name)} {now[name]}, and {run.folder} is trained "
+                f"with {then[name]}: put that back, or try the new value with --finetune {run.folder}"
             )
 
 
@@ -168,8 +168,8 @@ def check_same_text(training, then: dict[str, str]) -> None:
     if changed:
         data, folder = training.config.data, training.run.folder
         raise UserError(
-            f"the {changed[0]} of {data} is no longer what {folder} was trained on: put the old files "
-            "back, or train a new model"
+            f"the {changed[0]} of {data} is no longer what {folder} was trained on: put the old "
+            "files back, or train a new model"
         )
 
 

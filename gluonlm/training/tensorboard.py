@@ -38,7 +38,7 @@ class Events:
             print(f"caution: no more events for TensorBoard ({error})", file=sys.stderr)
 
     def _begin(self) -> list[dict]:
-        """Open a file whose start makes TensorBoard forget earlier ones; what it is to begin with."""
+        """Open a file that makes TensorBoard forget earlier ones; what it is to begin with."""
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
