@@ -20,7 +20,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from gluonlm.cli import Parser, run
+from gluonlm.cli import run
 from gluonlm.compress.compare import TABLE, Row
 from gluonlm.model.checkpoint import read_json
 from gluonlm.system.errors import UserError
@@ -39,9 +39,7 @@ class Series:
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """The command line's settings."""
-    parser = Parser(
-        prog="python benchmarks/tradeoff.py", description="Perplexity against size and speed."
-    )
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument(
         "tables", nargs="+", type=Path, help="folders of runs with a table, or tables"
     )

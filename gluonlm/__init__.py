@@ -1,11 +1,11 @@
 """gluonlm: recurrent language models in Apache MXNet Gluon.
 
-    >>> import gluonlm                            # before mxnet: it makes MXNet fast on this machine
+    >>> import gluonlm                            # before mxnet: it makes MXNet fast here
     >>> model = gluonlm.load("runs/ptb")          # a run, a model file, an INT8 file or a .onnx
     >>> model.generate("she was", words=20)
     >>> model.perplexity("she was in the room")
     >>> model.next_words("she was", 10)
-    >>> run = gluonlm.fit(config, corpus, "runs/first")    # a Config and a Corpus; then load(run.folder)
+    >>> run = gluonlm.fit(config, corpus, "runs/first")    # then load(run.folder)
 
 The names below are imported when they are first asked for, so that ``import gluonlm`` is quick.
 """
@@ -19,30 +19,19 @@ quiet_interrupts()  # before what takes long to import
 from gluonlm.system.errors import UserError, exit_now
 from gluonlm.system.runtime import prepare
 
-if TYPE_CHECKING:
-    from gluonlm.config import Config
-    from gluonlm.inference.language_model import LanguageModel
-    from gluonlm.model.rnn import RNNModel
-    from gluonlm.onnx.load import load
-    from gluonlm.text.batches import batchify, get_batch
-    from gluonlm.text.corpus import Corpus
-    from gluonlm.text.vocabulary import Dictionary
-    from gluonlm.training.fit import fit
-    from gluonlm.training.session import Session
+if TYPE_CHECKING:  # `as`: for others to import
+    from gluonlm.config import Config as Config
+    from gluonlm.inference.language_model import LanguageModel as LanguageModel
+    from gluonlm.model.rnn import RNNModel as RNNModel
+    from gluonlm.onnx.load import load as load
+    from gluonlm.text.batches import batchify as batchify
+    from gluonlm.text.batches import get_batch as get_batch
+    from gluonlm.text.corpus import Corpus as Corpus
+    from gluonlm.text.vocabulary import Dictionary as Dictionary
+    from gluonlm.training.fit import fit as fit
+    from gluonlm.training.session import Session as Session
 
 __version__ = "1.0.0"
-__all__ = [
-    "Config",
-    "Corpus",
-    "Dictionary",
-    "LanguageModel",
-    "RNNModel",
-    "Session",
-    "batchify",
-    "fit",
-    "get_batch",
-    "load",
-]
 try:
     RUNTIME = prepare()
 except UserError as error:
@@ -62,6 +51,7 @@ _HOMES = {
     "get_batch": "gluonlm.text.batches",
     "load": "gluonlm.onnx.load",
 }
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> object:

@@ -10,18 +10,8 @@ import sys
 from pathlib import Path
 
 COMMANDS = (
-    "train",
-    "evaluate",
-    "score",
-    "generate",
-    "prune",
-    "quantize",
-    "export",
-    "launch",
-    "prepare",
-    "datasets",
-    "doctor",
-    "completion",
+    *("train", "evaluate", "score", "generate", "prune", "quantize", "export", "launch"),
+    *("prepare", "datasets", "doctor", "completion"),
 )
 
 
@@ -37,10 +27,8 @@ def main() -> None:
     if sys.argv and sys.argv[0] in COMMANDS:
         runpy.run_module(f"gluonlm.{sys.argv[0]}", run_name="__main__", alter_sys=True)
     elif sys.argv and not sys.argv[0].startswith("-"):
-        print(
-            f"error: there is no command {sys.argv[0]}: give one of {', '.join(COMMANDS)}",
-            file=sys.stderr,
-        )
+        sentence = f"there is no command {sys.argv[0]}: give one of {', '.join(COMMANDS)}"
+        print(f"error: {sentence}", file=sys.stderr)
         sys.exit(2)
     else:
         for name in COMMANDS:

@@ -7,7 +7,8 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, get_args, get_origin, get_type_hints
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from gluonlm.config import NEEDS, Config, option
 from gluonlm.system.errors import UserError
@@ -19,6 +20,9 @@ from gluonlm.system.streams import (
     open_streams,
     printable,
 )
+
+if TYPE_CHECKING:
+    from gluonlm.inference.language_model import LanguageModel
 
 # title of a group of options -> the first setting in it
 GROUPS = {
@@ -32,10 +36,14 @@ OUT_OF_MEMORY = re.compile("alloc|memory|temporarily unavailable", re.IGNORECASE
 
 
 class Parser(argparse.ArgumentParser):
-    """A command's options: a mistake is one sentence, and ``--batch_size`` is ``--batch-size``."""
+    """A command's options: a mistake is one sentence, and ``--batch_size`` is ``--batch-size``.
 
-    def __init__(self, *, allow_abbrev: bool = False, **more):
-        super().__init__(allow_abbrev=allow_abbrev, **more)
+    :param doc: the docstring of the command's module; its first line describes the command.
+    """
+
+    def __init__(self, command: str, doc: str | None, **more):
+        prog, does = f"python -m gluonlm.{command}", (doc or "").partition("\n")[0]
+        super().__init__(prog=prog, description=does, allow_abbrev=False, **more)
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace=None):
         """What argparse parses, each option spelled with ``-`` for ``_``."""
@@ -44,6 +52,28 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:
         """Raise a UserError instead of printing the usage and ending the process."""
         raise UserError(f"{message}: see {self.prog} --help")
+
+
+def add_gpu(parser: argparse.ArgumentParser) -> None:
+    """Add ``--gpu`` and ``--cuda`` for one device."""
+    parser.add_argument("--gpu", help="number of the GPU to use")
+    same = "the same as --gpu 0"
+    parser.add_argument("--cuda", dest="gpu", action="store_const", const="0", help=same)
+
+
+def open_model(
+    path: str | Path, gpu: str | None, onnx: str | None = None, features: bool = False
+) -> "LanguageModel":
+    """The model at ``path``, or in the file ``onnx`` whatever its name, on a GPU or the CPU."""
+    # here, because not all commands need a model
+    from gluonlm.onnx.load import load, load_onnx
+    from gluonlm.system.gpu import contexts
+
+    if onnx and gpu is not None:
+        raise UserError("--onnx computes on the CPU: leave out --gpu and --cuda")
+    if onnx:
+        return load_onnx(onnx, features=features)
+    return load(path, None if gpu is None else contexts(gpu)[0], features=features)
 
 
 def add_options(parser: argparse.ArgumentParser) -> dict[str, argparse._ArgumentGroup]:

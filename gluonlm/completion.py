@@ -41,11 +41,7 @@ def options(command: str) -> list[str]:
 
 def main(argv: list[str]) -> None:
     """Print the script."""
-    prog, does = (
-        "python -m gluonlm.completion",
-        "Print a script that completes commands in a shell.",
-    )
-    Parser(prog=prog, description=does).parse_args(argv)
+    Parser("completion", __doc__).parse_args(argv)
     cases = [f'    *" {name}") known="{" ".join(options(name))}" ;;' for name in COMMANDS]
     print(SCRIPT.format(commands=" ".join(COMMANDS), cases="\n".join(cases)))
 

@@ -14,9 +14,7 @@ from gluonlm.text.sources import ALIASES, DATASETS, ensure, presence
 
 def main(argv: list[str] | None = None) -> dict[str, Path]:
     """List the data sets, or download and verify those named; returns the folders of the latter."""
-    parser = Parser(
-        prog="python -m gluonlm.datasets", description="List, download and verify data sets."
-    )
+    parser = Parser("datasets", __doc__)
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help=f"data sets to download: {', '.join(DATASETS)}"
     )
@@ -32,9 +30,8 @@ def main(argv: list[str] | None = None) -> dict[str, Path]:
     if not names:
         print(f"data sets (downloads in {cache_folder()}):")
         for dataset in DATASETS.values():
-            print(
-                f"  {dataset.name:<13} {presence(dataset):<11} {dataset.level:<5} {dataset.about}"
-            )
+            here = presence(dataset)
+            print(f"  {dataset.name:<13} {here:<11} {dataset.level:<5} {dataset.about}")
     return folders
 
 

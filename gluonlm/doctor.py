@@ -178,10 +178,7 @@ def training_speed(seconds: float) -> float:
 
 def main(argv: list[str]) -> Report:
     """Examine this machine, print the findings, and return them."""
-    parser = Parser(
-        prog="python -m gluonlm.doctor",
-        description="What works on this machine, and what to do about what does not.",
-    )
+    parser = Parser("doctor", __doc__)
     parser.add_argument(
         "--seconds", type=float, default=5.0, help="length of the speed check (default: 5; 0: none)"
     )

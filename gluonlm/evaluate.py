@@ -1,14 +1,15 @@
 """Score text with a trained model.
 
-    python -m gluonlm.evaluate runs/ptb                     # the test split of the data set it was trained on
-    python -m gluonlm.evaluate model.pt --data wikitext-2 --split valid
-    python -m gluonlm.evaluate runs/ptb --data my_text.txt  # any text file, whole
-    python -m gluonlm.evaluate runs/ptb --cache             # with a continuous cache (gluonlm.inference.neural_cache)
-    python -m gluonlm.evaluate runs/ptb --tune-cache        # the same, its parameters searched on the validation text
-    python -m gluonlm.evaluate --onnx model.onnx            # an exported model; MXNet need not be installed
-    python -m gluonlm.evaluate runs/ptb --record score.json # the figures with the command and the machine, too
+python -m gluonlm.evaluate runs/ptb                     # the test split of its data set
+python -m gluonlm.evaluate model.pt --data wikitext-2 --split valid
+python -m gluonlm.evaluate runs/ptb --data my_text.txt  # any text file, whole
+python -m gluonlm.evaluate runs/ptb --cache             # gluonlm.inference.neural_cache
+python -m gluonlm.evaluate runs/ptb --tune-cache        # its parameters searched on the valid text
+python -m gluonlm.evaluate --onnx model.onnx            # exported; MXNet need not be installed
+python -m gluonlm.evaluate runs/ptb --record score.json # with the command and the machine
 
-Words that the model does not know count as ``<unk>``; their share is printed, with a caution when it is large.
+Words that the model does not know count as ``<unk>``; their share is printed, with a caution when
+it is large.
 """
 
 import argparse
@@ -19,13 +20,11 @@ from pathlib import Path
 
 import numpy as np
 
-from gluonlm.cli import Parser, run
+from gluonlm.cli import Parser, add_gpu, open_model, run
 from gluonlm.inference.language_model import LanguageModel
 from gluonlm.inference.scoring import Score
-from gluonlm.onnx.load import load, load_onnx
 from gluonlm.system.errors import UserError
 from gluonlm.system.files import check_output, expanded
-from gluonlm.system.gpu import contexts
 from gluonlm.system.machine import record
 from gluonlm.text.corpus import MUCH_UNKNOWN, encode_file, read_split
 from gluonlm.text.locate import known_name
@@ -37,9 +36,7 @@ Evaluate = Callable[[np.ndarray, int], float]  # ids (tokens,), batch size -> na
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """The command line's settings."""
-    parser = Parser(
-        prog="python -m gluonlm.evaluate", description="Perplexity of a trained model on a text."
-    )
+    parser = Parser("evaluate", __doc__)
     add = parser.add_argument
     add("checkpoint", nargs="?", help="folder of a run, model file, or exported .onnx file")
     add("--onnx", metavar="FILE", help="an exported model, whatever its name, on the CPU")
@@ -52,32 +49,27 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--lambdasm", type=float, help="share of the cache in the mixture")
     add("--window", type=int, help="tokens that the cache reaches back")
     add("--record", type=Path, metavar="FILE", help="write the figures as JSON, too")
-    add("--gpu", help="number of the GPU to use")
-    add("--cuda", dest="gpu", action="store_const", const="0", help="the same as --gpu 0")
+    add_gpu(parser)
     return parser.parse_args(argv)
 
 
 def check(options: argparse.Namespace) -> None:
     """Raise a UserError for options that do not make sense."""
+    single, data, columns = is_file(options.data), options.data, options.batch_size
     if (options.checkpoint is None) == (options.onnx is None):
         raise UserError("say what to evaluate: a run's folder, a model file, or --onnx FILE")
-    if is_file(options.data) and options.split:
-        raise UserError(
-            f"--data {options.data} is a single file, which is read whole: leave out --split"
-        )
-    if options.batch_size is not None and options.batch_size < 1:
-        raise UserError(f"--batch-size {options.batch_size}: must be at least 1")
-    given = cache_options(options)
-    if given and not options.cache:
+    if single and options.split:
+        raise UserError(f"--data {data} is a single file, which is read whole: leave out --split")
+    if columns is not None and columns < 1:
+        raise UserError(f"--batch-size {columns}: must be at least 1")
+    if (given := cache_options(options)) and not options.cache:
         raise UserError(f"--{min(given)} is a parameter of the cache: add --cache")
-    if options.tune_cache and is_file(options.data):
+    if single and options.tune_cache:
         raise UserError(
             "--tune-cache needs a data set with a validation text, and --data names a single file"
         )
     if options.record:
         check_output(options.record)
-    if options.onnx and options.gpu:
-        raise UserError("--onnx computes on the CPU: leave out --gpu and --cuda")
 
 
 def is_file(data: str | None) -> bool:
@@ -90,14 +82,6 @@ def cache_options(options: argparse.Namespace) -> dict[str, float]:
     return {name: getattr(options, name) for name in CACHE if getattr(options, name) is not None}
 
 
-def open_model(options: argparse.Namespace) -> LanguageModel:
-    """The model that the options name, on the device that they name."""
-    if options.onnx:
-        return load_onnx(options.onnx, features=options.cache)
-    ctx = None if options.gpu is None else contexts(options.gpu)[0]
-    return load(options.checkpoint, ctx, features=options.cache)
-
-
 def read_ids(model: LanguageModel, data: str | None, split: str | None) -> np.ndarray:
     """The ids of a whole text file that was named, or of a data set's split."""
     if is_file(data):
@@ -108,7 +92,7 @@ def read_ids(model: LanguageModel, data: str | None, split: str | None) -> np.nd
 def with_cache(
     options: argparse.Namespace, model: LanguageModel
 ) -> tuple[Evaluate, dict[str, float]]:
-    """What computes the loss with a cache, and its parameters: given, searched, or known for the data set."""
+    """What computes the loss with a cache, and its parameters: given, searched, or known."""
     from gluonlm.inference.neural_cache import TUNED, CacheSettings, evaluate_with_cache, tune
 
     network, ctx = model.arithmetic.model, model.arithmetic.ctx
@@ -120,13 +104,14 @@ def with_cache(
         settings, loss = tune(network, ids, model.dictionary, given, options.batch_size or 1, ctx)
         print(f"on the validation text: loss {loss:.4f} | {named(loss, model.level)}")
         found = {"valid_loss": loss, "valid_perplexity": math.exp(loss)}
-    print(
-        f"cache: --theta {settings.theta:g} --lambdasm {settings.lambdasm:g} --window {settings.window}",
-        flush=True,
+    shown = (
+        f"--theta {settings.theta:g} --lambdasm {settings.lambdasm:g} --window {settings.window}"
     )
+    print(f"cache: {shown}", flush=True)
     if not (known or options.tune_cache or len(given) == len(CACHE)):
         print(
-            "no settings are known for this text, these suit Penn Treebank: --tune-cache searches better ones"
+            "no settings are known for this text, these suit Penn Treebank: --tune-cache searches "
+            "better ones"
         )
 
     def evaluate(ids: np.ndarray, batch_size: int) -> float:
@@ -140,7 +125,8 @@ def main(argv: list[str]) -> Score:
     options = parse(argv)
     options.cache |= options.tune_cache
     check(options)
-    model, split = open_model(options), None if is_file(options.data) else options.split or "test"
+    model = open_model(options.checkpoint, options.gpu, options.onnx, options.cache)
+    split = None if is_file(options.data) else options.split or "test"
     evaluate, cache = with_cache(options, model) if options.cache else (model.evaluate, {})
     ids = read_ids(model, options.data, split)
     columns = options.batch_size or (1 if options.cache else model.columns(split))
@@ -166,7 +152,8 @@ def report(score: Score, level: str, units: dict[str, float]) -> None:
     )
     if share > MUCH_UNKNOWN:
         print(
-            "caution: all unknown words count as one that is easy to guess, which makes the perplexity look too good"
+            "caution: all unknown words count as one that is easy to guess, which makes the "
+            "perplexity look too good"
         )
 
 

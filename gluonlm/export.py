@@ -1,15 +1,15 @@
 """Take a trained model out of the training environment, or bring one in from PyTorch.
 
-    python -m gluonlm.export runs/ptb                          # ONNX, to runs/ptb/model.onnx
-    python -m gluonlm.export model.pt serve/model.onnx
-    python -m gluonlm.export runs/ptb serve/ptb --format gluon # ptb-symbol.json, ptb-0000.params, ptb-settings.json
-    python -m gluonlm.export runs/ptb page.html --format web   # a page that runs the model in a browser
-    python -m gluonlm.export runs/ptb ptb.safetensors --format torch    # for PyTorch's word-level RNNModel
-    python -m gluonlm.export ptb.safetensors ptb.pt --format gluonlm    # and back; --vocabulary if it has lost its own
+python -m gluonlm.export runs/ptb                          # ONNX, to runs/ptb/model.onnx
+python -m gluonlm.export model.pt serve/model.onnx
+python -m gluonlm.export runs/ptb serve/ptb --format gluon # ptb-symbol.json, -0000.params and more
+python -m gluonlm.export runs/ptb page.html --format web   # runs the model in a browser
+python -m gluonlm.export runs/ptb ptb.safetensors --format torch  # for PyTorch's RNNModel
+python -m gluonlm.export ptb.safetensors ptb.pt --format gluonlm  # and back
 
-Each carries vocabulary and settings. Before an ONNX file is written, ONNX Runtime must give MXNet's logits and
-states for random tokens and for real text. Score with it: ``python -m gluonlm.evaluate FILE.onnx``. With PyTorch:
-docs/guide/export.md.
+Each carries vocabulary and settings. Before an ONNX file is written, ONNX Runtime must give MXNet's
+logits and states for random tokens and for real text. Score with it: ``python -m gluonlm.evaluate
+FILE.onnx``. With PyTorch: docs/guide/export.md.
 """
 
 import argparse
@@ -26,22 +26,15 @@ from gluonlm.system.errors import UserError
 from gluonlm.system.files import check_output, write_output
 from gluonlm.text.vocabulary import Dictionary
 
-NAMES = {
-    "onnx": "model.onnx",
-    "gluon": "model",
-    "torch": "torch.safetensors",
-    "web": "web.safetensors",
-}
+WEB, TORCH = "web.safetensors", "torch.safetensors"
+NAMES = {"onnx": "model.onnx", "gluon": "model", "torch": TORCH, "web": WEB}
 OWNERS = {"gluon": "Gluon's", "torch": "PyTorch's"}
 SETTINGS = ("data", "model")
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """The command line's settings."""
-    parser = Parser(
-        prog="python -m gluonlm.export",
-        description="Write a trained model for use elsewhere, or bring one in from PyTorch.",
-    )
+    parser = Parser("export", __doc__)
     add = parser.add_argument
     add("checkpoint", help="folder of a run, or model file; of PyTorch with --format gluonlm")
     add("path", nargs="?", type=Path, help="what to write (default: model.onnx beside the model)")
@@ -89,7 +82,7 @@ def take_out(options: argparse.Namespace) -> Exported:
 
 
 def export_web(trained: Trained, path: Path) -> Exported:
-    """Write the file that the page in the browser reads, or to .html the page with the model inside.
+    """Write the file that the page in the browser reads, or to .html a page with the model inside.
 
     :raises UserError: when the page cannot compute such a model, or the file cannot be written.
     """
@@ -109,11 +102,8 @@ def bring_in(options: argparse.Namespace) -> Exported:
     trained = import_torch(Path(options.checkpoint), dictionary, settings, options.level)
     save_output(trained, options.path)
     config = trained.config
-    return Exported(
-        options.path,
-        f"{options.path}: {config.model}, {config.nlayers} layers of {config.nhid} units, "
-        f"vocabulary {len(trained.dictionary)}",
-    )
+    layers = f"{config.model}, {config.nlayers} layers of {config.nhid} units"
+    return Exported(options.path, f"{options.path}: {layers}, vocabulary {len(trained.dictionary)}")
 
 
 def vocabulary(source: str) -> Dictionary:

@@ -3,10 +3,10 @@
 python -m gluonlm.generate runs/ptb                                    # 1000 words as they come
 python -m gluonlm.generate runs/ptb --seed-text "she was" --sentences 3 --temperature 0.7
 python -m gluonlm.generate runs/ptb --top-p 0.9 --samples 8 --words 50 --capitals
-python -m gluonlm.generate runs/ptb --no-repeat 3 --repetition-penalty 1.1   # against going in circles
-python -m gluonlm.generate runs/ptb --beam 10 --samples 3 --words 20   # the 3 most probable that it finds
+python -m gluonlm.generate runs/ptb --no-repeat 3 --repetition-penalty 1.1   # not in circles
+python -m gluonlm.generate runs/ptb --beam 10 --samples 3 --words 20   # the 3 most probable found
 python -m gluonlm.generate --checkpoint model.pt --outf generated.txt --cuda
-python -m gluonlm.generate model.onnx --words 100                      # exported; MXNet need not be installed
+python -m gluonlm.generate model.onnx --words 100     # exported; MXNet need not be installed
 """
 
 import argparse
@@ -15,14 +15,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from gluonlm.cli import Parser, run
+from gluonlm.cli import Parser, add_gpu, open_model, run
+from gluonlm.config import option
 from gluonlm.inference.beam import beam_search
 from gluonlm.inference.language_model import LanguageModel
 from gluonlm.inference.sampling import FINISHED, Strategy, end_id, stream
-from gluonlm.onnx.load import load, load_onnx
 from gluonlm.system.errors import UserError
 from gluonlm.system.files import check_output, write_output
-from gluonlm.system.gpu import contexts
 from gluonlm.system.machine import available_memory
 from gluonlm.system.streams import printable
 from gluonlm.text.detokenize import Detokenizer, tokens_of
@@ -35,9 +34,7 @@ REPETITION = ("repetition_penalty", "no_repeat")
 
 def parser() -> Parser:
     """The command line."""
-    parser = Parser(
-        prog="python -m gluonlm.generate", description="Write text with a trained model."
-    )
+    parser = Parser("generate", __doc__)
     add = parser.add_argument
     add("run", nargs="?", help="a run's folder, model file or .onnx file (default: model.pt)")
     add("--checkpoint", help="the same by option")
@@ -52,8 +49,7 @@ def parser() -> Parser:
     add("--raw", action="store_true", help="print the tokens as they are, <eos> too")
     add("--outf", type=Path, metavar="FILE", help="write to this file and show progress instead")
     add("--log-interval", type=int, default=100, help="with --outf: words between progress lines")
-    add("--gpu", help="number of the GPU to use")
-    add("--cuda", dest="gpu", action="store_const", const="0", help="the same as --gpu 0")
+    add_gpu(parser)
     add("--data", help="accepted and not needed: the vocabulary is in the model's file")
     return parser
 
@@ -74,36 +70,24 @@ def add_strategy(group: argparse._ArgumentGroup) -> None:
 
 def model_path(options: argparse.Namespace) -> Path:
     """The model that the user means."""
-    if options.run and options.checkpoint:
-        raise UserError("give the model once: as the first argument or with --checkpoint")
     path = options.run or options.checkpoint
-    if path is None and not DEFAULT_MODEL.exists():
+    if sum(map(bool, (options.run, options.checkpoint, options.onnx))) > 1:
+        raise UserError("give the model once: as the first argument, by --checkpoint, or --onnx")
+    if not (path or options.onnx or DEFAULT_MODEL.exists()):
         raise UserError(
             "say which model is to write: austen (bundled), a run's folder or a model file"
         )
     return Path(path or DEFAULT_MODEL)
 
 
-def open_model(options: argparse.Namespace) -> LanguageModel:
-    """The model that the options name, on the device that they name."""
-    if options.onnx:
-        if options.run or options.checkpoint or options.gpu:
-            raise UserError(
-                "--onnx FILE is the model, and is computed on the CPU: leave out other models and --gpu"
-            )
-        return load_onnx(options.onnx)
-    return load(model_path(options), None if options.gpu is None else contexts(options.gpu)[0])
-
-
 def strategy(options: argparse.Namespace, dictionary: Dictionary) -> Strategy:
     """How words are chosen, of the options that were given."""
     values = {name: getattr(options, name) for name in (*SAMPLING, *REPETITION)}
     given = {n: value for n, value in values.items() if value is not None and value is not False}
-    drawn = [name for name in SAMPLING if name in given]
+    drawn = [option(name) for name in SAMPLING if name in given]
     if options.beam is not None and drawn:
-        option = drawn[0].replace("_", "-")
         raise UserError(
-            f"--beam looks for the most probable text and draws nothing: leave out --{option}"
+            f"--beam looks for the most probable text and draws nothing: leave out {drawn[0]}"
         )
     if options.beam is not None and options.beam < options.samples:
         raise UserError(
@@ -127,7 +111,7 @@ def tokens(
 
 
 def write(options: argparse.Namespace, model: LanguageModel, written: list[str]) -> None:
-    """Fill ``written`` with the texts the user wants, as far as they are; a single one is shown as it comes."""
+    """Fill ``written`` with the texts, as far as they are; a single one is shown as it comes."""
     chosen = strategy(options, model.dictionary)
     opening, unknown = tokens_of(options.seed_text, model.dictionary, model.level)
     prompt, alone = model.dictionary.encode(opening), options.samples == 1 and not options.outf
@@ -170,21 +154,19 @@ def joined(written: list[str]) -> str:
 
 
 def main(argv: list[str]) -> list[str]:
-    """Write as the command line says and return the texts, each with the seed phrase that it goes on from."""
+    """Write as the command line says and return the texts, with the phrase that they go on from."""
     options, written = parser().parse_args(argv), []
+    out = options.outf
     if options.seed < 0 or options.log_interval < 1:
         raise UserError("--seed must be at least 0 and --log-interval at least 1")
     if options.samples < 1:
         raise UserError(f"--samples {options.samples}: must be at least 1")
-    model = open_model(options)
+    if out:
+        check_output(out)  # told now, not after an hour of writing
+        if not out.parent.is_dir():
+            raise UserError(f"cannot write {out}: there is no folder {out.parent}, make it first")
+    model = open_model(model_path(options), options.gpu, options.onnx)
     check_room(options, len(model.dictionary))
-    if options.outf:
-        check_output(options.outf)  # told now, not after an hour of writing
-        if not options.outf.parent.is_dir():
-            folder = options.outf.parent
-            raise UserError(
-                f"cannot write {options.outf}: there is no folder {folder}, make it first"
-            )
     try:
         write(options, model, written)
     finally:  # after Ctrl-C, too

@@ -35,12 +35,9 @@ SSH = "ssh -o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=10"
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """The command line's settings; ``arguments`` are those of gluonlm.train."""
-    parser = Parser(
-        prog="python -m gluonlm.launch",
-        description="Train with several processes on one machine or many.",
-        usage="%(prog)s [-n WORKERS] [-s SERVERS] [--local | -H HOSTS] [options] "
-        "-- [options of gluonlm.train]",
-    )
+    where = "[-n WORKERS] [-s SERVERS] [--local | -H HOSTS]"
+    usage = f"%(prog)s {where} [options] -- [options of gluonlm.train]"
+    parser = Parser("launch", __doc__, usage=usage)
     add = parser.add_argument
     add("-n", "--workers", type=int, help="number of workers")
     add("-s", "--servers", type=int, help="number of servers (default: one per machine)")

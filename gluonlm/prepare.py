@@ -28,7 +28,7 @@ NUMBERS = ("vocab_size", "min_count")
 
 def parser() -> Parser:
     """The options; those named as in :class:`~gluonlm.text.preparation.Rules` become one."""
-    options = Parser(prog="python -m gluonlm.prepare", description="Make a data set from raw text.")
+    options = Parser("prepare", __doc__)
     add = options.add_argument
     add("sources", nargs="+", metavar="SOURCE", help="file, folder, archive, or - for stdin")
     add("--out", required=True, type=Path, metavar="FOLDER", help="where the data set goes")

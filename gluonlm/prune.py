@@ -1,13 +1,14 @@
-"""Look at how sparse a trained model is, prune it at once, or find out which of its matrices bear it.
+"""Look at how sparse a trained model is, prune it at once, or find out which matrices bear it.
 
-    python -m gluonlm.prune runs/NAME                                          # how sparse is it?
-    python -m gluonlm.prune runs/NAME --sparsity 0.8 --save small.safetensors  # without the smallest 80 %
-    python -m gluonlm.prune runs/NAME --sparsity 0.8 --tensors 'layers.*' --save small.safetensors
-    python -m gluonlm.prune runs/NAME --compress schedule.yaml --save small.safetensors  # where its rules end
-    python -m gluonlm.prune runs/NAME --sensitivity                            # each matrix alone, at several levels
+python -m gluonlm.prune runs/NAME                                # how sparse is it?
+python -m gluonlm.prune runs/NAME --sparsity 0.8 --save small.safetensors
+python -m gluonlm.prune runs/NAME --sparsity 0.8 --tensors 'layers.*' --save small.safetensors
+python -m gluonlm.prune runs/NAME --compress schedule.yaml --save small.safetensors  # to its end
+python -m gluonlm.prune runs/NAME --sensitivity                  # each matrix alone
 
-What is saved is a model file like any other, smaller by what is missing: evaluate, generate and export take it. Pruning
-at once costs quality that training gets back: ``python -m gluonlm.train --finetune small.safetensors``.
+What is saved is a model file like any other, smaller by what is missing: evaluate, generate and
+export take it. Pruning at once costs quality that training gets back: ``python -m gluonlm.train
+--finetune small.safetensors``.
 """
 
 import argparse
@@ -38,9 +39,10 @@ HEADER = (
 
 
 def report(model: RNNModel) -> str:
-    """The model's weight matrices as a table: size, how many weights are not zero, and statistics of all of them.
+    """The model's weight matrices as a table: size, how many weights are not zero, statistics.
 
-    "rows" and "columns" are the shares of those that are wholly zero, such as the row of a word in the embedding.
+    "rows" and "columns" are the shares of those that are wholly zero, such as a word's row in the
+    embedding.
     """
     rows, weights, kept = [HEADER], 0, 0
     for name, tensor in prunable(model).items():
@@ -78,9 +80,9 @@ def prune_at_once(trained: Trained, rules: tuple[Rule, ...]) -> tuple[str, ...]:
 def sensitivity(
     trained: Trained, ids: np.ndarray, levels: Sequence[float]
 ) -> dict[str, list[float]]:
-    """The loss in nats per token with one matrix pruned at a time: tensor -> one loss for each level.
+    """The loss in nats per token with one matrix pruned at a time: tensor -> a loss for each level.
 
-    :param ids: the text, encoded; :param levels: shares of the matrix's weights that are taken away.
+    :param ids: the text, encoded; :param levels: shares of the weights that are taken away.
     """
     model, losses = trained.model, {}
     for name, tensor in prunable(model).items():
@@ -95,10 +97,7 @@ def sensitivity(
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """The command line's settings."""
-    parser = Parser(
-        prog="python -m gluonlm.prune",
-        description="Report the sparsity of a trained model, prune it at once, or scan its sensitivity.",
-    )
+    parser = Parser("prune", __doc__)
     add = parser.add_argument
     add("checkpoint", help="folder of a run, or model file")
     add("--sparsity", type=float, help="share of the weights to prune, of each matrix")
@@ -132,9 +131,8 @@ def check(options: argparse.Namespace) -> None:
     for level in [*(options.levels or ()), *([options.sparsity] if at_once else [])]:
         sentence = f"{level:g} is no share of weights to prune: give one between 0 and 1"
         mistakes[sentence] = not 0 < level < 1
-    for sentence, wrong in mistakes.items():
-        if wrong:
-            raise UserError(sentence)
+    for sentence in (sentence for sentence, wrong in mistakes.items() if wrong):
+        raise UserError(sentence)
     if save:
         check_output(save)
 
@@ -168,7 +166,7 @@ def main(argv: list[str]) -> Trained:
 
 
 def pruned(trained: Trained, rules: tuple[Rule, ...], ids: np.ndarray) -> Trained:
-    """The model pruned to where the rules end; prints its loss on a text (tokens,) before and after."""
+    """The model pruned to where the rules end; prints its loss on a text before and after."""
     before = loss(trained, ids)
     names = prune_at_once(trained, rules)
     after = displayed(loss(trained, ids), trained.level)

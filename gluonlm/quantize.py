@@ -1,21 +1,21 @@
-"""Quantize a trained model: fewer bytes, and integers where they are faster. Nothing is trained again.
+"""Quantize a trained model, without training: fewer bytes, and integers where they are faster.
 
     python -m gluonlm.quantize runs/ptb                                # runs/ptb/int8.safetensors
-    python -m gluonlm.quantize runs/ptb --fp16                         # half the bytes, float32 arithmetic on a CPU
-    python -m gluonlm.quantize runs/ptb --int8 asymmetric,row,averaged # ranges measured on the training text
-    python -m gluonlm.quantize runs/ptb --part decoder=fp16 --part layer0=int8,tensor,kl --out mixed.safetensors
+    python -m gluonlm.quantize runs/ptb --fp16                         # half the bytes
+    python -m gluonlm.quantize runs/ptb --int8 asymmetric,row,averaged # ranges that are measured
+    python -m gluonlm.quantize runs/ptb --part decoder=fp16 --part layer0=int8,tensor,kl
     python -m gluonlm.quantize runs/ptb --table                        # the usual ones side by side
 
-What it writes is a model like any other: for evaluate, generate and export. A scheme is words in any order, the first
-of each line if none is said (:class:`gluonlm.model.quantized.Scheme`):
+What it writes is a model like any other: for evaluate, generate and export. A scheme is words in
+any order, the first of each line if none is said (:class:`gluonlm.model.quantized.Scheme`):
 
-    int8 | fp16 | fp32                                     numbers
-    symmetric | asymmetric                                 of weights and activations
-    row | tensor                                           one scale for each output row of a matrix, or for all
-    dynamic | extremes | averaged | kl | float             how the ranges of activations are known
+    int8 | fp16 | fp32                             numbers
+    symmetric | asymmetric                         of weights and activations
+    row | tensor                                   one scale for each output row, or for a matrix
+    dynamic | extremes | averaged | kl | float     how the ranges of activations are known
 
-Ranges are measured on the text that the model was trained on, and never on another (:mod:`gluonlm.compress.calibrate`); they are
-written beside the run and can be used again with ``--statistics``.
+Ranges are measured on the text that the model was trained on (:mod:`gluonlm.compress.calibrate`);
+they are written beside the run and can be used again with ``--statistics``.
 """
 
 import argparse
@@ -49,9 +49,7 @@ class Written:
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """The command line's settings."""
-    parser = Parser(
-        prog="python -m gluonlm.quantize", description="Store a trained model in fewer bytes."
-    )
+    parser = Parser("quantize", __doc__)
     add = parser.add_argument
     add("checkpoint", nargs="?", help="folder of a run, or model file")
     words = "8-bit integers (default), with these words of a scheme"
@@ -91,7 +89,8 @@ def main(argv: list[str]) -> "Written | list[Row]":
         statistics = statistics_for(trained, options).ranges
     elif options.statistics or options.calibration_tokens:
         raise UserError(
-            "no part needs ranges that are known before: leave out --statistics and --calibration-tokens"
+            "no part needs ranges that are known before: leave out --statistics and "
+            "--calibration-tokens"
         )
     path = options.out or trained.path.with_name(f"{base.kind}.safetensors")
     written = write(trained, quantize_model(trained.model, schemes, statistics), path)
@@ -112,22 +111,21 @@ def table(trained: Trained, options: argparse.Namespace, command: list[str]) -> 
 
 def check(options: argparse.Namespace) -> None:
     """Raise a UserError for options that do not make sense."""
+    tokens, measured = options.tokens, options.calibration_tokens
     if options.int8 and options.fp16:
         raise UserError(
             "--int8 and --fp16 are two schemes for the whole model: leave out one, or use --part"
         )
     if options.table and (options.int8 or options.fp16 or options.part):
         raise UserError("--table compares schemes of its own: leave out --int8, --fp16 and --part")
-    if options.tokens is not None and not (options.table and options.tokens >= 1):
-        raise UserError(f"--tokens {options.tokens}: is for --table, and must be at least 1")
-    if options.calibration_tokens is not None and options.statistics:
+    if tokens is not None and not (options.table and tokens >= 1):
+        raise UserError(f"--tokens {tokens}: is for --table, and must be at least 1")
+    if measured is not None and options.statistics:
         raise UserError(
             "--statistics has the ranges that --calibration-tokens would measure: leave one out"
         )
-    if options.calibration_tokens is not None and options.calibration_tokens < COLUMNS:
-        raise UserError(
-            f"--calibration-tokens {options.calibration_tokens}: must be at least {COLUMNS}"
-        )
+    if measured is not None and measured < COLUMNS:
+        raise UserError(f"--calibration-tokens {measured}: must be at least {COLUMNS}")
 
 
 def choose_schemes(trained: Trained, base: Scheme, given: list[str]) -> dict[str, Scheme]:
@@ -153,9 +151,8 @@ def statistics_for(trained: Trained, options: argparse.Namespace) -> Statistics:
     statistics = calibrate(trained, options.calibration_tokens or TOKENS)
     path = trained.path.with_name(STATISTICS)
     statistics.save(path)
-    print(
-        f"{path}: ranges of activations on {statistics.tokens} tokens of the training text ({printable(statistics.source)})"
-    )
+    text = f"tokens of the training text ({printable(statistics.source)})"
+    print(f"{path}: ranges of activations on {statistics.tokens} {text}")
     return statistics
 
 
@@ -171,13 +168,9 @@ def write(trained: Trained, quantized: Quantized, path: Path) -> Written:
 def report(written: Written) -> str:
     """What was written, part by part."""
     lines = [f"{part:>10}  {scheme}" for part, scheme in written.quantized.schemes.items()]
-    share = written.bytes / written.float_bytes
-    return "\n".join(
-        [
-            *lines,
-            f"{written.path}: {written.bytes / 1e6:.3g} MB, {share:.1%} of the model it is made from",
-        ]
-    )
+    size, share = written.bytes / 1e6, written.bytes / written.float_bytes
+    lines.append(f"{written.path}: {size:.3g} MB, {share:.1%} of the model it is made from")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ python -m gluonlm.score runs/NAME nbest.txt | sort -gr | head -1     # the most 
 python -m gluonlm.score model.onnx drafts.txt --words          # how surprising each word is
 python -m gluonlm.score runs/NAME - --next 10                  # and what might come next
 
-A line is cut into tokens as the model's data set was, and its end is a token, too. Each line begins with a fresh state;
-with --carry they are read as one text, as ``python -m gluonlm.evaluate`` reads it.
+A line is cut into tokens as the model's data set was, and its end is a token, too. Each line begins
+with a fresh state; with --carry they are read as one text, as ``python -m gluonlm.evaluate`` does.
 """
 
 import json
@@ -17,11 +17,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from gluonlm.cli import Parser, run
+from gluonlm.cli import Parser, add_gpu, open_model, run
 from gluonlm.inference.lines import Line, score_lines
-from gluonlm.onnx.load import load
 from gluonlm.system.errors import UserError
-from gluonlm.system.gpu import contexts
 from gluonlm.text.documents import physical_lines
 from gluonlm.text.reader import decoded, open_file
 
@@ -30,7 +28,7 @@ PIECE = 1 << 16  # bytes read at once
 
 def parser() -> Parser:
     """The command line."""
-    parser = Parser(prog="python -m gluonlm.score", description="Score lines of text one by one.")
+    parser = Parser("score", __doc__)
     add = parser.add_argument
     add("run", help="folder of a run, model file, or exported .onnx file")
     add("file", nargs="?", default="-", help="text file, or - for standard input (default)")
@@ -39,8 +37,7 @@ def parser() -> Parser:
     add("--next", type=int, default=0, metavar="N", help="add the N most probable next tokens")
     add("--carry", action="store_true", help="do not reset the state between lines")
     add("--batch-size", type=int, default=64, help="lines side by side (default: 64)")
-    add("--gpu", help="number of the GPU to use")
-    add("--cuda", dest="gpu", action="store_const", const="0", help="the same as --gpu 0")
+    add_gpu(parser)
     return parser
 
 
@@ -58,7 +55,8 @@ def row(line: Line, words: bool, following: bool) -> str:
     """A line of the table; the text comes last, since anything may be in it."""
     cells = [f"{line.log_probability:.4f}", len(line.ids), line.unknown, f"{line.perplexity:.2f}"]
     if words:
-        cells.append(" ".join(f"{t}:{n:.2f}" for t, n in zip(shown(line), line.nats)))
+        tokens = map(shown_token, line.tokens)
+        cells.append(" ".join(f"{t}:{n:.2f}" for t, n in zip(tokens, line.nats)))
     if following:
         cells.append(" ".join(f"{shown_token(t)}:{p:.4f}" for t, p in line.next))
     return "\t".join(map(str, [*cells, line.text.replace("\t", " ")]))
@@ -79,11 +77,6 @@ def as_json(line: Line, words: bool, following: bool) -> str:
     return json.dumps({**values, "text": line.text}, ensure_ascii=False)
 
 
-def shown(line: Line) -> list[str]:
-    """The tokens of a line, visible ones."""
-    return list(map(shown_token, line.tokens))
-
-
 def shown_token(token: str) -> str:
     """A token that is no blank itself."""
     return {"\n": "\\n", " ": "␣", "\t": "\\t"}.get(token, token)
@@ -94,8 +87,7 @@ def main(argv: list[str]) -> dict[str, float]:
     options = parser().parse_args(argv)
     if options.batch_size < 1 or options.next < 0:
         raise UserError("--batch-size must be at least 1 and --next at least 0")
-    ctx = None if options.gpu is None else contexts(options.gpu)[0]
-    model = load(options.run, ctx)
+    model = open_model(options.run, options.gpu)
     if not options.json:
         extra = ["words"] * options.words + ["next"] * bool(options.next)
         print("\t".join(["log_probability", "tokens", "unknown", "perplexity", *extra, "text"]))
@@ -112,8 +104,8 @@ def main(argv: list[str]) -> dict[str, float]:
     seconds = time.monotonic() - began
     perplexity = math.exp(min(-total / max(tokens, 1), 700.0))
     print(
-        f"{count} lines, {tokens} tokens | log-probability {total:.4f} | perplexity {perplexity:.2f} | "
-        f"{count / max(seconds, 1e-9):.0f} lines/s",
+        f"{count} lines, {tokens} tokens | log-probability {total:.4f} | "
+        f"perplexity {perplexity:.2f} | {count / max(seconds, 1e-9):.0f} lines/s",
         file=sys.stderr,
     )
     return {"lines": count, "tokens": tokens, "log_probability": total, "perplexity": perplexity}

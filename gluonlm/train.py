@@ -62,11 +62,7 @@ STRUCTURE = (  # what a finetuned model has already
 
 def parser() -> Parser:
     """The command line: one option per setting of Config, and the options of a run."""
-    parser = Parser(
-        prog="python -m gluonlm.train",
-        description="Train a recurrent language model.",
-        argument_default=argparse.SUPPRESS,
-    )
+    parser = Parser("train", __doc__, argument_default=argparse.SUPPRESS)
     groups = add_options(parser)
     add = groups["run"].add_argument
     add("--preset", help=f"settings to start from: {', '.join(PRESETS)} (default: word-lm)")

@@ -200,7 +200,7 @@ def test_the_command_writes_the_same_text_without_mxnet(trained):
     assert printed.startswith("--- 1 ---\nthe cat")
     assert printed == joined(generate_text([str(trained), *arguments]))
     assert printed == joined(generate_text(["--onnx", file, *arguments, "--temperature", "1"]))
-    with pytest.raises(UserError, match="leave out other models"):
+    with pytest.raises(UserError, match="give the model once"):
         generate_text([str(trained), "--onnx", file])
 
 
