@@ -26,8 +26,13 @@ RANKS = {  # a room may import rooms of its own rank or a lower one; no two room
 }
 SETTINGS = {"config", "presets", "errors"}  # at the top of the package, for all to import
 FRONT_DOOR = {"RUNTIME", "prepare", "__version__"}  # what a library may use of gluonlm itself
-LIMITS = {"lines of a file": 320, "lines of a function": 40, "parameters": 8}
-TOO_LARGE: dict[str, int] = {}
+LIMITS = {"lines of a file": 320, "lines of a function": 40, "parameters": 6}
+TOO_LARGE: dict[str, int] = {
+    "model/adaptive.py: SplitDecoder.hybrid_forward: parameters": 7,  # Gluon passes each weight
+    "model/qrnn.py: QRNNLayer.__init__: parameters": 8,
+    "model/rnn.py: RecurrentLayer.__init__: parameters": 7,
+    "training/step.py: train_step: parameters": 8,
+}
 UPWARD: set[str] = set()
 
 
