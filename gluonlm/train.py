@@ -53,9 +53,9 @@ from gluonlm.training.step import evaluate
 
 WATCHING = ("log_interval", "checkpoint_seconds", "tensorboard", "kvstore")  # a Session's
 RESUME_OPTIONS = ("resume", "gpu", "cuda", "onnx_export", *WATCHING)
-NO_SETTINGS = (*RESUME_OPTIONS, "preset", "tiny", "save", "dry_run", "use_optimizer")
+NO_SETTINGS = (*RESUME_OPTIONS, "preset", "save", "dry_run")
 STRUCTURE = (  # what a finetuned model has already
-    *("preset", "tiny", "level", "vocab_size", "min_count", "model", "emsize", "nhid", "nlayers"),
+    *("preset", "level", "vocab_size", "min_count", "model", "emsize", "nhid", "nlayers"),
     *("window", "nhead", "memory", "splits", "adaptive", "tied", "narrow"),
 )
 
@@ -65,9 +65,11 @@ def parser() -> Parser:
     parser = Parser("train", __doc__, argument_default=argparse.SUPPRESS)
     groups = add_options(parser)
     add = groups["run"].add_argument
-    add("--preset", help=f"settings to start from: {', '.join(PRESETS)} (default: word-lm)")
+    preset = groups["run"].add_mutually_exclusive_group().add_argument
+    preset("--preset", help=f"settings to start from: {', '.join(PRESETS)} (default: word-lm)")
+    same = {"action": "store_const", "help": "the same as --preset tiny"}
+    preset("--tiny", dest="preset", const="tiny", **same)
     add("--describe", action="store_true", help="say what the preset sets and reaches; no training")
-    add("--tiny", action="store_true", help="the same as --preset tiny, on the CPU")
     place = "folder of the run (default: a new one in runs/), or file for the best model"
     add("--save", "--save-path", metavar="PATH", help=place)
     add("--resume", type=Path, metavar="RUN", help="go on with this run (to --epochs)")
@@ -76,9 +78,9 @@ def parser() -> Parser:
     add("--tensorboard", action="store_true", help="write the log as TensorBoard's events, too")
     add("--onnx-export", metavar="PATH", help="write the best model as an ONNX file in the end")
     add("--dry-run", action="store_true", help="one batch and one epoch, to see that all works")
-    groups["optimization"].add_argument(
-        "--use-optimizer", action="store_true", help="the same as --optimizer adamw"
-    )
+    same = {"action": "store_const", "help": "the same as --optimizer adamw"}
+    add = groups["optimization"].add_argument
+    add("--use-optimizer", dest="optimizer", const="adamw", **same)
     add = parser.add_argument_group("workers").add_argument
     add("--gpu", help="GPU numbers such as 0 or 0,1; without --preset the tutorial's full size")
     add("--cuda", "--accel", action="store_true", help="use GPU 0")
@@ -92,8 +94,6 @@ def parser() -> Parser:
 def settings(given: dict[str, Any]) -> Config:
     """The run's settings from what was given on the command line."""
     values = {name: value for name, value in given.items() if name not in NO_SETTINGS}
-    if given.get("use_optimizer"):
-        values.setdefault("optimizer", "adamw")
     if values.get("compress"):  # the settings hold the schedule itself: they outlive the file
         values["compress"] = read_schedule(values["compress"])
     if given.get("dry_run"):
@@ -103,9 +103,7 @@ def settings(given: dict[str, Any]) -> Config:
         if fixed:
             raise UserError(f"--finetune takes the model as it is: leave out {option(fixed[0])}")
         return finetune_settings(values)
-    if given.get("tiny") and "preset" in given:
-        raise UserError("--tiny is a preset itself: leave out --preset or --tiny")
-    default = "tiny" if given.get("tiny") else "tutorial" if given.get("gpu") else "word-lm"
+    default = "tutorial" if given.get("gpu") else "word-lm"
     return resolve(given.get("preset", default), values)
 
 

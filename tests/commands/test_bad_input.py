@@ -43,7 +43,7 @@ def trained(cats, tmp_path_factory):
         (["--optimizer", "lbfgs"], "--optimizer lbfgs"),
         (["--batch-size", "1000"], "too few for --batch-size 1000"),
         (["--gpu", "zero"], "--gpu zero: give GPU numbers"),
-        (["--tiny", "--preset", "austen"], "--tiny is a preset itself"),
+        (["--tiny", "--preset", "austen"], "argument --preset: not allowed with argument --tiny"),
         (["--log-interval", "0"], "--log-interval 0"),
         (["--gpu", ""], "--gpu '': give GPU numbers"),
         (["--seed", str(2**32)], "--seed 4294967296: must be at most 4294967295"),
