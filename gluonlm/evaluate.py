@@ -95,13 +95,14 @@ def with_cache(
     """What computes the loss with a cache, and its parameters: given, searched, or known."""
     from gluonlm.inference.neural_cache import TUNED, CacheSettings, evaluate_with_cache, tune
 
-    network, ctx = model.arithmetic.model, model.arithmetic.ctx
+    network = model.arithmetic.model
+    where = {"batch_size": options.batch_size or 1, "ctx": model.arithmetic.ctx}
     data, given = options.data or model.config.data, cache_options(options)
     known = None if is_file(data) else TUNED.get(known_name(Path(data)))
     settings, found = dataclasses.replace(known or CacheSettings(), **given), {}
     if options.tune_cache:
         ids = read_ids(model, options.data, "valid")
-        settings, loss = tune(network, ids, model.dictionary, given, options.batch_size or 1, ctx)
+        settings, loss = tune(network, ids, model.dictionary, given, **where)
         print(f"on the validation text: loss {loss:.4f} | {named(loss, model.level)}")
         found = {"valid_loss": loss, "valid_perplexity": math.exp(loss)}
     shown = (
@@ -115,7 +116,8 @@ def with_cache(
         )
 
     def evaluate(ids: np.ndarray, batch_size: int) -> float:
-        return evaluate_with_cache(network, ids, model.dictionary, settings, batch_size, ctx)
+        where["batch_size"] = batch_size
+        return evaluate_with_cache(network, ids, model.dictionary, settings, **where)
 
     return evaluate, found | dataclasses.asdict(settings)
 

@@ -4,8 +4,8 @@
 
 A beam of V^length loses nothing: its first result is the true best.
 
-gluonnlp 0.10 has a BeamSearchSampler, and a test compares ours with it. It holds places among width x V as float32,
-exact only up to 2^24, needs an ``<eos>``, and has no way to forbid words.
+gluonnlp 0.10 has a BeamSearchSampler, and a test compares ours with it. It holds places among
+width x V as float32, exact only up to 2^24, needs an ``<eos>``, and has no way to forbid words.
 """
 
 import math
@@ -34,7 +34,7 @@ def beam_search(
     width: int = 5,
     strategy: Strategy = PLAIN,
 ) -> list[Hypothesis]:
-    """Look for the most probable continuation, keeping the ``width`` most probable beginnings at each step.
+    """Look for the most probable continuation, keeping the ``width`` best beginnings at each step.
 
     :param strategy: what it forbids, its rules against repetition and its number of sentences
         count, nothing else does.
@@ -70,19 +70,15 @@ def beam_search(
 def best_extensions(
     scores: np.ndarray, log_p: np.ndarray, width: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The best texts of scores (n,) that are one token longer: of which text, by which token, with which score."""
+    """The best texts of scores (n,) that are a token longer: which text, which token, score."""
     extended = scores[:, None] + log_p  # (n, V)
     parents, tokens = np.divmod(largest(extended.ravel(), width), extended.shape[1])
     return parents, tokens, extended[parents, tokens]
 
 
 def largest(values: np.ndarray, count: int) -> np.ndarray:
-    """The places of the ``count`` largest finite numbers, the largest first, the earlier first where they are equal."""
-    places = (
-        np.flatnonzero(values >= np.partition(values, -count)[-count])
-        if count < len(values)
-        else slice(None)
-    )
-    places = np.arange(len(values))[places]
+    """The places of the ``count`` largest finite numbers, largest first, earlier before later."""
+    least = np.partition(values, -count)[-count] if count < len(values) else -math.inf
+    places = np.flatnonzero(values >= least)
     places = places[np.argsort(-values[places], kind="stable")][:count]
     return places[np.isfinite(values[places])]

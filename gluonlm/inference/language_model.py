@@ -1,6 +1,6 @@
 """A trained language model as one type, whatever file it came from and whatever computes it.
 
-    >>> model = gluonlm.load("runs/ptb")                   # or best.safetensors, int8.safetensors, model.onnx
+    >>> model = gluonlm.load("runs/ptb")      # or best.safetensors, int8.safetensors, model.onnx
     >>> model.generate("she was", words=20, temperature=0.8)
     >>> model.perplexity("she was in the room")
     >>> model.next_words("she was", 3)
@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from gluonlm.config import Config
-from gluonlm.inference.sampling import Strategy, generate, log_softmax, read
+from gluonlm.inference.sampling import Strategy, generate, log_softmax, most_probable, read
 from gluonlm.text.detokenize import to_text, tokens_of
 from gluonlm.text.vocabulary import EOS, Dictionary
 
@@ -100,12 +100,10 @@ class LanguageModel:
         """The most probable next tokens after a text, each with its probability."""
         prompt = self.dictionary.encode(tokens_of(text, self.dictionary, self.level)[0])
         logits, _ = read(self.arithmetic, prompt, self.dictionary.start_id, 1)
-        probabilities = np.exp(log_softmax(logits[0]))  # (V,)
-        best = np.argsort(-probabilities, kind="stable")[:count]
-        return [(self.dictionary.idx2word[i], float(probabilities[i])) for i in best]
+        return most_probable(log_softmax(logits[0]), self.dictionary, count)
 
     def encode(self, text: str) -> np.ndarray:
-        """The ids (tokens,) int32 of a text that a person wrote, cut in tokens as the data set was."""
+        """The ids (tokens,) int32 of a text that a person wrote, cut as the data set was."""
         if self.level == "char" or not text:
             return self.dictionary.encode(text)
         tokens, _ = tokens_of(text.removesuffix("\n"), self.dictionary, self.level)
@@ -126,6 +124,6 @@ class LanguageModel:
         return evaluate(self, ids, self.dictionary, batch_size or self.columns("test"))
 
     def columns(self, split: str | None) -> int:
-        """In how many columns training evaluated a split, so that another evaluation comes to the same."""
+        """In how many columns training evaluated a split: as many bring the same result."""
         own = self.config.test_batch_size if split == "test" else None
         return own or self.config.eval_batch_size

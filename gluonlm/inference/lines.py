@@ -1,4 +1,4 @@
-"""The probability of many lines, each on its own: batched over lines of like length, returned in order.
+"""The probability of many lines, each on its own: batched by length, returned in order.
 
     >>> for line in score_lines(model, ["She was here.", "Here she was."]):
     ...     print(line.log_probability, line.perplexity)
@@ -13,7 +13,7 @@ from itertools import islice
 
 import numpy as np
 
-from gluonlm.inference.sampling import log_softmax
+from gluonlm.inference.sampling import log_softmax, most_probable
 from gluonlm.text.detokenize import tokens_of
 from gluonlm.text.vocabulary import EOS, Dictionary
 
@@ -24,7 +24,7 @@ ROUND = 4  # lengths of batches are multiples of this: every new shape has to be
 
 @dataclass
 class Line:
-    """A line with its score. ``next`` are the most probable tokens after it, with their probabilities."""
+    """A line with its score; ``next``: the most probable tokens after it, with probabilities."""
 
     text: str
     tokens: list[str]  # with the end of the line
@@ -59,8 +59,8 @@ def score_lines(
 ) -> Iterator[Line]:
     """Score lines, each from a zero state after a line end.
 
-    :param model: a :class:`gluonlm.inference.language_model.LanguageModel`. :param columns: lines side by side.
-    :param carry: one line after the other instead, the state carried over: the loss of the whole as one text.
+    :param model: a LanguageModel. :param columns: lines side by side.
+    :param carry: one line after the other instead, the state carried over: the loss is of one text.
     :param following: how many of the most probable next tokens each line is to have.
     """
     lines = (read_line(text, model.dictionary, model.level) for text in texts)
@@ -117,10 +117,8 @@ def score_batch(model, batch: list[Line], state: list, first_id: int, following:
 def add_next(
     dictionary: Dictionary, batch: list[Line], logs: np.ndarray, start: int, count: int
 ) -> None:
-    """Note the most probable tokens where a line ends within these steps; ``logs`` are (T, N, V)."""
+    """Note the most probable tokens where a line ends within these steps; ``logs``: (T, N, V)."""
     for column, line in enumerate(batch):
         step = len(line.ids) - 1 - start  # where the end of the line is predicted
         if 0 <= step < len(logs):
-            row = logs[step, column]
-            best = np.argsort(-row, kind="stable")[:count]
-            line.next = [(dictionary.idx2word[i], float(np.exp(row[i]))) for i in best]
+            line.next = most_probable(logs[step, column], dictionary, count)

@@ -1,16 +1,17 @@
-"""The continuous cache: a trained model that also looks up what followed when it was last in a similar state.
+"""The continuous cache: a model also looks up what followed when it was last in a similar state.
 
-    python -m gluonlm.evaluate runs/ptb --cache                      # parameters known to suit the data set
+    python -m gluonlm.evaluate runs/ptb --cache                  # parameters that suit the data set
     python -m gluonlm.evaluate runs/ptb --cache --theta 0.7 --lambdasm 0.2 --window 2000
-    python -m gluonlm.evaluate runs/ptb --tune-cache                 # search them on the validation text
+    python -m gluonlm.evaluate runs/ptb --tune-cache             # search them on validation text
 
-Grave, Joulin & Usunier 2017 (arXiv:1612.04426), equations 2 to 4. The cache holds the last W entries (h_i, word that
-followed). With the attention a_i = softmax_i(theta h_t . h_i) over them, the next word is w with probability
+Grave, Joulin & Usunier 2017 (arXiv:1612.04426), equations 2 to 4. The cache holds the last W
+entries (h_i, word that followed). With the attention a_i = softmax_i(theta h_t . h_i) over them,
+the next word is w with probability
 
     lambda (sum of a_i whose word is w) + (1 - lambda) p_model(w),
 
-and with p_model(w) alone where the cache is empty: at the first token, or throughout for a window of 0. A window
-longer than the text holds all of it. Nothing is trained.
+and with p_model(w) alone where the cache is empty: at the first token, or throughout for a window
+of 0. A window longer than the text holds all of it. Nothing is trained.
 
 Shapes: T steps, N columns, C features, K entries in the window.
 """
@@ -34,7 +35,7 @@ SCORES = 1 << 20  # of queries by entries at once, at most: 4 MiB
 
 @dataclass(frozen=True)
 class CacheSettings:
-    """How sharply the cache looks (theta), how much it is trusted (lambda) and how far it reaches (window)."""
+    """How sharply the cache looks (theta), how far it is trusted (lambda) and reaches (window)."""
 
     theta: float = 1.0
     lambdasm: float = 0.1
@@ -62,42 +63,45 @@ class Grid:
     window: tuple[int, ...] = (100, 250, 500, 1000, 2000, 4000)
 
 
+Looked = tuple[slice, np.ndarray, np.ndarray]
+
+
 class History:
-    """The cache of one column of text: its last ``window`` entries, each a key (C,) and the word that followed."""
+    """The cache of one column of text: its last ``window`` entries, each a key (C,) and a word."""
 
     def __init__(self, window: int, size: int):
         self.window = window
         self.keys, self.words = np.empty((0, size), np.float32), np.empty(0, np.int32)
 
-    def attend(
-        self, features: np.ndarray, targets: np.ndarray
-    ) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-        """What the next T steps look up, a few steps at a time; then they are entries of the cache themselves.
+    def attend(self, features: np.ndarray, targets: np.ndarray) -> Iterator[Looked]:
+        """What the next T steps look up, a few at a time; then they are entries themselves.
 
         :param features: (T, C) float32, the queries; :param targets: (T,) the words that follow.
-        :return: yields which steps, the scores h_t . h_i (steps, K), and the entries' words (K,); the last entry is
-            that of the step before the last, so that step s of n may look at entries up to K - n + s only.
+        :return: yields which steps, the scores h_t . h_i (steps, K), and the entries' words (K,);
+            the last entry is that of the step before the last, so that step s of n may look at
+            entries up to K - n + s only.
         """
         past = len(self.keys)
         self.keys = np.concatenate([self.keys, features])
         self.words = np.concatenate([self.words, targets])
         reach = min(self.window, past + len(features))
-        # queries at once: many make a fast product, but with n of them n / 2 scores in each row are masked
+        # queries at once: many make a fast product, but with n of them n / 2 scores in each row are
+        # masked
         size = min(max(64, reach // 4), max(1, SCORES // (reach + 1)))
         for begin in range(0, len(features), size):
             end = min(begin + size, len(features))
-            entries = slice(
-                max(0, past + begin - self.window), past + end - 1 if self.window else 0
-            )
+            newest = past + end - 1 if self.window else 0
+            entries = slice(max(0, past + begin - self.window), newest)
             yield slice(begin, end), features[begin:end] @ self.keys[entries].T, self.words[entries]
         start = max(0, len(self.keys) - self.window)
         self.keys, self.words = self.keys[start:], self.words[start:]
 
 
 def target_share(scores: np.ndarray, matches: np.ndarray, theta: float, window: int) -> np.ndarray:
-    """The attention on the right word at each step: sum of a_i over the entries whose word is the target.
+    """The attention on the right word at each step: sum of a_i over the target's entries.
 
-    :param scores: h_t . h_i (n, K) of :meth:`History.attend`; :param matches: whether entry i has the target (n, K).
+    :param scores: h_t . h_i (n, K) of :meth:`History.attend`; :param matches: whether entry i has
+        the target (n, K).
     :return: (n,) float32, NaN where there is no entry to look at.
     """
     rows = len(scores)
@@ -117,9 +121,9 @@ def target_share(scores: np.ndarray, matches: np.ndarray, theta: float, window: 
 
 
 def mask_window(scores: np.ndarray, window: int) -> None:
-    """Set to -inf the scores (n, K) of entries that are too old for a step, or its own or later ones.
+    """Set to -inf the scores (n, K) of entries that are too old for a step, or its own or later.
 
-    These are two triangles at the left and the right end, so that most of the scores need not be looked at.
+    These are two triangles at the ends: most of the scores need not be looked at.
     """
     rows, reach = scores.shape
     steps = np.arange(rows)[:, None]
@@ -131,7 +135,7 @@ def mask_window(scores: np.ndarray, window: int) -> None:
 
 
 class CachedModel:
-    """A model with a cache, for :func:`gluonlm.inference.scoring.evaluate`: a loss for each point of a grid."""
+    """A model with a cache, for scoring's ``evaluate``: a loss for each point of a grid."""
 
     def __init__(self, model: RNNModel, grid: Grid, ctx: mx.Context | None = None):
         self.predictor, self.grid, self.steps = Predictor(model, ctx), grid, STEPS
@@ -145,7 +149,7 @@ class CachedModel:
     def losses(
         self, ids: np.ndarray, targets: np.ndarray, state: tuple[list, list[History]]
     ) -> tuple[np.ndarray, tuple[list, list[History]]]:
-        """Ids and targets (T, N) -> -ln p of the targets (T, N, thetas, lambdas, windows) float64, and the state."""
+        """Ids and targets (T, N), a state -> losses (T, N, thetas, lambdas, windows), a state."""
         state, caches = state
         losses, features, state = self.predictor.read(ids, targets, state)  # (T, N), (T, N, C)
         features, of_model = features.asnumpy(), np.exp(-losses.astype(np.float64))
@@ -178,9 +182,10 @@ def cache_losses(
     batch_size: int = 1,
     ctx: mx.Context | None = None,
 ) -> np.ndarray:
-    """Mean loss in nats per token with each combination of parameters, in one pass over a text of any length.
+    """Mean loss in nats per token with each combination of parameters, in one pass over a text.
 
-    :param batch_size: columns the text is cut in; each has a cache of its own, so that more are faster and worse.
+    :param batch_size: columns the text is cut in, each with a cache of its own: more are faster and
+        worse.
     :return: (thetas, lambdas, windows) float64.
     :raises UserError: when ``ids`` is empty.
     """
@@ -188,35 +193,23 @@ def cache_losses(
 
 
 def evaluate_with_cache(
-    model: RNNModel,
-    ids: np.ndarray,
-    dictionary: Dictionary,
-    settings: CacheSettings,
-    batch_size: int = 1,
-    ctx: mx.Context | None = None,
+    model: RNNModel, ids: np.ndarray, dictionary: Dictionary, settings: CacheSettings, **options
 ) -> float:
-    """Mean negative log-likelihood in nats over every token of ``ids`` under model and cache."""
-    grid = Grid((settings.theta,), (settings.lambdasm,), (settings.window,))
-    return float(cache_losses(model, ids, dictionary, grid, batch_size, ctx)[0, 0, 0])
+    """Mean loss in nats over every token of ``ids``; options are :func:`cache_losses`'s."""
+    grid = Grid(*((value,) for value in astuple(settings)))
+    return float(cache_losses(model, ids, dictionary, grid, **options).squeeze())
 
 
 def tune(
-    model: RNNModel,
-    ids: np.ndarray,
-    dictionary: Dictionary,
-    fixed: dict[str, float],
-    batch_size: int = 1,
-    ctx: mx.Context | None = None,
+    model: RNNModel, ids: np.ndarray, dictionary: Dictionary, fixed: dict[str, float], **options
 ) -> tuple[CacheSettings, float]:
     """The settings with the least loss on ``ids`` out of a grid, and that loss.
 
-    :param fixed: settings not to be searched, by name.
+    :param fixed: settings not to be searched, by name. :param options: :func:`cache_losses`'s.
     """
     windows = tuple(w for w in Grid.window if w < len(ids)) or (len(ids),)
     grid = replace(Grid(window=windows), **{name: (value,) for name, value in fixed.items()})
-    losses = cache_losses(model, ids, dictionary, grid, batch_size, ctx)
+    losses = cache_losses(model, ids, dictionary, grid, **options)
     best = np.unravel_index(losses.argmin(), losses.shape)
-    theta, lambdasm, window = (
-        values[index] for values, index in zip(astuple(grid), best, strict=True)
-    )
-    return CacheSettings(theta, lambdasm, window), float(losses[best])
+    found = (values[index] for values, index in zip(astuple(grid), best))
+    return CacheSettings(*found), float(losses[best])

@@ -1,12 +1,13 @@
 """One step of a model, fast: what generation and scoring ask again and again.
 
     >>> predictor = Predictor(model)
-    >>> logits, state = predictor.predict(np.array([[4], [7]]), predictor.begin_state(1))  # (2, 1, V)
+    >>> state = predictor.begin_state(1)
+    >>> logits, state = predictor.predict(np.array([[4], [7]]), state)  # (2, 1, V)
 
-Measured for one word at 200 units and V = 10,000, on two cores that were not idle: a plain call of the model spends
-nearly all of its time around the arithmetic. Planning the graph once for the shapes at hand (``static_shape``) takes
-the layers from 1.2 to 0.3 ms of processor time, and NumPy's matrix-vector product with the decoder needs 0.2 ms where
-MXNet's FullyConnected, which is made for many rows, needs more than 1 ms. See ``benchmarks/generate.py``.
+A plain call of the model spends nearly all of its time around the arithmetic (one word, 200 units,
+V = 10,000). Planning the graph once for the shapes at hand (``static_shape``) takes the layers from
+1.2 to 0.3 ms of processor time, and NumPy's matrix-vector product with the decoder needs 0.2 ms
+where MXNet's FullyConnected, made for many rows, needs more than 1. See ``benchmarks/generate.py``.
 """
 
 from functools import cached_property
@@ -21,11 +22,12 @@ from gluonlm.system.threads import Threads, one_numpy_thread
 
 # where a sparse decoder makes a step faster (benchmarks/sparse.py)
 CSR_SPARSITY, CSR_ROWS = 0.945, range(10, 51)
-MATRIX_ROWS = 12  # up to so many rows, products with vectors are faster than one with a matrix (V = 10,000, C = 200)
+# up to so many rows, products with vectors are faster than one with a matrix (V = 10,000, C = 200)
+MATRIX_ROWS = 12
 
 
 class _Planned(mx.gluon.HybridBlock):
-    """A block under another plan of execution: hybridizing this one leaves the block itself as it is."""
+    """A block under another plan of execution, which leaves the block itself as it is."""
 
     def __init__(self, block: mx.gluon.HybridBlock):
         super().__init__()
@@ -42,10 +44,10 @@ class _Planned(mx.gluon.HybridBlock):
 class Predictor:
     """A model as a function from NumPy to NumPy.
 
-    The decoder's weights are copied for the first prediction: make a new one after further training.
+    The decoder's weights are copied for the first prediction: make a new one after training.
 
-    :param ctx: the device of the recurrent layers and of the losses, by default the first one that the model is on.
-        The decoder's logits and the choice of words are computed on the CPU.
+    :param ctx: the device of the recurrent layers and of the losses, by default the first one that
+        the model is on. Logits and the choice of words are computed on the CPU.
     """
 
     steps = 70  # of a text to score at once: more need more memory and are not faster
@@ -58,14 +60,15 @@ class Predictor:
 
     @cached_property
     def decoder(self) -> tuple[np.ndarray, np.ndarray]:
-        """Weight (V, C) and bias (V,), with an adaptive softmax also of the entries for its clusters."""
-        names = ("weight", "bias"), ("cluster_weight", "cluster_bias")
-        parts = [
-            [to_floats(getattr(self.model.decoder, name).data(self.ctx)) for name in pair]
-            for pair in (names if self.splits else names[:1])
-        ]
-        weight, bias = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-        return weight, bias
+        """Weight (V, C) and bias (V,); of an adaptive softmax also those of its clusters'
+        entries."""
+        kinds = ("", "cluster_") if self.splits else ("",)
+
+        def whole(name: str) -> np.ndarray:
+            parts = [getattr(self.model.decoder, kind + name).data(self.ctx) for kind in kinds]
+            return np.concatenate([to_floats(part) for part in parts])
+
+        return whole("weight"), whole("bias")
 
     @cached_property
     def matrix(self) -> mx.nd.NDArray:
@@ -112,13 +115,11 @@ class Predictor:
         return losses.reshape(np.shape(targets)), features, state
 
     def decode(self, features: np.ndarray) -> np.ndarray:
-        """Features (T, N, C) times the decoder's matrix, (T, N, V), without its bias, in the fastest way."""
+        """Features (T, N, C) times the decoder's matrix, (T, N, V), in the fastest way; no bias."""
         rows = features.reshape(-1, features.shape[-1])  # (T*N, C)
         if self.sparse_weight is not None and len(rows) in CSR_ROWS:
-            products = mx.nd.sparse.dot(
-                self.sparse_weight, mx.nd.array(rows.T)
-            ).asnumpy()  # (V, T*N)
-            logits = np.ascontiguousarray(products.T)
+            products = mx.nd.sparse.dot(self.sparse_weight, mx.nd.array(rows.T))  # (V, T*N)
+            logits = np.ascontiguousarray(products.asnumpy().T)
         elif len(rows) <= MATRIX_ROWS:
             with one_numpy_thread():  # one product per row
                 logits = np.matmul(self.decoder[0], rows[..., None])[..., 0]

@@ -264,3 +264,9 @@ def log_softmax(logits: np.ndarray, forbidden: Sequence[int] = ()) -> np.ndarray
     logits[..., list(forbidden)] = -np.inf
     logits -= logits.max(axis=-1, keepdims=True)
     return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+
+
+def most_probable(log_p: np.ndarray, dictionary: Dictionary, count: int) -> list[tuple[str, float]]:
+    """The most probable tokens with their probabilities; ``log_p`` is (V,)."""
+    best = np.argsort(-log_p, kind="stable")[:count]
+    return [(dictionary.idx2word[i], float(np.exp(log_p[i]))) for i in best]

@@ -119,7 +119,7 @@ def test_columns_have_caches_of_their_own(model):
     for part, start in zip(state, starts, strict=True):
         whole = cache_losses(model, part, StartsWith(start), Grid((1.0,), (0.2,), (40,)))
         total += whole[0, 0, 0] * len(part)
-    assert cache_losses(model, ids, DICTIONARY, Grid((1.0,), (0.2,), (40,)), 3)[
+    assert cache_losses(model, ids, DICTIONARY, Grid((1.0,), (0.2,), (40,)), batch_size=3)[
         0, 0, 0
     ] == pytest.approx(total / 301, rel=1e-5)
 
