@@ -1,12 +1,13 @@
-"""Make a data set from raw text: tokens, sentences, a vocabulary with ``<unk>``, and three texts that never overlap.
+"""Make a data set from raw text: tokens, sentences, a vocabulary, three texts without overlap.
 
 python -m gluonlm.prepare novel.txt --out data/novel --lowercase --vocab-size 10000
-python -m gluonlm.prepare articles/ more.txt.gz --out data/news --numbers          # folders, .gz, .xz, .bz2, .zip
-python -m gluonlm.prepare reviews.jsonl --field text --out data/reviews           # JSON lines or CSV
-zcat log.gz | python -m gluonlm.prepare - --out data/log --level char             # standard input
+python -m gluonlm.prepare articles/ more.txt.gz --out data/news --numbers  # also .xz, .bz2, .zip
+python -m gluonlm.prepare reviews.jsonl --field text --out data/reviews    # JSON lines or CSV
+zcat log.gz | python -m gluonlm.prepare - --out data/log --level char      # standard input
 python -m gluonlm.prepare novel.txt --out data/pieces --level subword --vocab-size 4000
 
-Out comes a folder with train.txt, valid.txt, test.txt and dataset.json, for ``python -m gluonlm.train --data FOLDER``.
+Out comes a folder with train.txt, valid.txt, test.txt and dataset.json, for ``python -m
+gluonlm.train --data FOLDER``.
 """
 
 import argparse
@@ -36,27 +37,15 @@ def parser() -> Parser:
     add("--field", metavar="NAME", help="the field of JSON lines or CSV that holds the text")
     tokens = options.add_argument_group("tokens").add_argument
     tokens("--level", choices=("word", "char", "subword"), default="word", help="(word)")
-    tokens(
-        "--tokenizer",
-        choices=("moses", "none"),
-        default="moses",
-        help="moses sets punctuation apart, none takes what blanks separate (moses)",
-    )
+    words = "moses sets punctuation apart, none takes what blanks separate (moses)"
+    tokens("--tokenizer", choices=("moses", "none"), default="moses", help=words)
     tokens("--lowercase", action="store_true", help="all in small letters")
     tokens("--numbers", action="store_true", help="N for each number in digits")
-    tokens(
-        "--sentences",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="a sentence per line, or lines and paragraphs as they are",
-    )
+    words = "a sentence per line, or lines and paragraphs as they are"
+    tokens("--sentences", action=argparse.BooleanOptionalAction, default=True, help=words)
     tokens("--vocab-size", type=int, metavar="N", help="keep the N most frequent, <unk> for others")
-    tokens(
-        "--min-count",
-        type=int,
-        metavar="N",
-        help="keep what occurs N times (2 at word level without --vocab-size)",
-    )
+    words = "keep what occurs N times (2 at word level without --vocab-size)"
+    tokens("--min-count", type=int, metavar="N", help=words)
     add_text_options(options)
     return options
 
@@ -64,25 +53,16 @@ def parser() -> Parser:
 def add_text_options(options: argparse.ArgumentParser) -> None:
     """What of the sources is text, and into which of the three texts it goes."""
     text = options.add_argument_group("what is text").add_argument
-    text(
-        "--wrapped",
-        action=argparse.BooleanOptionalAction,
-        help="blank lines separate paragraphs, line ends do not (default: as it looks)",
-    )
+    words = "blank lines separate paragraphs, line ends do not (default: as it looks)"
+    text("--wrapped", action=argparse.BooleanOptionalAction, help=words)
     regex = {"metavar": "REGEX"}
     text("--document", **regex, help="a line that is the title of a new document, and no text")
     text("--begin", **regex, help="a document's text begins with such a line")
     text("--end", **regex, help="a document's text ends before such a line")
     text("--drop", **regex, action="append", default=[], help="no text, within a paragraph")
-    text(
-        "--split",
-        dest="shares",
-        nargs=3,
-        type=float,
-        default=(80, 10, 10),
-        metavar=("TRAIN", "VALID", "TEST"),
-        help="shares of each document's lines, of a short one as a whole (80 10 10)",
-    )
+    shares = {"dest": "shares", "nargs": 3, "type": float, "default": (80, 10, 10)}
+    words = "shares of each document's lines, of a short one as a whole (80 10 10)"
+    text("--split", **shares, metavar=("TRAIN", "VALID", "TEST"), help=words)
 
 
 def rules_of(options: argparse.Namespace) -> Rules:

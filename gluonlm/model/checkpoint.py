@@ -65,6 +65,11 @@ class Stored:
         weights = layout(self.config, len(self.dictionary))
         return {name: weight.of(self.arrays[weight.parameter]) for name, weight in weights.items()}
 
+    def metadata(self) -> dict[str, str]:
+        """What the user of a file must know besides its arrays."""
+        config, dictionary = self.config.to_json(), self.dictionary.to_json()
+        return {"config": config, "dictionary": dictionary, "level": self.level}
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -81,15 +86,12 @@ class Trained:
     pruned: tuple[str, ...] = ()
     quantized: Quantized | None = None
 
+    metadata = Stored.metadata
+
 
 def save_model(trained: Trained) -> None:
     """Write a model to ``trained.path`` with all that is needed to use it."""
-    metadata = {
-        "config": trained.config.to_json(),
-        "dictionary": trained.dictionary.to_json(),
-        "level": trained.level,
-        "pruned": json.dumps(trained.pruned),
-    }
+    metadata = {**trained.metadata(), "pruned": json.dumps(trained.pruned)}
     if trained.quantized:
         arrays = trained.quantized.arrays()
         metadata["quantized"] = trained.quantized.to_json()

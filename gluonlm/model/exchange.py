@@ -26,7 +26,7 @@ from gluonlm.model.storage import serialized
 from gluonlm.model.weights import GATES, layer_sizes, named_arrays, projected, splits_of
 from gluonlm.system import native
 from gluonlm.system.errors import UserError
-from gluonlm.system.files import check_output, write_output, writing
+from gluonlm.system.files import check_output, write_output
 from gluonlm.text.vocabulary import Dictionary
 
 TORCH = {
@@ -35,15 +35,6 @@ TORCH = {
     "i2h_bias": "bias_ih",
     "h2h_bias": "bias_hh",
 }
-
-
-def metadata(trained: Trained) -> dict[str, str]:
-    """What the user of an exported model must know besides its weights."""
-    return {
-        "config": trained.config.to_json(),
-        "dictionary": trained.dictionary.to_json(),
-        "level": trained.level,
-    }
 
 
 def export_gluon(trained: Trained, prefix: Path) -> None:
@@ -55,10 +46,7 @@ def export_gluon(trained: Trained, prefix: Path) -> None:
         check_output(Path(f"{prefix}{ending}"))
     # Gluon exports what has been traced
     trained.model(mx.nd.zeros((1, 1)), trained.model.begin_state(1))
-    with writing(prefix):
-        prefix.parent.mkdir(parents=True, exist_ok=True)
-        temporary = tempfile.TemporaryDirectory(dir=prefix.parent)
-    with temporary as folder:
+    with tempfile.TemporaryDirectory() as folder:
         try:
             trained.model.export(f"{folder}/model")
         except mx.MXNetError as error:
@@ -69,7 +57,7 @@ def export_gluon(trained: Trained, prefix: Path) -> None:
         for path in Path(folder).iterdir():
             target = Path(f"{prefix}{path.name.removeprefix('model')}")
             write_output(target, path.read_bytes())
-    write_output(Path(f"{prefix}-settings.json"), json.dumps(metadata(trained)).encode())
+    write_output(Path(f"{prefix}-settings.json"), json.dumps(trained.metadata()).encode())
 
 
 def load_gluon(prefix: str | Path, ctx: mx.Context | None = None) -> mx.gluon.SymbolBlock:
@@ -108,21 +96,18 @@ def export_torch(trained: Trained, path: Path) -> None:
     refuse_foreign(trained.config, len(trained.dictionary))
     arrays = {torch_name(name): array for name, array in named_arrays(trained.model).items()}
     arrays.setdefault("decoder.weight", arrays["encoder.weight"])  # tied: theirs has both names
-    write_output(path, serialized(arrays, {"format": "pt", **metadata(trained)}))
+    write_output(path, serialized(arrays, {"format": "pt", **trained.metadata()}))
 
 
 def refuse_foreign(config: Config, vocab_size: int) -> None:
     """Raise a UserError when the model has a part that PyTorch's ``RNNModel`` has not."""
-    part = None
-    if config.model not in GATES:
-        part = f"{config.model} layers"
-    elif splits_of(config, vocab_size):
-        part = "adaptive softmax"
-    elif projected(config):
-        part = "projection between layers and a tied decoder"
-    elif len({units for _, units in layer_sizes(config)}) > 1:
-        part = "narrow last layer"
-    if part:
+    parts = {
+        f"{config.model} layers": config.model not in GATES,
+        "adaptive softmax": splits_of(config, vocab_size),
+        "projection between layers and a tied decoder": projected(config),
+        "narrow last layer": len({units for _, units in layer_sizes(config)}) > 1,
+    }
+    for part in (part for part, there in parts.items() if there):
         raise UserError(
             f"PyTorch's RNNModel has no {part}: export another model, or with --format onnx"
         )

@@ -113,12 +113,7 @@ def lazy_outputs():
 
 def describe(trained: "Trained") -> dict[str, str]:
     """What the user of an exported model must know besides its weights."""
-    return {
-        "format": FORMAT,
-        "config": trained.config.to_json(),
-        "dictionary": trained.dictionary.to_json(),
-        "level": trained.level,
-    }
+    return {"format": FORMAT, **trained.metadata()}
 
 
 def cross_entropy(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:

@@ -62,12 +62,16 @@ class SynchronousGroup(Group):
                 )
         return [value for _, value in messages]
 
-    def all_gather(self, arrays):
-        everyone = [
-            array.copy() if rank == self.rank else nd.zeros(array.shape, array.context)
+    def own_and_zeros(self, arrays: list[nd.NDArray]) -> list[nd.NDArray]:
+        """Copies of the own arrays, and zeros for those of the other workers."""
+        return [
+            array.copy() if rank == self.rank else nd.zeros_like(array)
             for rank in range(self.world_size)
             for array in arrays
         ]
+
+    def all_gather(self, arrays):
+        everyone = self.own_and_zeros(arrays)
         flat = pack(everyone)
         self.sum("gather", flat)
         unpack(flat, everyone)
@@ -171,13 +175,7 @@ class AsynchronousGroup(KVStoreGroup):
         nd.waitall()  # all that this worker has pushed has arrived
         self.kvstore._barrier()
 
-    def all_gather(self, arrays):
-        """The own arrays, and zeros for those of workers that are elsewhere."""
-        return [
-            array if rank == self.rank else nd.zeros_like(array)
-            for rank in range(self.world_size)
-            for array in arrays
-        ]
+    all_gather = SynchronousGroup.own_and_zeros  # the others are elsewhere in the text
 
     def all_reduce(self, gradients):
         pass
