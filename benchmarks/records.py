@@ -2,6 +2,7 @@
 
 python benchmarks/records.py add runs/NAME results/NAME  # keep its settings, log and result
 python benchmarks/records.py table                       # all recorded runs in Markdown
+python benchmarks/records.py table results/trials        # ... of a folder: short runs, to compare settings
 """
 
 import argparse
@@ -55,18 +56,19 @@ def in_folder(commands: str, folder: str) -> str:
     return shlex.join(words).replace(" ';'", ";")
 
 
-def table() -> str:
-    """The recorded runs as a Markdown table, with the figure that others published where there is
-    one."""
+def table(folder: Path = RESULTS) -> str:
+    """The runs recorded in a folder as a Markdown table, with the figure that others published
+    where there is one."""
     published = json.loads((RESULTS / "published.json").read_text())
     lines = [
         "| run | data | epochs | parameters | validation | test | published test | minutes |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for name, (config, result) in recorded().items():
+    for name, (config, result) in recorded(folder).items():
         theirs = published.get(name, {}).get("test")
+        place = (folder / name).resolve().relative_to(RESULTS.parent)
         lines.append(
-            f"| [{name}](../../results/{name}) | {config['data']} | {result['epochs']} | "
+            f"| [{name}](../../{place}) | {config['data']} | {result['epochs']} | "
             f"{result['parameters'] / 1e6:.2f} M "
             f"| {result['valid_perplexity']:.2f} | **{result['test_perplexity']:.2f}** "
             f"| {f'{theirs:.2f}' if theirs else ''} | {result['seconds'] / 60:.0f} |"
@@ -81,12 +83,13 @@ def main(argv: list[str]) -> None:
     adding = commands.add_parser("add", help="keep a finished run's settings, log and result")
     adding.add_argument("run", type=Path)
     adding.add_argument("record", type=Path)
-    commands.add_parser("table", help="all recorded runs as a Markdown table")
+    tabling = commands.add_parser("table", help="recorded runs as a Markdown table")
+    tabling.add_argument("folder", type=Path, nargs="?", default=RESULTS)
     options = parser.parse_args(argv)
     if options.command == "add":
         add(options.run, options.record)
     else:
-        print(table())
+        print(table(options.folder))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from gluonlm.system.machine import RESULTS, machine_record, record, recorded
 from gluonlm.training.run import read_log
 
 PAGE = RESULTS.parent / "docs" / "guide" / "records.md"
-FOLDERS = (RESULTS, RESULTS / "ablation")
+FOLDERS = (RESULTS, RESULTS / "ablation", RESULTS / "trials")
 RECORDED = {name: run for folder in FOLDERS for name, run in recorded(folder).items()}
 LOGS = {name: folder / name / "log.jsonl" for folder in FOLDERS for name in recorded(folder)}
 
@@ -24,6 +24,8 @@ LOGS = {name: folder / name / "log.jsonl" for folder in FOLDERS for name in reco
 def test_the_guide_shows_the_recorded_table():
     said = "run `python benchmarks/records.py table` and put its output in docs/guide/records.md"
     assert records.table() in PAGE.read_text(), said
+    trials = records.table(RESULTS / "trials")
+    assert trials in (PAGE.parent / "recipes.md").read_text(), f"{said}, trials in recipes.md"
 
 
 def test_every_recorded_run_says_how_it_was_made():
