@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gluonlm.cli import Parser, add_gpu, open_model, run
-from gluonlm.inference.lines import Line, score_lines
+from gluonlm.inference.lines import COLUMNS, Line, score_lines
 from gluonlm.system.errors import UserError
 from gluonlm.text.documents import physical_lines
 from gluonlm.text.reader import decoded, open_file
@@ -36,7 +36,8 @@ def parser() -> Parser:
     add("--words", action="store_true", help="add the surprise of each token, -ln p")
     add("--next", type=int, default=0, metavar="N", help="add the N most probable next tokens")
     add("--carry", action="store_true", help="do not reset the state between lines")
-    add("--batch-size", type=int, default=64, help="lines side by side (default: 64)")
+    most = f"lines side by side at most (default: {COLUMNS})"
+    add("--batch-size", type=int, default=COLUMNS, help=most)
     add_gpu(parser)
     return parser
 

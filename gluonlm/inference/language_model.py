@@ -29,6 +29,7 @@ class Arithmetic(Protocol):
     """What computes a model: :class:`gluonlm.inference.predictor.Predictor` or ONNX Runtime."""
 
     steps: int  # of a text to score at once
+    independent: bool  # whether a column's figures are the same beside any others
 
     def begin_state(self, batch_size: int) -> State:
         """A state of zeros for so many columns."""

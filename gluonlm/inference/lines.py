@@ -18,8 +18,8 @@ from gluonlm.text.detokenize import tokens_of
 from gluonlm.text.vocabulary import EOS, Dictionary
 
 BLOCK_LINES, BLOCK_TOKENS = 4096, 1 << 18  # of lines that are sorted by length together
-ROWS = 2048  # tokens of a batch that are scored at once: their logits are an array of ROWS x V
-ROUND = 4  # lengths of batches are multiples of this: every new shape has to be planned
+ROWS = 2048  # tokens that are scored at once: their logits are an array of ROWS x V
+COLUMNS = 256  # lines side by side, more are not faster (benchmarks/scoring.py)
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Line:
     @property
     def perplexity(self) -> float:
         """exp of the mean loss per token."""
-        return math.exp(min(-self.log_probability / len(self.ids), 700.0))
+        return math.exp(min(-self.log_probability / max(len(self.ids), 1), 700.0))
 
 
 def read_line(text: str, dictionary: Dictionary, level: str) -> Line:
@@ -55,25 +55,26 @@ def read_line(text: str, dictionary: Dictionary, level: str) -> Line:
 
 
 def score_lines(
-    model, texts: Iterable[str], columns: int = 64, carry: bool = False, following: int = 0
+    model, texts: Iterable[str], columns: int = COLUMNS, carry: bool = False, following: int = 0
 ) -> Iterator[Line]:
-    """Score lines, each from a zero state after a line end.
+    """Score lines, each from a zero state after a line end, whatever lines stand beside it.
 
-    :param model: a LanguageModel. :param columns: lines side by side.
+    :param model: a LanguageModel.
+    :param columns: lines side by side at most; one where they would disturb each other.
     :param carry: one line after the other instead, the state carried over: the loss is of one text.
     :param following: how many of the most probable next tokens each line is to have.
     """
+    if not model.arithmetic.independent:
+        columns = 1
     lines = (read_line(text, model.dictionary, model.level) for text in texts)
     state = model.begin_state(1) if carry else None
     last = model.dictionary.start_id
     while block := take_block(lines, 1 if carry else BLOCK_LINES):
         if carry:
             state = score_batch(model, block, state, last, following)
-            last = int(block[0].ids[-1])
+            last = int(block[0].ids[-1]) if len(block[0].ids) else last
         else:
-            by_length = sorted(block, key=lambda line: len(line.ids))
-            for start in range(0, len(by_length), columns):
-                batch = by_length[start : start + columns]
+            for batch in batches(block, columns):
                 score_batch(model, batch, model.begin_state(len(batch)), last, following)
         yield from block
 
@@ -89,16 +90,25 @@ def take_block(lines: Iterator[Line], most: int) -> list[Line]:
     return block
 
 
+def batches(block: list[Line], columns: int) -> Iterator[list[Line]]:
+    """Lines of like length together, the longest first, about ``ROWS`` tokens of them."""
+    ordered = sorted(block, key=lambda line: -len(line.ids))
+    start = 0
+    while start < len(ordered):
+        fitting = max(1, min(columns, ROWS // max(len(ordered[start].ids), 1)))
+        yield ordered[start : start + fitting]
+        start += fitting
+
+
 def score_batch(model, batch: list[Line], state: list, first_id: int, following: int) -> list:
     """Fill in the nats of lines that are read side by side; returns the state after them."""
-    longest = max(len(line.ids) for line in batch)
-    rounded = longest if len(batch) == 1 else -(-longest // ROUND) * ROUND
-    targets = np.full((rounded, len(batch)), first_id, np.int32)  # (T, N)
+    longest = max([1, *(len(line.ids) for line in batch)])
+    targets = np.full((longest, len(batch)), first_id, np.int32)  # (T, N)
     for column, line in enumerate(batch):
         targets[: len(line.ids), column] = line.ids
     inputs = np.concatenate([np.full((1, len(batch)), first_id, np.int32), targets[:-1]])
     steps, nats = max(1, min(model.steps, ROWS // len(batch))), []
-    for start in range(0, rounded, steps):
+    for start in range(0, longest, steps):
         part = slice(start, start + steps)
         if following:
             logits, state = model.predict(inputs[part], state)  # (T, N, V)

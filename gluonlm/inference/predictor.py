@@ -51,6 +51,7 @@ class Predictor:
     """
 
     steps = 70  # of a text to score at once: more need more memory and are not faster
+    independent = True  # each column's figures are its own
 
     def __init__(self, model: RNNModel, ctx: mx.Context | None = None):
         self.model, self.body = model, _Planned(model.body)

@@ -60,6 +60,8 @@ class OnnxModel:
         self.states = inputs  # name: (steps, "N", size)
         self.outputs = [f"{name}_out" for name in self.states]
         self.options = lazy_outputs() if self.scores else None
+        # these operators find one range for all columns of a call
+        self.independent = b"DynamicQuantize" not in content
 
     def description(self) -> tuple[Dictionary, Config, str]:
         """The vocabulary, the settings and the level of the model, which its file carries."""

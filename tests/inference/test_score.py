@@ -10,6 +10,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from gluonlm import quantize
 from gluonlm.config import Config
 from gluonlm.inference import lines as scoring
 from gluonlm.inference.language_model import LanguageModel
@@ -17,6 +18,7 @@ from gluonlm.inference.lines import score_lines
 from gluonlm.inference.predictor import Predictor
 from gluonlm.inference.scoring import surprise
 from gluonlm.model.checkpoint import Trained, build_model, save_model
+from gluonlm.onnx.load import load
 from gluonlm.score import main
 from gluonlm.system.errors import UserError
 from gluonlm.text.corpus import encode_file
@@ -52,6 +54,36 @@ def test_each_line_is_scored_as_if_it_were_alone(model, columns, monkeypatch):
         np.testing.assert_allclose(line.nats, alone, rtol=1e-4, atol=1e-5)
     assert [line.unknown for line in lines[:6]] == [0, 0, 0, 1, 0, 0]
     assert [len(line.ids) for line in lines[:6]] == [4, 1, 9, 4, 2, 13]
+
+
+def test_batches_hold_lines_of_like_length_up_to_a_number_of_tokens(model, monkeypatch):
+    monkeypatch.setattr(scoring, "ROWS", 20)
+    lines = list(score_lines(model, TEXT))
+    cut = list(scoring.batches(lines, 8))
+    lengths = [[len(line.ids) for line in batch] for batch in cut]
+    assert sum(lengths, []) == sorted((len(line.ids) for line in lines), reverse=True)
+    assert [len(batch) for batch in lengths[:6]] == [1] * 5 + [2]  # 5 of 13 tokens, 5 of 9
+    assert all(len(batch) * max(batch) <= 20 for batch in lengths)
+    assert max(map(len, lengths)) == 8
+
+
+def test_a_line_without_any_token_has_a_score_of_nothing():
+    config, dictionary = Config(emsize=4, nhid=4, nlayers=1), Dictionary("ab")
+    arithmetic = Predictor(build_model(config, 2))
+    model = LanguageModel(arithmetic, dictionary, config, "char", None)
+    for carry in (False, True):
+        empty, other = score_lines(model, ["", "ab"], carry=carry)
+        assert (empty.log_probability, empty.perplexity, len(empty.ids)) == (0.0, 1.0, 0)
+        assert len(other.nats) == 2
+
+
+def test_neighbours_do_not_change_what_an_8_bit_model_says(path, tmp_path):
+    quantize.main([str(path), "--out", str(tmp_path / "int8.safetensors")])
+    model = load(tmp_path / "int8.safetensors")
+    assert not model.arithmetic.independent
+    together = [line.log_probability for line in score_lines(model, TEXT)]
+    alone = [line.log_probability for text in TEXT for line in score_lines(model, [text])]
+    assert together == alone
 
 
 def test_carried_over_the_sum_is_that_of_the_whole_text(model, tmp_path):
