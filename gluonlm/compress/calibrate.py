@@ -1,19 +1,20 @@
-"""How large the activations of a model get: measured on training text, saved, and turned into ranges to quantize.
+"""How large the activations of a model get: measured on training text, saved, made ranges.
 
     >>> statistics = calibrate(trained)                       # reads the training text only
     >>> statistics.save(Path("runs/ptb/statistics.json"))
     >>> statistics.ranges["layer0"]["kl"]
     (-0.78, 0.81)
 
-The signals are the vectors that matrices multiply: ``embedding`` (the input of the first layer), ``layer0``,
-``layer1``, ... (a layer's outputs: its own next state, and the input of what follows) and ``projection``. Three ranges
-of each:
+The signals are the vectors that matrices multiply: ``embedding`` (the input of the first layer),
+``layer0``, ``layer1``, ... (a layer's outputs: its own next state, and the input of what follows)
+and ``projection``. Three ranges of each:
 
 - ``extremes``: the lowest and the highest value seen;
-- ``averaged``: the lowest and the highest value of each sample, averaged over samples; a sample is one column of one
-  segment. Rare large values are clipped, and the many others get finer steps;
-- ``kl``: from -t to t within the extremes, with the threshold t at which the quantized histogram differs least from the
-  measured one, in Kullback-Leibler divergence (Migacz 2017, GTC talk S7310; the search is MXNet's).
+- ``averaged``: the lowest and the highest value of each sample, averaged over samples; a sample is
+  one column of one segment. Rare large values are clipped, and the many others get finer steps;
+- ``kl``: from -t to t within the extremes, with the threshold t at which the quantized histogram
+  differs least from the measured one, in Kullback-Leibler divergence (Migacz 2017, GTC talk S7310;
+  the search is MXNet's).
 """
 
 import dataclasses
@@ -37,7 +38,7 @@ from gluonlm.text.batches import batchify
 from gluonlm.text.corpus import read_split
 
 TOKENS, COLUMNS, STEPS = 10_000, 10, 35
-BINS = 2049  # of the histogram: about as many as its inventor has; the time of the search grows with their square
+BINS = 2049  # of the histogram, as its inventor has; the search's time grows with their square
 CLIPS = ("extremes", "averaged", "kl")
 
 
@@ -45,7 +46,8 @@ CLIPS = ("extremes", "averaged", "kl")
 class Statistics:
     """The measured ranges of a model's signals: ``ranges[signal][clip]`` is (low, high).
 
-    :param model: :func:`fingerprint` of the model. :param source: the text; :param tokens: how much of it was read.
+    :param model: :func:`fingerprint` of the model. :param source: the text; :param tokens: how much
+        of it was read.
     """
 
     model: str
@@ -67,15 +69,12 @@ def read_statistics(path: Path, model: RNNModel) -> Statistics:
         statistics = typed(read_json(path), Statistics, "it")
         if any(set(clips) != set(CLIPS) for clips in statistics.ranges.values()):
             raise ValueError(f"a signal has other ranges than {', '.join(CLIPS)}")
+        if statistics.model != fingerprint(model):
+            raise ValueError("they are of a model with other weights")
+        return statistics
     except ValueError as error:
-        raise UserError(
-            f"{path} has no statistics of activations ({error}): measure them anew, without --statistics"
-        ) from None
-    if statistics.model != fingerprint(model):
-        raise UserError(
-            f"{path} was measured on a model with other weights: measure anew, without --statistics"
-        )
-    return statistics
+        lacking = f"{path} has no statistics of this model's activations ({error})"
+        raise UserError(f"{lacking}: measure them anew, without --statistics") from None
 
 
 def fingerprint(model: RNNModel) -> str:
@@ -87,17 +86,14 @@ def fingerprint(model: RNNModel) -> str:
 
 
 def calibrate(trained: Trained, tokens: int = TOKENS) -> Statistics:
-    """Measure a trained model on the beginning of the text that it was trained on; no other text is opened.
+    """Measure a trained model on the beginning of the text that it was trained on; no other text is
+    opened.
 
     :raises UserError: when that text is not here or shorter than a segment.
     """
     ids = read_split(trained.config.data, "train", trained.dictionary, trained.level)[:tokens]
-    return Statistics(
-        fingerprint(trained.model),
-        Path(trained.config.data).name,
-        len(ids),
-        measure(trained.model, ids),
-    )
+    source, ranges = Path(trained.config.data).name, measure(trained.model, ids)
+    return Statistics(fingerprint(trained.model), source, len(ids), ranges)
 
 
 def measure(model: RNNModel, ids: np.ndarray) -> dict[str, dict[str, tuple[float, float]]]:
@@ -111,7 +107,8 @@ def measure(model: RNNModel, ids: np.ndarray) -> dict[str, dict[str, tuple[float
 def signals(
     model: RNNModel, ids: np.ndarray, ctx: mx.Context | None = None
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield (name, values (T, N, C)) of each signal, segment by segment, while the model reads a text (tokens,)."""
+    """Yield (name, values (T, N, C)) of each signal, segment by segment, while the model reads a
+    text (tokens,)."""
     columns = batchify(ids, COLUMNS)  # (L, N)
     body, state = model.body, model.begin_state(COLUMNS, ctx)
     for start in range(0, len(columns), STEPS):
@@ -128,7 +125,8 @@ def signals(
 
 
 def ranges_of(segments: list[np.ndarray]) -> dict[str, tuple[float, float]]:
-    """The range of one signal by each kind of clipping, from its values (T, N, C) in each segment."""
+    """The range of one signal by each kind of clipping, from its values (T, N, C) in each
+    segment."""
     lows, highs = (
         np.concatenate([edge(array, axis=(0, 2)) for array in segments])
         for edge in (np.min, np.max)
@@ -143,7 +141,8 @@ def ranges_of(segments: list[np.ndarray]) -> dict[str, tuple[float, float]]:
 
 
 def kl_threshold(values: np.ndarray) -> float:
-    """The magnitude at which to clip so that 255 levels give the histogram that is nearest to that of the values."""
+    """The magnitude at which to clip so that 255 levels give the histogram that is nearest to that
+    of the values."""
     largest = float(np.abs(values).max())
     if largest == 0:
         return 0.0

@@ -1,10 +1,11 @@
-"""What each way of quantizing costs in perplexity, and saves in bytes and time: one table, from one command.
+"""What each way of quantizing costs in perplexity, and saves in bytes and time: one table, from one
+command.
 
-    python -m gluonlm.quantize runs/ptb --table               # prints it, and writes runs/ptb/quantized.json
+    python -m gluonlm.quantize runs/ptb --table       # prints it, and writes runs/ptb/quantized.json
 
-Perplexities are those of the whole validation and test text, in 10 columns. Words per second are of evaluating the
-validation text and of writing one word at a time, each variant in turn in several rounds, median: they depend on the
-machine and on what else it does.
+Perplexities are those of the whole validation and test text, in 10 columns. Words per second are of
+evaluating the validation text and of writing one word at a time, each variant in turn in several
+rounds, median: they depend on the machine and on what else it does.
 """
 
 import math
@@ -29,9 +30,7 @@ VARIANTS = {
     "float32": Scheme("fp32"),
     "float16": Scheme("fp16"),
     "INT8 symmetric, per tensor, extremes": Scheme(per="tensor", activations="extremes"),
-    "INT8 asymmetric, per tensor, extremes": Scheme(
-        mode="asymmetric", per="tensor", activations="extremes"
-    ),
+    "INT8 asymmetric, per tensor, extremes": Scheme("int8", "asymmetric", "tensor", "extremes"),
     "INT8 asymmetric, per row, extremes": Scheme(mode="asymmetric", activations="extremes"),
     "INT8 asymmetric, per row, averaged": Scheme(mode="asymmetric", activations="averaged"),
     "INT8 asymmetric, per row, KL": Scheme(mode="asymmetric", activations="kl"),
@@ -41,16 +40,15 @@ VARIANTS = {
 TABLE = "quantized.json"
 COLUMNS, ROUNDS, WORDS = 10, 5, 100
 SPEED_TOKENS, SENSITIVITY_TOKENS = 5000, 2000
-MIXED = Scheme(
-    mode="asymmetric", activations="averaged"
-)  # of all parts but the one that costs most
+MIXED = Scheme(mode="asymmetric", activations="averaged")  # all parts but the costliest
 Schemes = dict[str, Scheme]
 Load = Callable[[Path], LanguageModel]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One variant: its name, schemes by part, size of its file, perplexities and words per second."""
+    """One variant: its name, schemes by part, size of its file, perplexities and words per
+    second."""
 
     name: str
     schemes: dict[str, str]
@@ -88,13 +86,13 @@ class Variant:
 def compare(
     trained: Trained, statistics: Statistics, load: Load, tokens: int | None = None
 ) -> tuple[list[Row], list[int]]:
-    """Measure all variants of a model, each as a row, and how many tokens of validation and test text were evaluated.
+    """All variants of a model, each as a row; how many tokens of each text were evaluated.
 
-    :param tokens: to evaluate of each text; None for all.
+    :param tokens: to evaluate of the validation and of the test text; None for all.
     """
+    source = trained.dictionary, trained.level
     valid, test = (
-        read_split(trained.config.data, split, trained.dictionary, trained.level)[:tokens]
-        for split in ("valid", "test")
+        read_split(trained.config.data, split, *source)[:tokens] for split in ("valid", "test")
     )
     parts = parts_of(trained.model)
     chosen = {name: dict.fromkeys(parts, scheme) for name, scheme in VARIANTS.items()}
@@ -126,7 +124,8 @@ def compare(
 def sensitivity(
     trained: Trained, scheme: Scheme, statistics: Statistics, ids: np.ndarray, load: Load
 ) -> dict[str, float]:
-    """What each part costs: part -> mean loss in nats on a text (tokens,) with that part alone quantized."""
+    """What each part costs: part -> mean loss in nats on a text (tokens,) with that part alone
+    quantized."""
     return {
         part: Variant(trained, {part: scheme}, statistics, load).loss(ids)
         for part in parts_of(trained.model)
@@ -136,14 +135,11 @@ def sensitivity(
 def words_per_second(
     variants: dict[str, Variant], ids: np.ndarray
 ) -> dict[str, tuple[float, float]]:
-    """Of each variant, evaluating ``ids`` and writing word by word: medians over rounds in which all take turns."""
+    """Of each variant, evaluating ``ids`` and writing word by word: medians of rounds by turns."""
     seconds: dict[str, list] = {name: [] for name in variants}
     for seed in range(ROUNDS + 1):
         for name, variant in variants.items():
-            evaluated = clock(lambda variant=variant: variant.loss(ids))
-            seconds[name].append(
-                (evaluated, clock(lambda variant=variant, seed=seed: variant.write(WORDS, seed)))
-            )
+            seconds[name].append((clock(variant.loss, ids), clock(variant.write, WORDS, seed)))
     figures = {}
     for name, rounds in seconds.items():
         evaluated, written = np.median(rounds[1:], axis=0)  # the first has warmed up
@@ -151,26 +147,24 @@ def words_per_second(
     return figures
 
 
-def clock(work: Callable[[], object]) -> float:
+def clock(work: Callable, *arguments: object) -> float:
     """Seconds by the clock."""
     started = time.perf_counter()
-    work()
+    work(*arguments)
     return time.perf_counter() - started
 
 
 def markdown(rows: list[Row], level: str) -> str:
-    """The table; sizes and speeds also relative to the first row. Of a character model in bits, not perplexities."""
-    first, tokens, unit = rows[0], "characters" if level == "char" else "words", unit_of(level)
-    lines = [
-        f"| variant | MB | of float32 | validation {unit} | test | {tokens}/s evaluating | {tokens}/s writing |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    """The table; sizes and speeds also relative to the first row. Of a character model in bits."""
+    first, tokens = rows[0], "characters" if level == "char" else "words"
+    heads = ["variant", "MB", "of float32", f"validation {unit_of(level)}", "test"]
+    heads += [f"{tokens}/s evaluating", f"{tokens}/s writing"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for row in rows:
-        valid, test = (
-            displayed(math.log(perplexity), level) for perplexity in (row.valid, row.test)
-        )
+        valid, test = (displayed(math.log(one), level) for one in (row.valid, row.test))
         lines.append(
-            f"| {row.name} | {row.bytes / 1e6:.2f} | {row.bytes / first.bytes:.1%} | {valid} | {test} "
+            f"| {row.name} | {row.bytes / 1e6:.2f} | {row.bytes / first.bytes:.1%} "
+            f"| {valid} | {test} "
             f"| {row.evaluated:.0f} ({row.evaluated / first.evaluated:.2f} x) "
             f"| {row.generated:.0f} ({row.generated / first.generated:.2f} x) |"
         )

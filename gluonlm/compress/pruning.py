@@ -2,12 +2,13 @@
 
     python -m gluonlm.train --data ptb --tied --prune 0.8         # gradually, all weight matrices
     python -m gluonlm.train --finetune runs/NAME --prune 0.8      # a trained model
-    python -m gluonlm.train --compress schedule.yaml              # tensor by tensor (gluonlm.compress.schedule_file)
+    python -m gluonlm.train --compress schedule.yaml              # see compress.schedule_file
     python -m gluonlm.prune runs/NAME --sparsity 0.8              # at once, without training
 
-A pruned weight is exactly zero and stays so: its gradient is set to zero before clipping, and what the optimizer
-remembers of it is forgotten. Nothing else of a training step changes, so pruning works for every cell, with weight
-drop, and with a matrix that embedding and decoder share (it has one mask). Biases are never pruned.
+A pruned weight is exactly zero and stays so: its gradient is set to zero before clipping, and what
+the optimizer remembers of it is forgotten. Nothing else of a training step changes, so pruning
+works for every cell, with weight drop, and with a matrix that embedding and decoder share (it has
+one mask). Biases are never pruned.
 """
 
 import math
@@ -24,7 +25,8 @@ from gluonlm.training.optim import Updater
 
 
 def prunable(model: RNNModel) -> dict[str, Weight]:
-    """The weight matrices by name: ``encoder.weight``, ``layers.0.i2h_weight``, ``layers.0.h2h_weight``, ...
+    """The weight matrices by name: ``encoder.weight``, ``layers.0.i2h_weight``,
+    ``layers.0.h2h_weight``, ...
 
     A matrix that embedding and decoder share appears once, as ``encoder.weight``.
     """
@@ -33,20 +35,14 @@ def prunable(model: RNNModel) -> dict[str, Weight]:
 
 @dataclass(frozen=True)
 class Rule:
-    """How sparse some tensors shall be, and when.
+    """How sparse some tensors shall be, and when."""
 
-    :param tensors: their names, or patterns such as ``layers.*``.
-    :param final: the share of weights pruned in the end, of each tensor; :param initial: at the first pruning.
-    :param begin: time of the first pruning in epochs from the start of training; :param every: from each to the next.
-    :param steps: number of prunings after the first; 0: all at once.
-    """
-
-    tensors: tuple[str, ...]
-    final: float
-    initial: float = 0.05
-    begin: float = 0.0
-    every: float = 1.0
-    steps: int = 0
+    tensors: tuple[str, ...]  # their names, or patterns such as layers.*
+    final: float  # share of the weights of each that are pruned in the end
+    initial: float = 0.05  # and at the first pruning
+    begin: float = 0.0  # time of the first pruning, in epochs from the start of training
+    every: float = 1.0  # epochs from one to the next
+    steps: int = 0  # prunings after the first; 0: all at once
 
     @property
     def end(self) -> float:
@@ -56,8 +52,8 @@ class Rule:
     def sparsity(self, time: float) -> float:
         """The share of weights pruned at a time in epochs.
 
-        ``final + (initial - final) (1 - (t - t0) / (n dt))^3`` at t = t0, t0 + dt, ..., t0 + n dt, constant between
-        them: Zhu & Gupta 2017 (arXiv:1710.01878), equation 1.
+        ``final + (initial - final) (1 - (t - t0) / (n dt))^3`` at t = t0, t0 + dt, ..., t0 + n dt,
+        constant between them: Zhu & Gupta 2017 (arXiv:1710.01878), equation 1.
         """
         if time < self.begin:
             return 0.0
@@ -68,7 +64,8 @@ class Rule:
 
 
 def usual_rule(sparsity: float, epochs: int, trained: bool) -> Rule:
-    """What ``--prune`` means: every matrix, in 20 steps that end halfway through the run, for the rest is recovery.
+    """What ``--prune`` means: every matrix, in 20 steps until half of the run; the rest is
+    recovery.
 
     They begin at once for a model that is trained already, otherwise after a tenth of the run.
     """
@@ -86,30 +83,26 @@ def match(rules: tuple[Rule, ...], tensors: dict[str, Weight]) -> dict[str, Rule
         for pattern in rule.tensors:
             names = [name for name in tensors if fnmatchcase(name, pattern)]
             if not names:
-                raise UserError(
-                    f"the model has no tensor {pattern} to prune: it has {', '.join(tensors)}"
-                )
+                known = ", ".join(tensors)
+                raise UserError(f"the model has no tensor {pattern} to prune: it has {known}")
             for name in names:
                 if chosen.get(name, rule) is not rule:
-                    raise UserError(
-                        f"two rules of the schedule prune {name}: leave it out of one of them"
-                    )
+                    twice = f"two rules of the schedule prune {name}"
+                    raise UserError(f"{twice}: leave it out of one of them")
                 chosen[name] = rule
     return chosen
 
 
 def without_smallest(weights: np.ndarray, kept: np.ndarray, count: int) -> np.ndarray:
-    """A mask like ``kept`` with ``count`` zeros: those of ``kept`` and besides the weights of smallest magnitude."""
-    magnitude = np.where(
-        kept, np.abs(weights), -1
-    ).ravel()  # what is pruned already is the smallest
+    """A mask like ``kept`` with ``count`` zeros: its own and the weights of smallest magnitude."""
+    magnitude = np.where(kept, np.abs(weights), -1).ravel()  # what is pruned is the smallest
     mask = np.ones(magnitude.size, bool)
     mask[np.argpartition(magnitude, count - 1)[:count]] = False
     return mask.reshape(kept.shape)
 
 
 class Pruner:
-    """Keeps the pruned weights of a model at zero while an updater trains it, and prunes further as the rules say.
+    """Keeps a model's pruned weights at zero while an updater trains it; prunes further by rules.
 
     :param epochs: of the run, within which all rules must end.
     """
@@ -124,15 +117,12 @@ class Pruner:
         self.model, self.updater = model, updater
         self.tensors = prunable(model)
         self.rules = match(rules, self.tensors)
-        self.kept: dict[
-            str, np.ndarray
-        ] = {}  # tensor -> bool, its shape; only tensors that have been pruned
+        self.kept: dict[str, np.ndarray] = {}  # of tensors that have been pruned: bool, its shape
         self.end = max((rule.end for rule in rules), default=0.0)  # in epochs
         if self.end >= epochs:
-            raise UserError(
-                f"the last pruning is at epoch {self.end:g} of {epochs:g}, and nothing is left to recover from it: "
-                "let the schedule end earlier or set --epochs"
-            )
+            late = f"the last pruning is at epoch {self.end:g} of {epochs:g}"
+            advice = "let the schedule end earlier or set --epochs"
+            raise UserError(f"{late}, and nothing is left to recover from it: {advice}")
 
     @property
     def pruned(self) -> int:
@@ -145,11 +135,11 @@ class Pruner:
         return self.pruned / sum(tensor.size for tensor in self.tensors.values())
 
     def advance(self, time: float) -> bool:
-        """Prune what the rules want at a time in epochs; True if that was more than before. Nothing ever comes back."""
+        """Prune what the rules want at a time in epochs; True if that was more than before."""
         return self.prune({name: rule.sparsity(time) for name, rule in self.rules.items()})
 
     def prune(self, sparsities: dict[str, float]) -> bool:
-        """Prune tensors to the given shares of their weights, those of smallest magnitude; True if any was left."""
+        """Prune tensors to these shares of their weights, the smallest; True if any was left."""
         masks = {}
         for name, sparsity in sparsities.items():
             tensor, count = self.tensors[name], round(sparsity * self.tensors[name].size)
@@ -161,7 +151,7 @@ class Pruner:
         return bool(masks)
 
     def keep(self, masks: dict[str, np.ndarray]) -> None:
-        """Set masks (True where a weight is kept) by the names of their tensors, and the weights they prune to zero."""
+        """Set masks by the names of their tensors (True: kept), and what they prune to zero."""
         self.kept |= masks
         for parameter in {self.tensors[name].parameter: None for name in masks}:
             whole = np.ones(self.model.trainables()[parameter].shape, np.float32)
@@ -171,24 +161,22 @@ class Pruner:
             self.updater.set_mask(parameter, mx.nd.array(whole))
 
     def keep_zeros(self, names: tuple[str, ...]) -> None:
-        """Take tensors for pruned whose zeros are to stay, as those of a pruned model that is trained further."""
+        """Take tensors for pruned whose zeros are to stay, as in a pruned model trained further."""
         self.keep({name: values(self.model, self.tensors[name]) != 0 for name in names})
 
     def state(self) -> dict[str, mx.nd.NDArray]:
         """The masks as arrays of bits, for a checkpoint."""
-        return {
-            name: mx.nd.array(np.packbits(mask), dtype=np.uint8) for name, mask in self.kept.items()
-        }
+        bits = {name: np.packbits(mask) for name, mask in self.kept.items()}
+        return {name: mx.nd.array(mask, dtype=np.uint8) for name, mask in bits.items()}
 
     def load_state(self, arrays: dict[str, np.ndarray]) -> None:
         """Put back what :meth:`state` gave."""
-        tensors = {name: self.tensors[name] for name in self.tensors if name in arrays}
-        self.keep(
-            {
-                n: np.unpackbits(arrays[n], count=t.size).astype(bool).reshape(t.shape)
-                for n, t in tensors.items()
-            }
-        )
+        bits = {
+            name: np.unpackbits(arrays[name], count=tensor.size).astype(bool)
+            for name, tensor in self.tensors.items()
+            if name in arrays
+        }
+        self.keep({name: mask.reshape(self.tensors[name].shape) for name, mask in bits.items()})
 
 
 def values(model: RNNModel, tensor: Weight) -> np.ndarray:

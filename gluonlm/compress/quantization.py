@@ -2,9 +2,10 @@
 
     >>> quantized = quantize_model(model, {"decoder": Scheme(), "layer0": Scheme("fp16")})
 
-The parts of a model are ``embedding``, ``layer0``, ``layer1``, ..., ``projection`` and ``decoder``, those it has; with
-tied weights the decoder's matrix is the embedding. Only matrices become integers: vectors (biases) are few and stay
-float32. See :mod:`gluonlm.quantize` for the command and :mod:`gluonlm.onnx.integer` for the arithmetic.
+The parts of a model are ``embedding``, ``layer0``, ``layer1``, ..., ``projection`` and ``decoder``,
+those it has; with tied weights the decoder's matrix is the embedding. Only matrices become
+integers: vectors (biases) are few and stay float32. See :mod:`gluonlm.quantize` for the command and
+:mod:`gluonlm.onnx.integer` for the arithmetic.
 """
 
 import numpy as np
@@ -30,8 +31,10 @@ def quantize_model(
     """The model's weights under the scheme of each part; parts that are not named stay float32.
 
     :param statistics: signal: its range by each kind of clipping
-        (:attr:`gluonlm.compress.calibrate.Statistics.ranges`), for schemes that want ranges known before.
-    :raises UserError: when such a scheme is for a Transformer's layers, inside which no ranges are measured.
+        (:attr:`gluonlm.compress.calibrate.Statistics.ranges`), for schemes that want ranges known
+        before.
+    :raises UserError: when such a scheme is for a Transformer's layers, inside which no ranges are
+        measured.
     """
     if unmeasured(schemes, model.layout):
         raise UserError(

@@ -2,19 +2,20 @@
 
 A YAML file with a list of rules; only ``sparsity`` must be there::
 
-    - tensors: [layers.*]   # names or patterns (default: all matrices); `python -m gluonlm.prune RUN` lists them
+    - tensors: [layers.*]   # names or patterns (default: all); `gluonlm.prune RUN` lists them
       sparsity: 0.8         # share of weights that are pruned in the end, of each matrix
       initial: 0.05         # share at the first pruning (default: 0.05)
-      begin: 2              # first pruning, in epochs from the start of training (default: 0, the start)
+      begin: 2              # first pruning, in epochs from the start of training (default: 0)
       end: 20               # last pruning (default: begin, all at once)
       every: 1              # epochs from one pruning to the next (default: a twentieth of the time)
     - tensors: encoder.weight
       sparsity: 0.9
       begin: 3.5            # half an epoch is fine, too
 
-Between begin and end the sparsity follows the curve of :meth:`gluonlm.compress.pruning.Rule.sparsity`. A mapping with
-``pruners`` and ``policies`` is read as a schedule of Distiller (the pruning example for PyTorch's language model), if
-its pruners are AutomatedGradualPruners; its names such as ``rnn.weight_hh_l0`` mean ``layers.0.h2h_weight``.
+Between begin and end the sparsity follows the curve of
+:meth:`gluonlm.compress.pruning.Rule.sparsity`. A mapping with ``pruners`` and ``policies`` is read
+as a schedule of Distiller (the pruning example for PyTorch's language model), if its pruners are
+AutomatedGradualPruners; its names such as ``rnn.weight_hh_l0`` mean ``layers.0.h2h_weight``.
 """
 
 import re
@@ -54,24 +55,16 @@ class Entry:
 class Pruner:
     """Distiller's AutomatedGradualPruner."""
 
-    kind: str  # written as "class"
     initial_sparsity: float
     final_sparsity: float
     weights: list[str]
 
 
 @dataclass(frozen=True)
-class Reference:
-    """A pruner by its name."""
-
-    instance_name: str
-
-
-@dataclass(frozen=True)
 class Policy:
-    """When one of Distiller's pruners prunes: at the start of epochs starting, + frequency, ... < ending."""
+    """When one of Distiller's pruners prunes: at epochs starting, + frequency, ... < ending."""
 
-    pruner: Reference
+    pruner: dict[str, str]  # instance_name: its name
     starting_epoch: int
     ending_epoch: int
     frequency: int = 1
@@ -94,9 +87,8 @@ def read_schedule(path: str) -> str:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"--compress {path}: cannot be read ({error}): give a file with a pruning schedule"
-        ) from None
+        unreadable = f"--compress {path}: cannot be read ({error})"
+        raise UserError(f"{unreadable}: give a file with a pruning schedule") from None
     parse_schedule(text)
     return text
 
@@ -119,7 +111,7 @@ def pruner_of(model: RNNModel, updater: Updater, config: Config) -> pruning.Prun
 def parse_schedule(text: str) -> tuple[Rule, ...]:
     """The rules in the text of a schedule file.
 
-    :raises UserError: when it is not YAML, or something in it is unknown, missing, of a wrong type or out of range.
+    :raises UserError: when it is not YAML, or something in it is unknown, missing or out of range.
     """
     try:
         content = yaml.safe_load(text)
@@ -148,26 +140,21 @@ def distiller(content: Any) -> dict[str, Entry]:
     """The entries that mean what a schedule of Distiller does."""
     schedule, entries = typed(content, Distiller, "the schedule"), {}
     for number, policy in enumerate(schedule.policies, 1):
-        where, name = f"policy {number}", policy.pruner.instance_name
+        where, name = f"policy {number}", policy.pruner.get("instance_name")
         if name not in schedule.pruners:
             raise ValueError(f"{where} uses a pruner {name}, which the schedule does not define")
-        values = {"kind": schedule.pruners[name].get("class"), **schedule.pruners[name]}
-        values.pop("class", None)
+        values = dict(schedule.pruners[name])
+        if (kind := values.pop("class", None)) != "AutomatedGradualPruner":
+            raise ValueError(f"pruner {name}: {kind} is not supported, only AutomatedGradualPruner")
         pruner = typed(values, Pruner, f"pruner {name}")
-        if pruner.kind != "AutomatedGradualPruner":
-            raise ValueError(
-                f"pruner {name}: {pruner.kind} is not supported, only AutomatedGradualPruner"
-            )
         begin, every = policy.starting_epoch, policy.frequency
         if not begin < policy.ending_epoch or every < 1:
-            raise ValueError(
-                f"{where}: ending_epoch must be after starting_epoch, frequency at least 1"
-            )
+            wanted = "ending_epoch must be after starting_epoch, frequency at least 1"
+            raise ValueError(f"{where}: {wanted}")
         last = begin + (policy.ending_epoch - begin - 1) // every * every
         tensors = [our_name(weight) for weight in pruner.weights]
-        entries[where] = Entry(
-            pruner.final_sparsity, tensors, pruner.initial_sparsity, begin, last, every
-        )
+        shares = {"sparsity": pruner.final_sparsity, "initial": pruner.initial_sparsity}
+        entries[where] = Entry(**shares, tensors=tensors, begin=begin, end=last, every=every)
     return entries
 
 
@@ -189,14 +176,13 @@ def rule(entry: Entry, where: str) -> Rule:
         every = time / 20 if entry.every is None else entry.every
         steps = round(time / every) if every * MOST_STEPS > time else 0
         if not steps or abs(steps * every - time) > 1e-6:
-            raise ValueError(
-                f"{where}: every {every:g} does not divide end - begin = {time:g}: choose another"
-            )
+            odd = f"every {every:g} does not divide end - begin = {time:g}"
+            raise ValueError(f"{where}: {odd}: choose another")
     tensors = (entry.tensors,) if isinstance(entry.tensors, str) else tuple(entry.tensors)
     return Rule(tensors, entry.sparsity, initial, float(entry.begin), float(every), steps)
 
 
 def our_name(name: str) -> str:
-    """A matrix's name here for its name in PyTorch's example: ``rnn.weight_ih_l0`` is ``layers.0.i2h_weight``."""
+    """A matrix's name here for that in PyTorch's example, such as ``rnn.weight_ih_l0``."""
     match = TORCH_NAME.fullmatch(name)
     return f"layers.{match[2]}.{TORCH[match[1]]}" if match else name

@@ -6,13 +6,14 @@ Import it before mxnet: it keeps the warnings of MXNet 1.9.1, which is older tha
 the lessons.
 """
 
+# ruff: noqa: E402, F401
 import warnings
 
 for category in (DeprecationWarning, SyntaxWarning):
     warnings.filterwarnings("ignore", category=category, module=r"(.*\W)?(mxnet|gluonnlp)")
 
-from gluonlm.teaching.diagrams import arrow, box, draw_cell, draw_cells, draw_unrolled  # noqa: E402
-from gluonlm.teaching.figures import (  # noqa: E402
+from gluonlm.teaching.diagrams import arrow, box, draw_cell, draw_cells, draw_unrolled
+from gluonlm.teaching.figures import (
     COLOURS,
     GREY,
     bars,
@@ -25,7 +26,7 @@ from gluonlm.teaching.figures import (  # noqa: E402
     set_style,
     show_figure,
 )
-from gluonlm.teaching.workload import (  # noqa: E402
+from gluonlm.teaching.workload import (
     EMMA,
     TINY,
     Workload,
@@ -35,30 +36,3 @@ from gluonlm.teaching.workload import (  # noqa: E402
     train_quietly,
     workload,
 )
-
-__all__ = [
-    "COLOURS",
-    "EMMA",
-    "GREY",
-    "TINY",
-    "Workload",
-    "arrow",
-    "bars",
-    "box",
-    "draw_cell",
-    "draw_cells",
-    "draw_unrolled",
-    "dress",
-    "explore",
-    "figure",
-    "fresh_model",
-    "heat_strip",
-    "lines",
-    "rows",
-    "set_style",
-    "show_figure",
-    "show_source",
-    "smaller",
-    "train_quietly",
-    "workload",
-]

@@ -15,7 +15,8 @@ SIGN = "#777777"
 def draw_cells(
     axes: Axes, words: Sequence[Sequence[str]], colours: Sequence[Sequence[str]], title: str = ""
 ) -> None:
-    """Draw rows of words as a table of coloured cells, one unit wide and high; row 0 is at the top."""
+    """Draw rows of words as a table of coloured cells, one unit wide and high; row 0 is at the
+    top."""
     text = {"ha": "center", "va": "center", "color": "white", "fontsize": 10}
     for row, line in enumerate(words):
         for column, word in enumerate(line):
@@ -64,7 +65,8 @@ def draw_unrolled(axes: Axes, words: Sequence[str], layers: Sequence[str]) -> No
     axes.axis("off")
 
 
-# One step of a layer, drawn from lists: boxes (x, y, text, colour), texts (x, y, text), arrows (points).
+# One step of a layer, drawn from lists: boxes (x, y, text, colour), texts (x, y, text), arrows
+# (points).
 CELLS = {
     "Elman": {
         "boxes": [(2, 1.5, "times R", SIGN), (2, 0.4, "times W", SIGN), (4, 1.5, "+", SIGN)]

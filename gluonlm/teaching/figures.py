@@ -56,7 +56,8 @@ def show_figure(figure: Figure, caption: str) -> None:
 
 
 def compact(png: bytes) -> tuple[bytes, int]:
-    """A PNG with a palette, a fraction of the bytes, and its width; few colours where they will do."""
+    """A PNG with a palette, a fraction of the bytes, and its width; few colours where they will
+    do."""
     smaller = io.BytesIO()
     with Image.open(io.BytesIO(png)) as image:
         picture = image.convert("RGB")
@@ -163,7 +164,8 @@ def heat_strip(
 ) -> None:
     """Show words in lines, the ground the darker the higher the value; ``<eos>`` ends a line.
 
-    :param description: the caption of :func:`show_figure`; :param names: what stands before each line.
+    :param description: the caption of :func:`show_figure`; :param names: what stands before each
+        line.
     :param look: ``label``, what the values are; ``highest``, the value of the darkest ground;
         ``width`` of a line in characters.
     """

@@ -20,21 +20,10 @@ from gluonlm.system.errors import UserError
 from gluonlm.system.gpu import contexts
 from gluonlm.text.corpus import Corpus, Dictionary, load_corpus
 
-EMMA = {  # tokens: each split of austen begins with this novel
-    "train": 168_366,
-    "valid": 17_126,
-    "test": 15_019,
-}
-TINY = {
-    "data": "austen",
-    "emsize": 100,
-    "nhid": 100,
-    "dropout": 0.1,
-    "tied": True,
-    "batch_size": 10,
-    "schedule": "linear",
-    "epochs": 2,
-}
+# tokens: each split of austen begins with this novel
+EMMA = {"train": 168_366, "valid": 17_126, "test": 15_019}
+TINY = {"data": "austen", "emsize": 100, "nhid": 100, "dropout": 0.1, "tied": True}
+TINY |= {"batch_size": 10, "schedule": "linear", "epochs": 2}
 
 
 @dataclass(frozen=True)
@@ -103,7 +92,8 @@ def train_quietly(config: Config, corpus: Corpus, device: Any) -> tuple[Any, lis
 
 
 def smaller(corpus: Corpus, vocab_size: int, tokens: dict[str, int]) -> Corpus:
-    """The beginning of each split, with the words that are most frequent there; others are ``<unk>``.
+    """The beginning of each split, with the words that are most frequent there; others are
+    ``<unk>``.
 
     :param vocab_size: words to keep, enough for ``<unk>`` to be among them; equally frequent ones
         in alphabetical order.
