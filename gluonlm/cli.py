@@ -163,10 +163,4 @@ def end(message: str, code: int) -> None:
 
 def dashes(argv: Sequence[str]) -> list[str]:
     """The arguments with ``-`` for ``_`` in long options; values stay as they are."""
-    spelled = []
-    for argument in argv:
-        name, equals, value = argument.partition("=")
-        if name.startswith("--"):
-            name = name.replace("_", "-")
-        spelled.append(name + equals + value)
-    return spelled
+    return [re.sub("^--[^=]*", lambda name: name[0].replace("_", "-"), one) for one in argv]

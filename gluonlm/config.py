@@ -64,7 +64,7 @@ class Config:
     """All settings of a training run. The defaults are those of the PyTorch word-level example."""
 
     data: str = setting(
-        "ptb", "data set name, folder with train/valid/test.txt, or one text file", "--data-dir"
+        "ptb", "data set, folder with train/valid/test.txt, or a text file", "--data-dir"
     )
     level: str | None = setting(
         None, "tokens of a folder or file: word (default) or char", choices=("word", "char")
@@ -72,38 +72,32 @@ class Config:
     vocab_size: int | None = setting(
         None, "keep the most frequent tokens of the training text, <unk> for others", low=3
     )
-    min_count: int = setting(
-        1, "keep tokens that the training text has so many times, <unk> for others", low=1
-    )
+    min_count: int = setting(1, "keep tokens that occur so many times, <unk> for others", low=1)
 
     model: str = setting("LSTM", "kind of layer", choices=MODELS)
     emsize: int = setting(200, "size of word embeddings", "--embed-size", low=1, high=10**6)
     nhid: int = setting(200, "hidden units per layer", "--hidden-size", low=1, high=10**6)
     nlayers: int = setting(2, "number of layers", "--num-layers", low=1, high=1000)
-    window: int = setting(
-        2, "steps of the text that the first layer's gates see", low=1, high=2, needs="qrnn"
-    )
+    window: int = setting(2, "steps that the first layer's gates see", low=1, high=2, needs="qrnn")
     nhead: int = setting(2, "heads of attention", low=1, needs="attention")
     memory: int = setting(
-        70, "words before it that a word can look at", low=1, high=10**5, needs="attention"
+        70, "words that a word can look back at", low=1, high=10**5, needs="attention"
     )
     splits: tuple[int, ...] = setting((), "adaptive softmax: first word of each cluster", low=1)
     adaptive: bool = setting(
         False, "adaptive softmax with the usual splits (none up to 75000 words)", needs="no splits"
     )
     tied: bool = setting(
-        False, "share the embedding and the decoder weight (projected when emsize != nhid)"
+        False, "one matrix for embedding and decoder (projected if emsize != nhid)"
     )
-    narrow: bool = setting(
-        False, "the last layer has emsize units, instead of a projection", needs="narrow"
-    )
+    narrow: bool = setting(False, "emsize units in the last layer, no projection", needs="narrow")
 
     dropout: float = setting(
         0.2, "dropout before the decoder; also after the embedding and between layers", **SHARE
     )
-    dropouti: float | None = setting(None, "dropout of the embedding (default: dropout)", **SHARE)
+    dropouti: float | None = setting(None, "after the embedding (default: dropout)", **SHARE)
     dropouth: float | None = setting(
-        None, "dropout between layers (default: dropout)", needs="layers", **SHARE
+        None, "between layers (default: dropout)", needs="layers", **SHARE
     )
     locked: bool = setting(False, "locked dropout: one mask per segment instead of one per step")
     dropoute: float = setting(0.0, "embedding dropout: whole words, for a segment", **SHARE)
@@ -113,9 +107,7 @@ class Config:
         needs="recurrence",
         **SHARE,
     )
-    zoneout: float = setting(
-        0.0, "share of units that keep their state at a step", needs="qrnn", **SHARE
-    )
+    zoneout: float = setting(0.0, "share of units that keep their state", needs="qrnn", **SHARE)
     alpha: float = setting(0.0, "penalty on the mean square of the last layer's outputs", low=0)
     beta: float = setting(0.0, "penalty on the mean square of their change per step", low=0)
     prune: float | None = setting(
@@ -129,20 +121,16 @@ class Config:
 
     optimizer: str = setting("sgd", "optimizer", choices=OPTIMIZERS)
     lr: float | None = setting(
-        None, "initial learning rate (default: 20 for sgd, 0.001 for adam and adamw)", low=0
+        None, "initial learning rate (default: the optimizer's usual one)", low=0
     )
     schedule: str = setting("plateau", "learning rate over the run", choices=SCHEDULES)
     lr_factor: float = setting(
         0.25, "factor of the rate when validation does not improve", low=0, high=1, needs="plateau"
     )
-    lr_patience: int = setting(
-        0, "epochs without improvement that are forgiven", low=0, needs="plateau"
-    )
-    lr_threshold: float = setting(
-        0.0, "relative improvement that counts as one", low=0, needs="plateau"
-    )
+    lr_patience: int = setting(0, "epochs without improvement forgiven", low=0, needs="plateau")
+    lr_threshold: float = setting(0.0, "least relative improvement", low=0, needs="plateau")
     restore_best: bool = setting(
-        False, "go on from the best weights when the learning rate falls", needs="plateau"
+        False, "go back to the best weights when it falls", needs="plateau"
     )
     when: tuple[int, ...] = setting((), "epochs after which the rate is divided by 10", low=1)
     decay: float = setting(1.0, "learning-rate factor per epoch", low=0, high=1)
@@ -154,9 +142,7 @@ class Config:
         low=0,
         needs="averaging",
     )
-    clip: float = setting(
-        0.25, "largest norm of the gradient of the mean loss (0: no clipping)", low=0
-    )
+    clip: float = setting(0.25, "largest norm of the mean loss's gradient (0: no clipping)", low=0)
     epochs: int = setting(40, "passes over the training text", "--epoch", low=1)
     early_stop: int | None = setting(
         None, "stop after so many epochs without improvement on the validation text", low=1
@@ -177,9 +163,7 @@ class Config:
 
     max_batches: int = setting(0, "training batches per epoch (0: all)", low=0)
     eval_batch_size: int = setting(10, "batch size for validation and test", low=1)
-    test_batch_size: int | None = setting(
-        None, "batch size for the test (default: eval-batch-size)", low=1
-    )
+    test_batch_size: int | None = setting(None, "for the test (default: eval-batch-size)", low=1)
     seed: int = setting(
         1111,
         "seed of all that is random; with --finetune the next after RUN's",
@@ -205,9 +189,7 @@ class Config:
             check(field, value)
             object.__setattr__(self, field.name, value)
         if self.softmax_samples and (self.splits or self.adaptive):
-            raise UserError(
-                "--softmax-samples is of the full softmax: add --no-adaptive and --splits none"
-            )
+            raise UserError("--softmax-samples needs --no-adaptive and --splits none")
         if None not in (self.prune, self.compress):
             raise UserError("--prune is a schedule of its own: leave it out, or --compress")
         if self.model == "Transformer" and self.emsize % self.nhead:
@@ -263,10 +245,7 @@ NEEDS: dict[str, tuple[Callable[[Config], bool], str]] = {
     "qrnn": (lambda config: config.model == "QRNN", "--model QRNN"),
     "attention": (lambda config: config.model == "Transformer", "--model Transformer"),
     "recurrence": (lambda config: config.model != "Transformer", "a recurrent --model"),
-    "layers": (
-        lambda config: config.nlayers > 1 or config.model == "Transformer",
-        "a second layer",
-    ),
+    "layers": (lambda config: config.nlayers > 1 or config.model == "Transformer", "more layers"),
     "no splits": (lambda config: not config.splits, "--splits none"),
     "narrow": (
         lambda config: (

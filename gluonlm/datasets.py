@@ -15,15 +15,13 @@ from gluonlm.text.sources import ALIASES, DATASETS, ensure, presence
 def main(argv: list[str] | None = None) -> dict[str, Path]:
     """List the data sets, or download and verify those named; returns the folders of the latter."""
     parser = Parser("datasets", __doc__)
-    parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"data sets to download: {', '.join(DATASETS)}"
-    )
+    known = ", ".join(DATASETS)
+    words = f"data sets to download: {known}"
+    parser.add_argument("names", nargs="*", metavar="NAME", help=words)
     names = [ALIASES.get(name, name) for name in parser.parse_args(argv).names]
     for name in names:
         if name not in DATASETS:
-            raise UserError(
-                f"there is no data set {name!r}: the data sets are {', '.join(DATASETS)}"
-            )
+            raise UserError(f"there is no data set {name!r}: the data sets are {known}")
     folders = {name: ensure(DATASETS[name]) for name in names}
     for name, folder in folders.items():
         print(f"{name}: complete and verified in {folder}")

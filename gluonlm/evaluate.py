@@ -65,9 +65,7 @@ def check(options: argparse.Namespace) -> None:
     if (given := cache_options(options)) and not options.cache:
         raise UserError(f"--{min(given)} is a parameter of the cache: add --cache")
     if single and options.tune_cache:
-        raise UserError(
-            "--tune-cache needs a data set with a validation text, and --data names a single file"
-        )
+        raise UserError("--tune-cache needs a validation text, and --data names a single file")
     if options.record:
         check_output(options.record)
 
@@ -105,15 +103,10 @@ def with_cache(
         settings, loss = tune(network, ids, model.dictionary, given, **where)
         print(f"on the validation text: loss {loss:.4f} | {named(loss, model.level)}")
         found = {"valid_loss": loss, "valid_perplexity": math.exp(loss)}
-    shown = (
-        f"--theta {settings.theta:g} --lambdasm {settings.lambdasm:g} --window {settings.window}"
-    )
+    shown = " ".join(f"--{name} {value:.10g}" for name, value in vars(settings).items())
     print(f"cache: {shown}", flush=True)
     if not (known or options.tune_cache or len(given) == len(CACHE)):
-        print(
-            "no settings are known for this text, these suit Penn Treebank: --tune-cache searches "
-            "better ones"
-        )
+        print("no settings are known for this text, these suit Penn Treebank: try --tune-cache")
 
     def evaluate(ids: np.ndarray, batch_size: int) -> float:
         where["batch_size"] = batch_size

@@ -40,9 +40,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("path", nargs="?", type=Path, help="what to write (default: model.onnx beside the model)")
     add("--format", choices=(*NAMES, "gluonlm"), default="onnx", help="default: onnx")
     group = parser.add_argument_group("with --format gluonlm")
-    group.add_argument(
-        "--vocabulary", help="a run, a model file, a text with a token a line, or a JSON list"
-    )
+    group.add_argument("--vocabulary", help="run, model, text with a token a line, or JSON list")
     group.add_argument("--data", help="the data set that the model is for")
     group.add_argument("--model", help="RNN_RELU, which the arrays do not tell from RNN_TANH")
     group.add_argument("--level", choices=("word", "char"), help="what the tokens are")

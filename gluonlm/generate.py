@@ -74,9 +74,7 @@ def model_path(options: argparse.Namespace) -> Path:
     if sum(map(bool, (options.run, options.checkpoint, options.onnx))) > 1:
         raise UserError("give the model once: as the first argument, by --checkpoint, or --onnx")
     if not (path or options.onnx or DEFAULT_MODEL.exists()):
-        raise UserError(
-            "say which model is to write: austen (bundled), a run's folder or a model file"
-        )
+        raise UserError("say which model is to write: austen, a run's folder or a model file")
     return Path(path or DEFAULT_MODEL)
 
 
@@ -86,13 +84,9 @@ def strategy(options: argparse.Namespace, dictionary: Dictionary) -> Strategy:
     given = {n: value for n, value in values.items() if value is not None and value is not False}
     drawn = [option(name) for name in SAMPLING if name in given]
     if options.beam is not None and drawn:
-        raise UserError(
-            f"--beam looks for the most probable text and draws nothing: leave out {drawn[0]}"
-        )
+        raise UserError(f"--beam draws nothing: leave out {drawn[0]}")
     if options.beam is not None and options.beam < options.samples:
-        raise UserError(
-            f"--beam {options.beam} finds {options.beam} texts: lower --samples or raise --beam"
-        )
+        raise UserError(f"--beam {options.beam} finds as many texts: lower --samples or raise it")
     forbidden = [dictionary.unk_id] if options.unk == "forbid" else []
     forbidden += [end_id(dictionary)] if options.eos == "forbid" else []
     given |= {name: getattr(options, name) for name in ("seed", "samples", "sentences")}
@@ -116,12 +110,10 @@ def write(options: argparse.Namespace, model: LanguageModel, written: list[str])
     opening, unknown = tokens_of(options.seed_text, model.dictionary, model.level)
     prompt, alone = model.dictionary.encode(opening), options.samples == 1 and not options.outf
     if unknown:
-        print(
-            f"not in the vocabulary, read as {UNK}: {printable(' '.join(unknown))}", file=sys.stderr
-        )
-    writers = [
-        Detokenizer(model.level, options.capitals, options.raw) for _ in range(options.samples)
-    ]
+        words = printable(" ".join(unknown))
+        print(f"not in the vocabulary, read as {UNK}: {words}", file=sys.stderr)
+    style, samples = (model.level, options.capitals, options.raw), range(options.samples)
+    writers = [Detokenizer(*style) for _ in samples]
     written += ["".join(map(writer, opening)) for writer in writers]
     if alone:
         print(printable(written[0]), end="", flush=True)

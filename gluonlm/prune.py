@@ -150,7 +150,7 @@ def main(argv: list[str]) -> Trained:
     if options.sensitivity or rules:
         if trained.quantized:
             raise UserError(
-                f"{trained.path} is quantized: prune the model that training wrote, then quantize"
+                f"{trained.path} is quantized: prune what training wrote, then quantize"
             )
         valid = read_split(trained.config.data, "valid", trained.dictionary, trained.level)
     if options.sensitivity:

@@ -113,17 +113,13 @@ def check(options: argparse.Namespace) -> None:
     """Raise a UserError for options that do not make sense."""
     tokens, measured = options.tokens, options.calibration_tokens
     if options.int8 and options.fp16:
-        raise UserError(
-            "--int8 and --fp16 are two schemes for the whole model: leave out one, or use --part"
-        )
+        raise UserError("--int8 and --fp16 are for the whole model: leave out one, or use --part")
     if options.table and (options.int8 or options.fp16 or options.part):
         raise UserError("--table compares schemes of its own: leave out --int8, --fp16 and --part")
     if tokens is not None and not (options.table and tokens >= 1):
         raise UserError(f"--tokens {tokens}: is for --table, and must be at least 1")
     if measured is not None and options.statistics:
-        raise UserError(
-            "--statistics has the ranges that --calibration-tokens would measure: leave one out"
-        )
+        raise UserError("--statistics has what --calibration-tokens would measure: leave one out")
     if measured is not None and measured < COLUMNS:
         raise UserError(f"--calibration-tokens {measured}: must be at least {COLUMNS}")
 

@@ -95,10 +95,8 @@ def main(argv: list[str]) -> dict[str, float]:
     write = as_json if options.json else row
     count = tokens = 0
     total, began = 0.0, time.monotonic()
-    lines = score_lines(
-        model, read_lines(options.file), options.batch_size, options.carry, options.next
-    )
-    for line in lines:
+    how, lines = (options.batch_size, options.carry, options.next), read_lines(options.file)
+    for line in score_lines(model, lines, *how):
         print(write(line, options.words, options.next > 0))
         count, tokens = count + 1, tokens + len(line.ids)
         total += line.log_probability

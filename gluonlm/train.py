@@ -84,9 +84,7 @@ def parser() -> Parser:
     add = parser.add_argument_group("workers").add_argument
     add("--gpu", help="GPU numbers such as 0 or 0,1; without --preset the tutorial's full size")
     add("--cuda", "--accel", action="store_true", help="use GPU 0")
-    stores = (
-        "how gradients are summed over the devices, or the workers of gluonlm.launch or horovodrun"
-    )
+    stores = "how gradients are summed over devices, or workers of gluonlm.launch or horovodrun"
     add("--kvstore", choices=KVSTORES, help=f"{stores} (default: device)")
     return parser
 
@@ -138,9 +136,7 @@ def open_run(given: dict[str, Any], group: Group) -> tuple[Run, Config]:
         return (Run.new if given.get("save") else Run.next_free)(folder), config
     extra = set(given) - {*RESUME_OPTIONS, "epochs"}
     if extra:
-        raise UserError(
-            f"--resume goes on with the run's own settings: leave out {option(min(extra))}"
-        )
+        raise UserError(f"--resume takes the run's own settings: leave out {option(min(extra))}")
     run, config = (ReadOnlyRun(given["resume"]), None) if group.rank else Run.open(given["resume"])
     config = Config.from_json(group.all_gather_object("run", config and config.to_json())[0])
     return run, config
@@ -183,9 +179,7 @@ def check(given: dict[str, Any]) -> None:
         require("onnx", "onnx", "onnxruntime")
         check_output(Path(given["onnx_export"]))
     if given.get("kvstore") == "nccl" and not mx.runtime.Features().is_enabled("NCCL"):
-        raise UserError(
-            "--kvstore nccl: the installed mxnet is built without NCCL; leave the option out"
-        )
+        raise UserError("--kvstore nccl: this mxnet is built without NCCL; leave the option out")
 
 
 def begin(
@@ -202,9 +196,8 @@ def begin(
     if config.finetune:  # a run that has begun has the model it began with, or a better one
         origin = load_model(run.best if stopped and run.best.exists() else config.finetune)
     level, dictionary = (origin.level, origin.dictionary) if origin else (config.level, None)
-    corpus = load_corpus(
-        config.data, level, dictionary, Limits(config.vocab_size, config.min_count)
-    )
+    limits = Limits(config.vocab_size, config.min_count)
+    corpus = load_corpus(config.data, level, dictionary, limits)
     check_equal(group, config, corpus, len(session.contexts), session.kvstore)
     if run.lock is None:
         run.claim()

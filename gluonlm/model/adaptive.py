@@ -51,10 +51,8 @@ class SplitDecoder(nn.Dense):
         super().__init__(vocab_size, in_units=in_units, flatten=False, **kwargs)
         self.splits, self.edges = splits, (*splits, vocab_size)
         with self.name_scope():  # the head's entries for the clusters
-            initializer = kwargs.get("weight_initializer")
-            self.cluster_weight = self.params.get(
-                "cluster_weight", shape=(len(splits), in_units), init=initializer
-            )
+            init, shape = kwargs.get("weight_initializer"), (len(splits), in_units)
+            self.cluster_weight = self.params.get("cluster_weight", shape=shape, init=init)
             self.cluster_bias = self.params.get("cluster_bias", shape=(len(splits),), init="zeros")
 
     def hybrid_forward(self, F, x, weight, bias, cluster_weight, cluster_bias):
@@ -80,10 +78,8 @@ class SplitDecoder(nn.Dense):
         ctx = features.context
         names = ("weight", "bias", "cluster_weight", "cluster_bias")
         arrays = [getattr(self, name).data(ctx) for name in names]
-        words = as_ids(targets).ravel()
-        return _SplitCrossEntropy(words, self.edges, precision)(
-            features.reshape((-1, features.shape[-1])), *arrays
-        )
+        loss = _SplitCrossEntropy(as_ids(targets).ravel(), self.edges, precision)
+        return loss(features.reshape((-1, features.shape[-1])), *arrays)
 
 
 def log_probabilities(scores: np.ndarray, splits: tuple[int, ...]) -> np.ndarray:

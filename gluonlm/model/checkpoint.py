@@ -271,6 +271,5 @@ def read_json(path: Path) -> dict:
         return parse(path.read_text(encoding="utf-8"), dict[str, Any])
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(
-            f"cannot read {path} ({reason}): give the folder of a run that training has made"
-        ) from None
+        advice = "give the folder of a run that training has made"
+        raise UserError(f"cannot read {path} ({reason}): {advice}") from None

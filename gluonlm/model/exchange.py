@@ -29,12 +29,7 @@ from gluonlm.system.errors import UserError
 from gluonlm.system.files import check_output, write_output
 from gluonlm.text.vocabulary import Dictionary
 
-TORCH = {
-    "i2h_weight": "weight_ih",
-    "h2h_weight": "weight_hh",
-    "i2h_bias": "bias_ih",
-    "h2h_bias": "bias_hh",
-}
+TORCH = {"i2h": "ih", "h2h": "hh"}
 
 
 def export_gluon(trained: Trained, prefix: Path) -> None:
@@ -85,7 +80,8 @@ def torch_name(name: str) -> str:
     if block != "layers":
         return name
     index, _, part = rest.partition(".")
-    return f"rnn.{TORCH[part]}_l{index}"
+    source, _, kind = part.partition("_")
+    return f"rnn.{kind}_{TORCH[source]}_l{index}"
 
 
 def export_torch(trained: Trained, path: Path) -> None:
@@ -108,9 +104,7 @@ def refuse_foreign(config: Config, vocab_size: int) -> None:
         "narrow last layer": len({units for _, units in layer_sizes(config)}) > 1,
     }
     for part in (part for part, there in parts.items() if there):
-        raise UserError(
-            f"PyTorch's RNNModel has no {part}: export another model, or with --format onnx"
-        )
+        raise UserError(f"PyTorch's RNNModel has no {part}: export with --format onnx")
 
 
 def read_torch(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -125,9 +119,8 @@ def read_torch(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return arrays, file.metadata() or {}
     except (SafetensorError, ValueError, TypeError, OSError) as error:
-        raise UserError(
-            f"{path} is damaged or not a safetensors file ({error}): save the model again"
-        ) from None
+        sentence = f"{path} is damaged or not a safetensors file ({error}): save the model again"
+        raise UserError(sentence) from None
 
 
 def import_torch(

@@ -56,11 +56,10 @@ class QRNNLayer(HybridBlock):
         self.window, self.wdrop, self.zoneout = window, wdrop, zoneout
         self.half = precision == "float16"
         self.state_count = window
-        init = mx.init.Uniform((3 / (window * input_size)) ** 0.5)
+        shape = (3 * hidden_size, window * input_size)
+        init = mx.init.Uniform((3 / shape[1]) ** 0.5)
         with self.name_scope():
-            self.weight = self.params.get(
-                "weight", shape=(3 * hidden_size, window * input_size), init=init
-            )
+            self.weight = self.params.get("weight", shape=shape, init=init)
             self.bias = self.params.get("bias", shape=(3 * hidden_size,), init=init)
 
     def hybrid_forward(self, F, inputs, state, weight, bias):

@@ -54,9 +54,8 @@ class RecurrentLayer(HybridBlock):
         self.layout = stretches("weights", layer_shapes(mode, input_size, hidden_size))
         size = sum(weight.size for weight in self.layout.values())
         with self.name_scope():
-            self.weights = self.params.get(
-                "weights", shape=(size,), init=mx.init.Uniform(hidden_size**-0.5)
-            )
+            init = mx.init.Uniform(hidden_size**-0.5)
+            self.weights = self.params.get("weights", shape=(size,), init=init)
 
     def hybrid_forward(self, F, inputs, state, weights):
         """Inputs (T, N, I), state: a (1, N, H), two for an LSTM -> outputs (T, N, H), new state."""
@@ -119,11 +118,9 @@ class Body(HybridBlock):
             between = 0.0
         rates = [inside, *[between] * (config.nlayers - 1), config.dropout]
         make_dropout = LockedDropout if config.locked else nn.Dropout
-        init = mx.init.Uniform(INIT_RANGE)
+        sizes, init = (vocab_size, config.emsize), mx.init.Uniform(INIT_RANGE)
         with self.name_scope():
-            self.encoder = WordDropEmbedding(
-                vocab_size, config.emsize, config.dropoute, weight_initializer=init
-            )
+            self.encoder = WordDropEmbedding(*sizes, config.dropoute, weight_initializer=init)
             self.layers = nn.HybridSequential()
             self.layers.add(*make_layers(config))
             # by hand, for the fused operator's own dropout does nothing on a CPU

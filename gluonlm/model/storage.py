@@ -96,9 +96,8 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except (UserError, SafetensorError, ValueError, LookupError, OSError) as error:
         reason = textwrap.shorten(str(error), 200)
-        raise UserError(
-            f"{path} is damaged or not a gluonlm file ({reason}): use another checkpoint"
-        ) from None
+        sentence = f"{path} is damaged or not a gluonlm file ({reason}): use another checkpoint"
+        raise UserError(sentence) from None
 
 
 def digest(packed: Arrays, metadata: dict[str, str]) -> str:

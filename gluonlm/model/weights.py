@@ -170,6 +170,4 @@ def parameter_shapes(weights: dict[str, Weight]) -> dict[str, Shape]:
 
 def model_bytes(config: Config, vocab_size: int) -> int:
     """Bytes of a model's weights in float32, known before any is allocated."""
-    return 4 * sum(
-        math.prod(shape) for _, shapes, _ in blocks(config, vocab_size) for shape in shapes.values()
-    )
+    return 4 * sum(weight.size for weight in layout(config, vocab_size).values())

@@ -218,9 +218,8 @@ class HorovodGroup(SynchronousGroup):
             flat.wait_to_read()
         except mx.MXNetError as error:
             reason = str(error).strip().splitlines()[-1].partition(". ")[0]
-            raise UserError(
-                f"another worker is gone or cannot be reached ({reason}): {RESUME}"
-            ) from None
+            sentence = f"another worker is gone or cannot be reached ({reason}): {RESUME}"
+            raise UserError(sentence) from None
 
     def __exit__(self, kind, error, trace):
         super().__exit__(kind, error, trace)

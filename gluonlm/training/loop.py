@@ -58,9 +58,8 @@ class Training:
             counts = np.bincount(corpus.train, minlength=len(corpus.dictionary))
             loss_of = SampledSoftmax(counts, config.softmax_samples)
         self.objective = Objective(loss_of, config.alpha, config.beta)
-        self.progress = Progress(
-            corpus=corpus.hashes, settings=config.to_json(), threads=runtime().threads
-        )
+        settings, threads = config.to_json(), runtime().threads
+        self.progress = Progress(corpus=corpus.hashes, settings=settings, threads=threads)
         self.plotted_at = time.monotonic()
         writes = session.tensorboard and self.group.rank == 0
         self.events = Events(run.log_path) if writes else None
@@ -202,9 +201,8 @@ class Training:
         corpus, progress, columns = self.corpus, self.progress, self.config.eval_batch_size
         self.updater.synchronize()
         with self.average.in_place() if self.average else nullcontext():
-            loss = evaluate(
-                self.model, corpus.valid, corpus.dictionary, columns, self.contexts[0], self.group
-            )
+            where = self.contexts[0], self.group
+            loss = evaluate(self.model, corpus.valid, corpus.dictionary, columns, *where)
             guessing = math.log(len(corpus.dictionary))
             before = progress.valid_losses[-1] if progress.valid_losses else progress.best_loss
             if not math.isfinite(loss) or min(loss, train_loss, before) > guessing + FAR:
@@ -264,19 +262,17 @@ def training_columns(
     :raises UserError: when the text is too short for all columns, or they cannot be divided over
         workers and devices.
     """
-    if config.batch_size % (devices * group.world_size):
+    size = config.batch_size
+    if size % (devices * group.world_size):
         workers = f"{group.world_size} workers of " if group.world_size > 1 else ""
         parts = f"{workers}{devices} devices"
+        raise UserError(f"--batch-size {size} cannot be divided over {parts}: use a multiple")
+    if len(corpus.train) < 2 * size:
         raise UserError(
-            f"--batch-size {config.batch_size} cannot be divided over {parts}: use a multiple"
+            f"the training text has {len(corpus.train)} tokens, too few for --batch-size {size}: "
+            "use a smaller batch or more text"
         )
-    if len(corpus.train) < 2 * config.batch_size:
-        raise UserError(
-            f"the training text has {len(corpus.train)} tokens, too few for --batch-size "
-            f"{config.batch_size}: use a smaller batch or more text"
-        )
-    columns = batchify(corpus.train, config.batch_size)
-    return np.ascontiguousarray(columns[:, group.columns(config.batch_size)])
+    return np.ascontiguousarray(batchify(corpus.train, size)[:, group.columns(size)])
 
 
 def tell(sentence: str) -> None:

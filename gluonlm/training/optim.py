@@ -37,9 +37,8 @@ class PlainSGD(mx.optimizer.SGD):
     """MXNet's without momentum, by ``sgd_update``: half the time of its operator for many."""
 
     def update(self, index, weight, grad, state):
-        nd.sgd_update(
-            weight, grad, out=weight, lr=self.lr, wd=self.wd, rescale_grad=self.rescale_grad
-        )
+        factors = {"lr": self.lr, "wd": self.wd, "rescale_grad": self.rescale_grad}
+        nd.sgd_update(weight, grad, out=weight, **factors)
 
 
 class Updater:

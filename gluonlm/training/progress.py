@@ -42,9 +42,8 @@ class Display:
         if self.bar.disable and self.batch % self.log_interval and self.batch < self.batches:
             return
         mean, speed = self.loss / self.tokens, self.tokens / (time.monotonic() - self.started)
-        self.bar.set_postfix_str(
-            f"loss {mean:.3f}, {shown(mean, self.level)}, {speed:.0f} tokens/s", refresh=False
-        )
+        text = f"loss {mean:.3f}, {shown(mean, self.level)}, {speed:.0f} tokens/s"
+        self.bar.set_postfix_str(text, refresh=False)
         if self.batch % self.log_interval == 0 or self.batch == self.batches:
             record = {"step": step, "loss": mean, "lr": lr, "tokens_per_second": speed}
             self.log({"kind": "interval", **record})

@@ -59,9 +59,7 @@ def train_step(
     """
     with updater.threads.timed(data.size):
         inputs = gluon.utils.split_and_load(data, updater.contexts, batch_axis=1)
-        targets = np.split(
-            target, len(updater.contexts), axis=1
-        )  # the losses take them as they are
+        targets = np.split(target, len(inputs), axis=1)  # the losses take them as they are
         penalized, losses, penalties, new_states = objective.alpha or objective.beta, [], [], []
         with autograd.record():
             for x, y, state in zip(inputs, targets, states, strict=True):
