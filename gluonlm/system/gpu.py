@@ -30,6 +30,7 @@ LIBRARIES = {
 # the wheel holds machine code for 5.0, 6.0, 7.0, 8.0 and 8.6; code for x.y runs on x.z from z = y
 # on
 GENERATIONS = (5, 6, 7, 8)
+NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
 MAJOR, MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
 
 
@@ -99,31 +100,24 @@ def list_gpus() -> list[Gpu]:
     except OSError:
         lacking = f"there is no NVIDIA driver here ({DRIVER} cannot be loaded)"
         raise UserError(f"{lacking}: install one, or use the CPU") from None
-    try:
-        ask(driver.cuInit, 0)
-        ask(driver.cuDeviceGetCount, ctypes.byref(count := ctypes.c_int()))
-    except NoGpu:
-        return []
-    return [describe(driver, number) for number in range(count.value)]
+    count = ctypes.c_int()
+    if ask(driver.cuInit, 0) and ask(driver.cuDeviceGetCount, ctypes.byref(count)):
+        return [describe(driver, number) for number in range(count.value)]
+    return []
 
 
-class NoGpu(Exception):
-    """The driver works and has no GPU for this process: CUDA_VISIBLE_DEVICES may hide all."""
-
-
-def ask(function, *arguments) -> None:
-    """Call a function of the driver.
+def ask(function, *arguments) -> bool:
+    """Call a function of the driver; False without a GPU for this process, which may be hidden.
 
     :raises UserError: when it fails.
     """
     status = function(*arguments)
-    if status == 100:  # CUDA_ERROR_NO_DEVICE
-        raise NoGpu
-    if status:
+    if status not in (0, NO_DEVICE):
         raise UserError(
             f"the NVIDIA driver does not work ({function.__name__} returned {status}): see whether "
             "nvidia-smi runs, reinstall the driver or restart the machine"
         )
+    return status != NO_DEVICE
 
 
 def describe(driver: ctypes.CDLL, number: int) -> Gpu:

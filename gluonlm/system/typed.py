@@ -8,11 +8,13 @@ A type is str, int, float, bool, Any, a list, a tuple, a dict with names as keys
 types, or a dataclass: then the names are its fields, and those without a default must be there.
 """
 
+import contextlib
 import dataclasses
 import json
 import types
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+UNIONS = (Union, types.UnionType)
 NAMES = {
     float: "a number",
     int: "a whole number",
@@ -37,8 +39,7 @@ def parse(text: str, kind: Any) -> Any:
 
 
 def typed(value: Any, kind: Any, where: str) -> Any:
-    """A value as one of that type; lists become tuples, and mappings dataclasses, where the type
-    says so.
+    """A value as one of that type; lists become tuples, mappings dataclasses, where it says so.
 
     :raises ValueError: when it is of another type.
     """
@@ -55,8 +56,9 @@ def typed(value: Any, kind: Any, where: str) -> Any:
         kinds = inner[:1] * len(value) if inner[1:] == (...,) else inner
         if len(kinds) == len(value):
             return tuple(typed(one, of, where) for one, of in zip(value, kinds, strict=True))
-    if origin in (Union, types.UnionType):
-        return of_union(value, inner, where)
+    for one in inner if origin in UNIONS else ():
+        with contextlib.suppress(ValueError):
+            return typed(value, one, where)
     if kind is Any or (origin is None and is_plain(value, kind)):
         return value
     raise ValueError(f"{where} must be {described(kind)}")
@@ -68,7 +70,7 @@ def described(kind: Any) -> str:
         names = ", ".join(field.name for field in dataclasses.fields(kind))
         return f"a mapping with {names}"
     origin, inner = get_origin(kind), get_args(kind)
-    if origin in (Union, types.UnionType):
+    if origin in UNIONS:
         return " or ".join(map(described, inner))
     return f"a list of {described(inner[0])}" if origin is list else NAMES[origin or kind]
 
@@ -83,16 +85,6 @@ def is_plain(value: Any, kind: Any) -> bool:
     return type(value) is kind or (kind is float and type(value) is int and abs(value) < 2**1000)
 
 
-def of_union(value: Any, kinds: tuple, where: str) -> Any:
-    """A value of one of several types."""
-    for kind in kinds:
-        try:
-            return typed(value, kind, where)
-        except ValueError:
-            continue
-    raise ValueError(f"{where} must be {' or '.join(map(described, kinds))}")
-
-
 def of_dataclass(values: dict[str, Any], kind: Any, where: str) -> Any:
     """A dataclass from its fields."""
     kinds = get_type_hints(kind)
@@ -102,6 +94,5 @@ def of_dataclass(values: dict[str, Any], kind: Any, where: str) -> Any:
     for name, field in fields.items():
         if name not in values and field.default is field.default_factory:  # both are missing
             raise ValueError(f"{where}: {name} is missing")
-    return kind(
-        **{name: typed(one, kinds[name], f"{where}: {name}") for name, one in values.items()}
-    )
+    parts = {name: typed(one, kinds[name], f"{where}: {name}") for name, one in values.items()}
+    return kind(**parts)
