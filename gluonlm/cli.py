@@ -4,6 +4,8 @@ import argparse
 import dataclasses
 import errno
 import re
+import shlex
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -151,6 +153,15 @@ def sentence_of(error: Exception) -> str | None:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF):
         return f"cannot write the output ({error.strerror}): send it to another place"
     return None
+
+
+def interpreter() -> str:
+    """This Python as a shell finds it: by name in an environment that is active, else its path."""
+    here, found = Path(sys.executable), shutil.which("python")
+    if found and Path(found).parent == here.parent:
+        return "python"
+    inside = here.is_relative_to(Path.cwd())
+    return shlex.quote(str(here.relative_to(Path.cwd()) if inside else here))
 
 
 def end(message: str, code: int) -> None:

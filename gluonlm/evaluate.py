@@ -143,7 +143,7 @@ def report(score: Score, level: str, units: dict[str, float]) -> None:
     share = score.unknown / score.tokens
     print(
         f"{score.tokens} tokens, {share:.2%} unknown | loss {score.loss:.4f} | "
-        f"{named(score.loss, level)}{units_shown(units)}"
+        f"{named(score.loss, level)}{units_shown(units, score.loss)}"
     )
     if share > MUCH_UNKNOWN:
         print(

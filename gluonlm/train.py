@@ -22,7 +22,7 @@ from typing import Any
 
 import mxnet as mx
 
-from gluonlm.cli import Parser, add_options, run
+from gluonlm.cli import Parser, add_options, interpreter, run
 from gluonlm.compress.schedule_file import pruner_of, read_schedule
 from gluonlm.config import Config, option
 from gluonlm.inference.predictor import Predictor
@@ -250,14 +250,15 @@ def finish(training: Training, finished: bool, onnx: str | None) -> Result:
     if not validated:
         print("no epoch was finished: this is the model as it stands")
     units = corpus.dictionary.per_unit("test", test_loss * len(corpus.test))
-    print(f"test loss {test_loss:.4f} | test {named(test_loss, corpus.level)}{units_shown(units)}")
+    others = units_shown(units, test_loss)
+    print(f"test loss {test_loss:.4f} | test {named(test_loss, corpus.level)}{others}")
     print(compared(corpus, trivial))
     if training.pruner.kept:
         print(report(model))
     print(f"--- a sample\n{sample(model, corpus, config.seed, ctx).strip()}\n---")
     if not finished:
         several = training.group.world_size > 1
-        how = "with as many workers and" if several else "with: python -m gluonlm.train"
+        how = "with as many workers and" if several else f"with: {interpreter()} -m gluonlm.train"
         print(f"stopped; go on {how} --resume {shlex.quote(str(run.folder))}")
     if exported:
         print(exported.report)

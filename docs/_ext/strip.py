@@ -17,7 +17,7 @@ SENTENCE = (
     "it is a truth universally acknowledged , that a single reader in possession of a good "
     "book must be in want of another ."
 )
-MOST_BITS = 14
+MOST_BITS = 18
 LETTER, GAP, LINE, WIDTH = 9.6, 18, 58, 860  # pixels
 
 

@@ -95,9 +95,11 @@ def shown(loss: float, level: str) -> str:
     return f"{unit} {displayed(loss, level):>{width}}"
 
 
-def units_shown(units: dict[str, float]) -> str:
-    """The measures by which words, subwords and characters can be compared, if any."""
-    return "".join(f" | {name.replace('_', ' ')} {value:.4f}" for name, value in units.items())
+def units_shown(units: dict[str, float], loss: float) -> str:
+    """The measures by which words, subwords and characters can be compared, if there are any beside
+    the perplexity of ``loss`` itself."""
+    others = {name: v for name, v in units.items() if not math.isclose(v, math.exp(loss))}
+    return "".join(f" | {name.replace('_', ' ')} {value:.4f}" for name, value in others.items())
 
 
 def named(loss: float, level: str) -> str:

@@ -8,6 +8,7 @@
 
 import json
 import math
+import os
 import signal
 import sys
 import threading
@@ -73,6 +74,10 @@ class StopRequest:
     def _ask(self, number, frame):
         self.asked = True
         self.__exit__()
+        if number == signal.SIGTERM:  # sent by a program, which needs no advice
+            return
+        # print may be what the signal has interrupted, and is not re-entrant
+        os.write(2, b"\nstopping after this step, then evaluating; Ctrl-C again ends at once\n")
 
 
 def save_training(training) -> None:

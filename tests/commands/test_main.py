@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import gluonlm
-from gluonlm import completion
+from gluonlm import cli, completion
 from gluonlm.__main__ import COMMANDS, summary
 
 GLUONLM = str(Path(sys.executable).with_name("gluonlm"))  # what pip makes of [project.scripts]
@@ -67,3 +67,14 @@ def test_the_shell_completes_commands_and_options(typed, offered, script):
     shown = subprocess.run(["bash", "-c", f"{script}\n{line}"], capture_output=True, text=True)
     assert shown.stderr == ""
     assert shown.stdout.split() == offered
+
+
+@pytest.mark.parametrize(
+    ("found", "shown"),
+    [("env/bin/python", "python"), ("/usr/bin/python", "env/bin/python"), (None, "env/bin/python")],
+)
+def test_the_advice_to_go_on_names_a_python_that_has_mxnet(found, shown, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "env/bin/python"))
+    monkeypatch.setattr(cli.shutil, "which", lambda name: str(tmp_path / found) if found else None)
+    assert cli.interpreter() == shown

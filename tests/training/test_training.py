@@ -181,9 +181,7 @@ def test_kill_9_at_random_moments_loses_nothing_but_time(text, tmp_path):
     assert_same(tmp_path / "whole", tmp_path / "killed")
 
 
-def test_ctrl_c_evaluates_the_best_model_and_says_how_to_resume(
-    text, tmp_path, monkeypatch, capsys
-):
+def test_ctrl_c_evaluates_the_best_model_and_says_how_to_resume(text, tmp_path, monkeypatch, capfd):
     steps = 0
 
     def interrupted(*arguments):
@@ -195,7 +193,8 @@ def test_ctrl_c_evaluates_the_best_model_and_says_how_to_resume(
 
     monkeypatch.setattr("gluonlm.training.loop.train_step", interrupted)
     result = run(text, tmp_path / "run", "--epochs", "5")
-    output = capsys.readouterr().out
+    output, told = capfd.readouterr()
+    assert told.count("stopping after this step, then evaluating") == 1
     assert not result.finished
     assert result.best_epoch == 1
     assert math.isfinite(result.test_loss)

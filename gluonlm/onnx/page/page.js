@@ -7,7 +7,7 @@ const EXAMPLES = {
   news: "the company said third-quarter profit fell as investors sold shares of the bank.",
   nonsense: "green ideas of the the spoon were very yesterday and.",
 };
-const MOST_BITS = 14; // the ground's colour ends here
+const MOST_BITS = 18; // the ground's colour ends here
 const LONGEST = 60; // words that "write on" writes at the most
 const THETA = 0.3; // how sharply the cache looks
 
