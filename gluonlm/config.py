@@ -76,6 +76,8 @@ class Config:
 
     model: str = setting("LSTM", "kind of layer", choices=MODELS)
     emsize: int = setting(200, "size of word embeddings", "--embed-size", low=1, high=10**6)
+    embeddings: str | None = setting(None, "file of word vectors to start from (word2vec, GloVe)")
+    freeze_embeddings: bool = setting(False, "do not train the embeddings", needs="vectors")
     nhid: int = setting(200, "hidden units per layer", "--hidden-size", low=1, high=10**6)
     nlayers: int = setting(2, "number of layers", "--num-layers", low=1, high=1000)
     window: int = setting(2, "steps that the first layer's gates see", low=1, high=2, needs="qrnn")
@@ -242,6 +244,12 @@ class Config:
 
 # what a setting has no effect without: whether it is there, and its name
 NEEDS: dict[str, tuple[Callable[[Config], bool], str]] = {
+    "vectors": (
+        lambda config: (
+            bool(config.embeddings or config.finetune) and not (config.prune or config.compress)
+        ),
+        "--embeddings or beside pruning",
+    ),
     "qrnn": (lambda config: config.model == "QRNN", "--model QRNN"),
     "attention": (lambda config: config.model == "Transformer", "--model Transformer"),
     "recurrence": (lambda config: config.model != "Transformer", "a recurrent --model"),

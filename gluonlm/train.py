@@ -56,7 +56,7 @@ RESUME_OPTIONS = ("resume", "gpu", "cuda", "onnx_export", *WATCHING)
 NO_SETTINGS = (*RESUME_OPTIONS, "preset", "save", "dry_run")
 STRUCTURE = (  # what a finetuned model has already
     *("preset", "level", "vocab_size", "min_count", "model", "emsize", "nhid", "nlayers"),
-    *("window", "nhead", "memory", "splits", "adaptive", "tied", "narrow"),
+    *("window", "nhead", "memory", "splits", "adaptive", "tied", "narrow", "embeddings"),
 )
 
 
@@ -112,7 +112,7 @@ def finetune_settings(values: dict[str, Any]) -> Config:
     the first run, with the same words under them, which the model has been fitted to already.
     """
     first = load_model(values["finetune"]).config
-    again = {"seed": (first.seed + 1) % 2**32, "prune": None, "compress": None}
+    again = {"seed": (first.seed + 1) % 2**32, "prune": None, "compress": None, "embeddings": None}
     return on_top({**asdict(first), **again}, values)
 
 

@@ -12,6 +12,7 @@ from contextlib import nullcontext
 import numpy as np
 
 from gluonlm.config import Config
+from gluonlm.model.pretrained import ENCODER, start_from_vectors
 from gluonlm.model.rnn import RNNModel
 from gluonlm.model.softmax import SampledSoftmax, decoder_loss
 from gluonlm.system.errors import UserError
@@ -48,7 +49,10 @@ class Training:
         self.source = training_columns(corpus, config, len(self.contexts), self.group)  # (L, N)
         local = session.kvstore if session.kvstore in LOCAL else "device"
         parameters = model.trainables()
-        self.updater = Updater(parameters, config.optimizer, config.wdecay, local, self.group)
+        trained = dict(parameters)
+        if config.freeze_embeddings:
+            del trained[ENCODER]
+        self.updater = Updater(trained, config.optimizer, config.wdecay, local, self.group)
         self.updater.scale = LossScale() if config.precision == "float16" else None
         self.pruner = session.pruner(model, self.updater, config)
         self.average = Average(parameters) if config.finetune and config.averages else None
@@ -71,6 +75,10 @@ class Training:
 
         :param command: what has been typed.
         """
+        if path := self.config.embeddings:
+            found = start_from_vectors(path, self.model, self.corpus.dictionary)
+            if self.group.rank == 0:
+                print(f"{path}: vectors of {found} of {len(self.corpus.dictionary)} words")
         self.run.begin(self.config, command)
         save_training(self)
 
