@@ -1,7 +1,7 @@
 """What each way of quantizing costs in perplexity, and saves in bytes and time: one table, from one
 command.
 
-    python -m gluonlm.quantize runs/ptb --table       # prints it, and writes runs/ptb/quantized.json
+    python -m gluonlm.quantize runs/ptb --table       # prints it; writes runs/ptb/quantized.json
 
 Perplexities are those of the whole validation and test text, in 10 columns. Words per second are of
 evaluating the validation text and of writing one word at a time, each variant in turn in several

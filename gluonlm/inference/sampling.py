@@ -4,12 +4,12 @@
     >>> strategy = Strategy(temperature=0.8, top_k=50, seed=1, samples=3)
     >>> generate(predictor, dictionary, length=20, strategy=strategy)
 
-A predictor is anything with ``begin_state(N) -> state`` and ``predict(ids (T, N), state) -> (logits (T, N, V),
-state)``, logits a NumPy array and state a list of arrays (layers, N, H). Everything here is NumPy.
+A predictor is anything with ``begin_state(N) -> state`` and ``predict(ids (T, N), state) ->
+(logits (T, N, V), state)``, logits a NumPy array and state a list of arrays (layers, N, H).
 
-gluonnlp 0.10 has a SequenceSampler. It takes its ``top_k`` from ``argsort``, which gives the places of the best words
-where it needs the ranks of all, and so keeps k arbitrary words (a test shows it); it knows neither top-p nor a random
-stream per sample, and cannot write past an ``<eos>``.
+gluonnlp 0.10 has a SequenceSampler. It takes its ``top_k`` from ``argsort``, which gives the places
+of the best words where it needs the ranks of all, and so keeps k arbitrary words (a test shows it);
+it knows neither top-p nor a random stream per sample, and cannot write past an ``<eos>``.
 """
 
 import math
@@ -33,22 +33,21 @@ class Strategy:
     """How texts are written: how the next token is chosen from the model's distribution
     p = softmax(logits), how many texts, and where they end.
 
-    :param temperature: draw from softmax(logits / temperature): below 1 safer, above 1 more adventurous.
+    :param temperature: draw from softmax(logits / temperature): below 1 safer, above 1 bolder.
     :param top_k: draw among the k most probable tokens only.
-    :param top_p: draw among the fewest most probable tokens that together have probability p, after ``top_k``
-        (the "nucleus", Holtzman et al. 2020, arXiv:1904.09751).
+    :param top_p: draw among the fewest most probable tokens that together have probability p, after
+        ``top_k`` (the "nucleus", Holtzman et al. 2020, arXiv:1904.09751).
     :param greedy: take the most probable token; nothing is drawn.
     :param forbidden: ids that are never chosen.
-    :param repetition_penalty: above 1, tokens that the text has already become less probable: ln p times this, whose
-        exp is normalized again (after Keskar et al. 2019, arXiv:1909.05858, section 4.1).
-    :param no_repeat: so many tokens in a row are not written a second time (Paulus et al. 2017, arXiv:1705.04304,
-        section 2.5), unless a sentence ends among them or nothing else is left.
+    :param repetition_penalty: above 1, tokens that the text has already become less probable: ln p
+        times this, whose exp is normalized again (after Keskar et al. 2019, arXiv:1909.05858, 4.1).
+    :param no_repeat: so many tokens in a row are not written a second time (Paulus et al. 2017,
+        arXiv:1705.04304, 2.5), unless a sentence ends among them or nothing else is left.
     :param seed: with its number, the seed of each sample's own random stream: but for the rounding
         of the logits, a sample does not depend on how many others are written beside it.
     :param samples: number of texts, written side by side.
     :param sentences: end a text with so many sentences (lines, at character level).
-    :raises UserError: when a value is out of range, or greedy is combined with what it makes
-        needless.
+    :raises UserError: when a value is out of range, or greedy makes another one needless.
     """
 
     temperature: float = 1.0
@@ -72,14 +71,10 @@ class Strategy:
             at_least(name.replace("_", "-"), getattr(self, name), 1)
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise UserError(f"top-p {self.top_p}: must be above 0 and at most 1")
-        if not 1 <= self.repetition_penalty < math.inf:
-            raise UserError(
-                f"repetition-penalty {self.repetition_penalty}: must be at least 1 and finite"
-            )
+        if not 1 <= (penalty := self.repetition_penalty) < math.inf:
+            raise UserError(f"repetition-penalty {penalty}: must be at least 1 and finite")
         at_least("no-repeat", self.no_repeat, 2)
-        if self.greedy and (
-            self.temperature != 1 or self.top_k is not None or self.top_p is not None
-        ):
+        if self.greedy and (self.temperature, self.top_k, self.top_p) != (1, None, None):
             raise UserError(
                 "greedy always takes the most probable word: leave out temperature, top-k and top-p"
             )
@@ -100,7 +95,7 @@ PLAIN = Strategy()  # drawn from the model's own distribution
 
 
 def weights(logits: np.ndarray, strategy: Strategy) -> np.ndarray:
-    """What the next tokens are drawn from: numbers in proportion to their probabilities, 0 for those left out.
+    """What the next tokens are drawn from: in proportion to their probabilities, 0 if left out.
 
     :param logits: (N, V). :return: float32 (N, V), not negative; each row has one that is 1.
     """
@@ -121,7 +116,7 @@ def weights(logits: np.ndarray, strategy: Strategy) -> np.ndarray:
 
 
 def nucleus(row: np.ndarray, top_p: float) -> np.ndarray:
-    """The places of the fewest largest weights of a row (V,) whose sum reaches ``top_p`` of the total."""
+    """The places of the fewest largest weights of a row (V,) that are ``top_p`` of the total."""
     wanted, guess = top_p * row.sum(dtype=np.float64), min(NUCLEUS_GUESS, len(row))
     while True:
         best = np.argpartition(row, -guess)[-guess:]
@@ -135,9 +130,9 @@ def nucleus(row: np.ndarray, top_p: float) -> np.ndarray:
 def choose(
     logits: np.ndarray, strategy: Strategy, streams: Sequence[np.random.Generator]
 ) -> np.ndarray:
-    """The next token of each sample: ids (N,) from logits (N, V), one number of each sample's own random stream.
+    """The next token of each sample: ids (N,) from logits (N, V), a number of each random stream.
 
-    A token is where a uniform random number falls on the line on which the weights stand one after another.
+    A token is where that uniform number falls on the line on which the weights stand in a row.
     """
     if strategy.greedy:
         logits = np.array(logits)
@@ -151,7 +146,7 @@ def choose(
 
 
 def read(predictor, prompt: Sequence[int], start_id: int, samples: int) -> tuple[np.ndarray, list]:
-    """Logits (N, V) of what follows ``start_id`` and the prompt, and the state there, the same for all N samples."""
+    """Logits (N, V) of what follows ``start_id`` and the prompt, for N samples; and the state."""
     ids = np.repeat(
         np.array([[start_id], *([token] for token in prompt)]), samples, axis=1
     )  # (T, N)
@@ -164,7 +159,7 @@ def read(predictor, prompt: Sequence[int], start_id: int, samples: int) -> tuple
 def discourage(
     logits: np.ndarray, texts: np.ndarray, strategy: Strategy, end: int | None
 ) -> np.ndarray:
-    """Logits (N, V) changed by the rules against repetition, after the texts (N, t) written so far."""
+    """Logits (N, V) changed by the rules against repetition, after the texts (N, t) so far."""
     if not strategy.remembers:
         return logits
     logits = log_softmax(logits, strategy.forbidden)
@@ -178,7 +173,7 @@ def discourage(
 
 
 def repeated(text: np.ndarray, length: int | None, end: int | None) -> np.ndarray:
-    """The tokens that would complete ``length`` tokens in a row that a text (t,) has already, in a sentence."""
+    """The tokens that would complete ``length`` in a row that a sentence of the text (t,) has."""
     if length is None or len(text) < length:
         return np.empty(0, np.int64)
     rows = np.lib.stride_tricks.sliding_window_view(text, length)  # (t - length + 1, length)
@@ -199,11 +194,8 @@ def stream(
     :raises UserError: when ``length`` is below 1, all tokens are forbidden, or sentences are wanted
         of a vocabulary that cannot end one.
     """
-    end, samples, sentences = (
-        check(dictionary, length, strategy),
-        strategy.samples,
-        strategy.sentences,
-    )
+    end = check(dictionary, length, strategy)
+    samples, sentences = strategy.samples, strategy.sentences
     streams = [np.random.default_rng([strategy.seed, sample]) for sample in range(samples)]
     logits, state = read(predictor, prompt, dictionary.start_id, samples)
     texts = np.empty((samples, len(prompt) + length), np.int64)  # what was read and written
@@ -239,7 +231,7 @@ def generate(
 
 
 def end_id(dictionary: Dictionary) -> int | None:
-    """The id that ends a sentence: ``<eos>``, at character level the line end; None if there is neither."""
+    """The id that ends a sentence: ``<eos>``, at character level the line end; None without."""
     return dictionary.word2idx.get("\n") if dictionary.eos_id is None else dictionary.eos_id
 
 
@@ -251,10 +243,8 @@ def check(dictionary: Dictionary, length: int, strategy: Strategy) -> int | None
     end = end_id(dictionary)
     if strategy.sentences and (end is None or end in strategy.forbidden):
         why = "is forbidden" if end is not None else "is not in this vocabulary"
-        raise UserError(
-            f"sentences {strategy.sentences}: what ends a sentence {why}: give a number of words "
-            "instead"
-        )
+        refused = f"sentences {strategy.sentences}: what ends a sentence {why}"
+        raise UserError(f"{refused}: give a number of words instead")
     return end
 
 

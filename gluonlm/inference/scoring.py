@@ -3,9 +3,9 @@
     >>> evaluate(model, ids, dictionary, batch_size=10)    # mean loss, nats per token
     >>> surprise(model, ids, dictionary.start_id)          # of each token
 
-A model is anything with ``begin_state(N)``, ``losses(ids, targets, state) -> (losses (T, N, ...), state)``
-and ``steps``, how many steps of a text it wants at once: a :class:`gluonlm.inference.language_model.LanguageModel`,
-a :class:`gluonlm.inference.predictor.Predictor`, an ONNX session, a model with a continuous cache.
+A model is anything with ``begin_state(N)``, ``losses(ids, targets, state) -> (losses (T, N, ...),
+state)`` and ``steps``, how many steps of a text it wants at once: a LanguageModel, a Predictor, an
+ONNX session, a model with a continuous cache.
 """
 
 import math
@@ -71,7 +71,7 @@ def surprise(model, ids: Sequence[int], start_id: int) -> np.ndarray:
 
     Its mean is the loss on the text, exp of that the perplexity; divided by ln 2 it is in bits.
 
-    :param start_id: what stands before the text, ``dictionary.start_id`` for the beginning of a sentence.
+    :param start_id: what stands before the text, ``dictionary.start_id`` to begin a sentence.
     """
     ids = np.asarray(ids, np.int64)
     inputs = np.concatenate([[start_id], ids[:-1]])[: len(ids), None]  # (T, 1)
