@@ -37,6 +37,7 @@ ELSEWHERE = {
     "python benchmarks/exchange.py": "PyTorch is not installed",
     "python benchmarks/attention.py": "tests/project/test_bench.py",
     "python benchmarks/busy.py": "tests/project/test_bench.py",
+    "python benchmarks/page.py": "tests/onnx/test_web.py",
     "python benchmarks/qrnn.py": "tests/project/test_bench.py",
     "python benchmarks/weight_drop.py": "tests/project/test_bench.py",
     "python benchmarks/quantize.py": "tests/compress/test_quantize.py",

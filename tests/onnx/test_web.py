@@ -1,8 +1,13 @@
 """The page in the browser: its numbers are Python's, and what a reader does there works."""
 
+import json
+import subprocess
+import sys
+
 import mxnet as mx
 import numpy as np
 import pytest
+from scripts import ROOT
 
 from gluonlm import export, train
 from gluonlm.inference.predictor import Predictor
@@ -155,3 +160,14 @@ def test_the_page_is_one_text_without_addresses(trained):
     assert "<link" not in html
     assert "http:" not in html
     assert "https:" not in html
+
+
+def test_how_soon_the_page_writes(chromium, tmp_path):
+    out = tmp_path / "page.json"
+    command = [sys.executable, ROOT / "benchmarks" / "page.py", "--rounds", "1", "--out", out]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    figures = json.loads(out.read_text())
+    assert 4 < figures["megabytes"] < 6
+    assert 0 < figures["milliseconds_per_word"] < 1000 * figures["first_word_seconds"]
+    assert f"{figures['megabytes']:.1f} MB: the first word after" in ended.stdout
