@@ -67,11 +67,9 @@ class Config:
         "ptb", "data set, folder with train/valid/test.txt, or a text file", "--data-dir"
     )
     level: str | None = setting(
-        None, "tokens of a folder or file: word (default) or char", choices=("word", "char")
+        None, "of a folder or file (default: word)", choices=("word", "char")
     )
-    vocab_size: int | None = setting(
-        None, "keep the most frequent tokens of the training text, <unk> for others", low=3
-    )
+    vocab_size: int | None = setting(None, "keep so many frequent tokens, <unk> for others", low=3)
     min_count: int = setting(1, "keep tokens that occur so many times, <unk> for others", low=1)
 
     model: str = setting("LSTM", "kind of layer", choices=MODELS)
@@ -86,16 +84,14 @@ class Config:
         70, "words that a word can look back at", low=1, high=10**5, needs="attention"
     )
     splits: tuple[int, ...] = setting((), "adaptive softmax: first word of each cluster", low=1)
-    adaptive: bool = setting(
-        False, "adaptive softmax with the usual splits (none up to 75000 words)", needs="no splits"
-    )
+    adaptive: bool = setting(False, "the usual splits (none up to 75000 words)", needs="no splits")
     tied: bool = setting(
         False, "one matrix for embedding and decoder (projected if emsize != nhid)"
     )
     narrow: bool = setting(False, "emsize units in the last layer, no projection", needs="narrow")
 
     dropout: float = setting(
-        0.2, "dropout before the decoder; also after the embedding and between layers", **SHARE
+        0.2, "before the decoder, between layers, after the embedding", **SHARE
     )
     dropouti: float | None = setting(None, "after the embedding (default: dropout)", **SHARE)
     dropouth: float | None = setting(
@@ -112,11 +108,7 @@ class Config:
     zoneout: float = setting(0.0, "share of units that keep their state", needs="qrnn", **SHARE)
     alpha: float = setting(0.0, "penalty on the mean square of the last layer's outputs", low=0)
     beta: float = setting(0.0, "penalty on the mean square of their change per step", low=0)
-    prune: float | None = setting(
-        None,
-        "share of every weight matrix that is pruned, gradually, by the middle of the run",
-        **SHARE,
-    )
+    prune: float | None = setting(None, "share of every matrix that is pruned by mid-run", **SHARE)
     compress: str | None = setting(
         None, "YAML file with a pruning schedule (its format: gluonlm/compress/schedule_file.py)"
     )
@@ -127,7 +119,7 @@ class Config:
     )
     schedule: str = setting("plateau", "learning rate over the run", choices=SCHEDULES)
     lr_factor: float = setting(
-        0.25, "factor of the rate when validation does not improve", low=0, high=1, needs="plateau"
+        0.25, "factor of the rate on a plateau", low=0, high=1, needs="plateau"
     )
     lr_patience: int = setting(0, "epochs without improvement forgiven", low=0, needs="plateau")
     lr_threshold: float = setting(0.0, "least relative improvement", low=0, needs="plateau")
@@ -146,16 +138,14 @@ class Config:
     )
     clip: float = setting(0.25, "largest norm of the mean loss's gradient (0: no clipping)", low=0)
     epochs: int = setting(40, "passes over the training text", "--epoch", low=1)
-    early_stop: int | None = setting(
-        None, "stop after so many epochs without improvement on the validation text", low=1
-    )
+    early_stop: int | None = setting(None, "epochs without improvement after which to stop", low=1)
     batch_size: int = setting(20, "batch size: columns of text read in parallel", low=1)
     bptt: int = setting(35, "steps of back-propagation through time", "--seq-length", low=1)
     random_bptt: bool = setting(
         False, "draw the length of each segment around bptt, and scale the learning rate by it"
     )
     softmax_samples: int = setting(
-        0, "words drawn per segment to estimate the softmax (0: all words)", low=0, high=2**24
+        0, "words drawn per segment for the softmax (0: all)", low=0, high=2**24
     )
     precision: str = setting(
         "float32",
@@ -194,10 +184,10 @@ class Config:
             raise UserError("--softmax-samples needs --no-adaptive and --splits none")
         if None not in (self.prune, self.compress):
             raise UserError("--prune is a schedule of its own: leave it out, or --compress")
-        if self.model == "Transformer" and self.emsize % self.nhead:
+        size, heads = self.emsize, self.nhead
+        if self.model == "Transformer" and size % heads:
             raise UserError(
-                f"--nhead {self.nhead}: --emsize {self.emsize} cannot be divided by it, choose "
-                "another"
+                f"--nhead {heads}: --emsize {size} cannot be divided by it: choose another"
             )
         # of the model itself, wherever they come from
         self.check_effect(("window", "zoneout", "nhead", "memory"))

@@ -161,11 +161,8 @@ def training_speed(seconds: float) -> float:
     config = Config(tied=True)
     model = build_model(config, 10_000)
     updater = Updater(model.trainables(), config.optimizer, config.wdecay)
-    ids = (
-        np.random.default_rng(1)
-        .integers(0, 10_000, (config.bptt + 1, config.batch_size))
-        .astype(np.int32)
-    )
+    size = config.bptt + 1, config.batch_size
+    ids = np.random.default_rng(1).integers(0, 10_000, size, np.int32)
     states = [model.begin_state(config.batch_size)]
     steps, started = -3, time.perf_counter()  # the first ones allocate
     while time.perf_counter() - started < seconds or steps < 1:
@@ -179,9 +176,8 @@ def training_speed(seconds: float) -> float:
 def main(argv: list[str]) -> Report:
     """Examine this machine, print the findings, and return them."""
     parser = Parser("doctor", __doc__)
-    parser.add_argument(
-        "--seconds", type=float, default=5.0, help="length of the speed check (default: 5; 0: none)"
-    )
+    words = "length of the speed check (default: 5; 0: none)"
+    parser.add_argument("--seconds", type=float, default=5.0, help=words)
     options = parser.parse_args(argv)
     report = Report()
     for check in (check_versions, check_speed_settings, check_gpus, check_data):

@@ -114,9 +114,8 @@ def vocabulary(source: str) -> Dictionary:
         json_list = path.suffix == ".json"
         return Dictionary(json.loads(text) if json_list else text.removesuffix("\n").split("\n"))
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(
-            f"cannot read {path} ({error}): give a UTF-8 text with a token a line, or a JSON list"
-        ) from None
+        wanted = "give a UTF-8 text with a token a line, or a JSON list"
+        raise UserError(f"cannot read {path} ({error}): {wanted}") from None
 
 
 if __name__ == "__main__":

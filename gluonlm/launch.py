@@ -107,9 +107,8 @@ def host_names(hosts: str) -> list[str]:
     try:
         text = Path(hosts).read_text() if Path(hosts).is_file() else hosts.replace(",", "\n")
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"-H {hosts}: cannot be read ({error}): give names, or a text file with one per line"
-        ) from None
+        wanted = "give names, or a text file with one per line"
+        raise UserError(f"-H {hosts}: cannot be read ({error}): {wanted}") from None
     names = [line.split("#")[0].strip() for line in text.splitlines()]
     if not any(names):
         raise UserError(f"-H {hosts}: names no machine")

@@ -209,10 +209,8 @@ def begin(
         return training
     load_training(training)
     if training.progress.done and "epochs" in given:
-        raise UserError(
-            f"{run.folder} was over when validation stalled: leave out --epochs, or --finetune "
-            "it anew"
-        )
+        advice = "leave out --epochs, or --finetune it anew"
+        raise UserError(f"{run.folder} was over when validation stalled: {advice}")
     if config != begun:
         run.begin(config, command)
     return training

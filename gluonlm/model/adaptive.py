@@ -125,18 +125,16 @@ class _SplitCrossEntropy(autograd.Function):
         in_head = np.where(cluster == 0, self.words, first + cluster - 1)
         head_weight = nd.concat(weight[:first], cluster_weight, dim=0)
         head_bias = nd.concat(bias[:first], cluster_bias, dim=0)
-        losses, head = losses_of(
-            features, head_weight, head_bias, nd.array(in_head, ctx, dtype="int32"), self.precision
-        )
+        targets = nd.array(in_head, ctx, dtype="int32")
+        losses, head = losses_of(features, head_weight, head_bias, targets, self.precision)
         self.parts = [(None, slice(0, first), head)]
         for k, (begin, end) in enumerate(zip(self.edges, self.edges[1:], strict=False), 1):
             rows = np.flatnonzero(cluster == k)
             if len(rows):
                 chosen = nd.array(rows, ctx, dtype="int32")
                 local = nd.array(self.words[rows] - begin, ctx, dtype="int32")
-                own, saved = losses_of(
-                    features.take(chosen), weight[begin:end], bias[begin:end], local, self.precision
-                )
+                part = features.take(chosen), weight[begin:end], bias[begin:end]
+                own, saved = losses_of(*part, local, self.precision)
                 losses[chosen] = losses.take(chosen) + own
                 self.parts.append((chosen, slice(begin, end), saved))
         self.shapes = weight.shape, cluster_weight.shape

@@ -38,6 +38,7 @@ from gluonlm.text.vocabulary import Dictionary
 
 BEST, LAST = "best.safetensors", "last.safetensors"
 MODELS = Path(__file__).resolve().parents[2] / "models"  # that come with the repository
+Contexts = list[mx.Context] | None  # None: the CPU
 MODEL_FORMAT, STATE_FORMAT = "gluonlm model", "gluonlm training state"
 
 
@@ -165,7 +166,7 @@ def check_arrays(arrays: dict[str, np.ndarray | Integers], shapes: dict[str, Sha
             raise ValueError(f"array {name} has numbers of the kind {array.dtype}")
 
 
-def load_model(path: str | Path, contexts: list[mx.Context] | None = None) -> Trained:
+def load_model(path: str | Path, contexts: Contexts = None) -> Trained:
     """Read a model from a run's folder or a model file onto the given devices (the CPU if None).
 
     It has no memory for gradients: to train it, set the weights of one from :func:`build_model`.
@@ -175,7 +176,7 @@ def load_model(path: str | Path, contexts: list[mx.Context] | None = None) -> Tr
     return make_model(read_model(path), contexts)
 
 
-def make_model(stored: Stored, contexts: list[mx.Context] | None = None) -> Trained:
+def make_model(stored: Stored, contexts: Contexts = None) -> Trained:
     """The model of a file that has been read, on the given devices; see :func:`load_model`."""
     model = build_model(stored.config, len(stored.dictionary), contexts, gradients=False)
     quantized = stored.quantized
@@ -206,24 +207,19 @@ def best_file(folder: Path) -> Path:
     home = Path(os.path.normpath(folder))
     beside = path.parent == home.parent and path.stem == home.name
     if home not in path.parents and not (beside and path != home):
-        raise UserError(
-            f"{settings} is damaged: its best model would be {said}, outside of the run; make that "
-            f"{BEST}"
-        )
+        outside = f"its best model would be {said}, outside of the run; make that {BEST}"
+        raise UserError(f"{settings} is damaged: {outside}")
     return folder / said
 
 
-def computes_in_half(quantized: Quantized, contexts: list[mx.Context] | None) -> bool:
+def computes_in_half(quantized: Quantized, contexts: Contexts) -> bool:
     """Whether a model is to compute in float16: one stored so, on GPUs; MXNet cannot on a CPU."""
     half = all(scheme.kind == "fp16" for scheme in quantized.schemes.values())
     return half and bool(contexts) and all(ctx.device_type == "gpu" for ctx in contexts)
 
 
 def build_model(
-    config: Config,
-    vocab_size: int,
-    contexts: list[mx.Context] | None = None,
-    gradients: bool = True,
+    config: Config, vocab_size: int, contexts: Contexts = None, gradients: bool = True
 ) -> RNNModel:
     """A model as the settings say, initialized on the given devices (the CPU if None), hybridized.
 

@@ -46,9 +46,8 @@ def export_gluon(trained: Trained, prefix: Path) -> None:
             trained.model.export(f"{folder}/model")
         except mx.MXNetError as error:
             reason = str(error).splitlines()[-1]
-            raise UserError(
-                f"MXNet cannot write {prefix} ({reason}): free some space or choose another place"
-            ) from None
+            advice = "free some space or choose another place"
+            raise UserError(f"MXNet cannot write {prefix} ({reason}): {advice}") from None
         for path in Path(folder).iterdir():
             target = Path(f"{prefix}{path.name.removeprefix('model')}")
             write_output(target, path.read_bytes())
@@ -140,9 +139,8 @@ def import_torch(
     try:
         config = Config(**given | torch_sizes(arrays, given.get("model")))
     except KeyError as error:
-        raise UserError(
-            f"{path} has no array {error}: it is not the model of PyTorch's word-level example"
-        ) from None
+        sentence = f"{path} has no array {error}: it is not PyTorch's word-level RNNModel"
+        raise UserError(sentence) from None
     model = build_model(config, len(dictionary), gradients=False)
     ours = {name: arrays.get(torch_name(name), np.empty(0)) for name in model.layout}
     ours = {name: array.astype(np.float32) for name, array in ours.items()}

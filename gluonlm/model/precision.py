@@ -31,8 +31,7 @@ def check_precision(precision: str, on_gpu: bool | None = None) -> None:
     """
     if precision == "float16" and on_gpu is False:
         raise UserError(
-            "--precision float16 is for GPUs: add --gpu 0, or choose bfloat16 or float32 on a "
-            "processor"
+            "--precision float16 is for GPUs: add --gpu 0, or choose bfloat16 or float32"
         )
     if precision != "bfloat16":
         return

@@ -152,10 +152,8 @@ class Quantized:
 
     def floats(self) -> dict[str, np.ndarray]:
         """The float32 arrays that the stored ones stand for."""
-        return {
-            name: weight.floats() if isinstance(weight, Integers) else weight.astype(np.float32)
-            for name, weight in self.weights.items()
-        }
+        stored = self.weights.items()
+        return {n: w.floats() if isinstance(w, Integers) else w.astype("f") for n, w in stored}
 
 
 def read_quantized(arrays: dict[str, np.ndarray], text: str) -> Quantized:

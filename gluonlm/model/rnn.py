@@ -70,15 +70,8 @@ class RecurrentLayer(HybridBlock):
             return outputs, state[:2]
         if self.precision == "float16":
             inputs, weights, *state = numbers.cast(F, numbers.HALF, inputs, weights, *state)
-        outputs, *state = F.RNN(
-            inputs,
-            weights,
-            *state,
-            state_size=self.hidden_size,
-            num_layers=1,
-            mode=self.mode.lower(),
-            state_outputs=True,
-        )
+        kind = {"mode": self.mode.lower(), "state_size": self.hidden_size, "num_layers": 1}
+        outputs, *state = F.RNN(inputs, weights, *state, **kind, state_outputs=True)
         if self.precision == "float16":
             outputs, *state = numbers.cast(F, "float32", outputs, *state)
         return outputs, state
@@ -100,10 +93,8 @@ def make_layers(config: Config) -> list[HybridBlock]:
     sizes = layer_sizes(config)
     if config.model == "QRNN":
         windows = [config.window] + [1] * (config.nlayers - 1)
-        return [
-            QRNNLayer(*size, window, config.wdrop, config.zoneout, config.precision)
-            for size, window in zip(sizes, windows, strict=True)
-        ]
+        own = config.wdrop, config.zoneout, config.precision
+        return [QRNNLayer(*size, window, *own) for size, window in zip(sizes, windows)]
     return [RecurrentLayer(config.model, *size, config.wdrop, config.precision) for size in sizes]
 
 

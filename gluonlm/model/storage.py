@@ -61,8 +61,7 @@ def read_arrays(path: Path, kind: str) -> tuple[Arrays, dict[str, str]]:
     """
     if not path.is_file():
         raise UserError(
-            f"there is no file {path}: give a run's folder, a model file, or austen, which comes "
-            "with gluonlm"
+            f"there is no file {path}: give a run's folder, a model file, or austen (bundled)"
         )
     with reading(path), safe_open(path, framework="numpy") as file:
         metadata = file.metadata() or {}
@@ -74,11 +73,8 @@ def read_arrays(path: Path, kind: str) -> tuple[Arrays, dict[str, str]]:
         packed = {name: file.get_tensor(name) for name in names}
         proof = metadata.pop("digest", None)
         if proof is None and said.endswith(EARLIER):
-            print(
-                f"note: {path} is of an earlier version and has no digest: whether it is intact "
-                "cannot be checked",
-                file=sys.stderr,
-            )
+            unknown = "has no digest: whether it is intact cannot be checked"
+            print(f"note: {path} is of an earlier version and {unknown}", file=sys.stderr)
         elif proof != digest(packed, metadata):
             raise ValueError("its content does not fit its digest")
         arrays = unpack(packed, parse(metadata.pop("sparse", "{}"), dict[str, list[int]]))

@@ -114,13 +114,8 @@ def layer_shapes(mode: str, inputs: int, units: int, window: int = 1) -> dict[st
 def transformer_shapes(config: Config) -> dict[str, Shape]:
     """The weights of a layer of :mod:`gluonlm.model.transformer`."""
     size, units = config.emsize, config.nhid
-    maps = {
-        "query": (size, size),
-        "key_value": (2 * size, size),
-        "output": (size, size),
-        "inner": (units, size),
-        "outer": (size, units),
-    }
+    maps = {"query": (size, size), "key_value": (2 * size, size), "output": (size, size)}
+    maps |= {"inner": (units, size), "outer": (size, units)}
     return {
         **{f"{name}_weight": shape for name, shape in maps.items()},
         **{f"{name}_bias": shape[:1] for name, shape in maps.items()},

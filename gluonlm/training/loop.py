@@ -124,9 +124,8 @@ class Training:
         self.display.start_epoch(progress.epoch, progress.batch, len(plan))
         for start, steps in plan[progress.batch :]:
             now = time.monotonic()
-            stopping, saving = self.group.all_reduce_flags(
-                stop.asked, now - saved_at > self.session.checkpoint_seconds
-            )
+            due = now - saved_at > self.session.checkpoint_seconds
+            stopping, saving = self.group.all_reduce_flags(stop.asked, due)
             if stopping:
                 break
             if saving:
@@ -145,9 +144,8 @@ class Training:
             lr *= steps / config.bptt
         data, target = get_batch(self.source, start, steps)
         seed_step(config.seed, progress.step * self.group.world_size + self.group.rank)
-        loss, self.states = train_step(
-            self.model, self.updater, data, target, self.states, lr, config.clip, self.objective
-        )
+        how = lr, config.clip, self.objective
+        loss, self.states = train_step(self.model, self.updater, data, target, self.states, *how)
         if not math.isfinite(loss):
             raise self._diverged("the loss is not a finite number")
         if self.average:
@@ -178,16 +176,9 @@ class Training:
         lr = self.schedule.lr(progress.epoch, 1.0)
         self._react(valid_loss)
         progress.seconds += time.monotonic() - started
-        record = {
-            "kind": "epoch",
-            "epoch": progress.epoch + 1,
-            "step": progress.step,
-            "train_loss": train_loss,
-            "valid_loss": valid_loss,
-            "lr": lr,
-            "seconds": progress.seconds,
-            "improved": improved,
-        }
+        record = {"kind": "epoch", "epoch": progress.epoch + 1, "step": progress.step}
+        record |= {"train_loss": train_loss, "valid_loss": valid_loss, "lr": lr}
+        record |= {"seconds": progress.seconds, "improved": improved}
         if self.pruner.kept:
             record["sparsity"] = self.pruner.sparsity
         self._log(record)
@@ -235,7 +226,8 @@ class Training:
                 tell("validation has stalled: finetuning ends here, more epochs would not help")
         elif no_better and config.optimizer == "sgd":
             self.average = Average(self.model.trainables())
-            tell("validation has stalled: from now on averaged weights are validated and saved")
+            then = "from now on the average of the weights is validated and saved"
+            tell(f"validation has stalled: {then}")
         elif self.schedule.end_epoch(valid_loss) and config.restore_best:
             self.run.restore(self.model)
             self.updater.synchronize()

@@ -107,6 +107,8 @@ def load_training(training) -> None:
     run, group = training.run, training.group
     state = run.load_state() if group.rank == 0 else (None, None, None)
     arrays, progress, schedule = group.broadcast(*state)
+    if "position" in progress:  # a checkpoint of the first version
+        progress["batch"] = progress.pop("position") // training.config.bptt
     then = read_progress(training, progress, schedule)
     check_same_settings(training, json.loads(then.settings))
     check_same_text(training, then.corpus)
@@ -135,11 +137,8 @@ def load_training(training) -> None:
 
 def caution(training, differs: str) -> None:
     """Say that resuming is not exact, and why."""
-    print(
-        f"caution: {training.run.folder} was trained {differs}: the weights will not be exactly "
-        "those of a run that was never stopped",
-        file=sys.stderr,
-    )
+    effect = "the weights will not be exactly those of a run that was never stopped"
+    print(f"caution: {training.run.folder} was trained {differs}: {effect}", file=sys.stderr)
 
 
 def read_progress(training, progress: dict, schedule: dict) -> Progress:

@@ -103,10 +103,8 @@ class Run:
     def check_new(self) -> None:
         """Raise a UserError when there is a run already."""
         if any(path.exists() for path in (self.config_path, self.best, self.last)):
-            raise UserError(
-                f"{self.folder} holds a trained run already: choose another --save, or go on with "
-                "--resume"
-            )
+            advice = "choose another --save, or go on with --resume"
+            raise UserError(f"{self.folder} holds a trained run already: {advice}")
 
     def claim(self, made: bool = False) -> None:
         """Make the folder and lock it.
@@ -145,11 +143,8 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / "result.json").unlink(missing_ok=True)
         self.command = "; ".join(filter(None, (self.command, command)))
-        settings = {
-            "command": self.command,
-            "best": os.path.relpath(self.best, self.folder),
-            **json.loads(config.to_json()),
-        }
+        settings = {"command": self.command, "best": os.path.relpath(self.best, self.folder)}
+        settings |= json.loads(config.to_json())
         write_atomically(self.config_path, json.dumps(settings, indent=1).encode())
 
     def check_resumable(self) -> None:
