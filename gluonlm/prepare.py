@@ -11,7 +11,6 @@ gluonlm.train --data FOLDER``.
 """
 
 import argparse
-import json
 import re
 import shlex
 from dataclasses import asdict, fields
@@ -19,7 +18,6 @@ from pathlib import Path
 
 from gluonlm.cli import Parser, dashes, run
 from gluonlm.system.errors import UserError
-from gluonlm.system.files import write_atomically
 from gluonlm.text.checks import Checks
 from gluonlm.text.documents import Sources
 from gluonlm.text.preparation import Rules, prepare
@@ -125,16 +123,13 @@ def main(argv: list[str]) -> dict:
     rules = rules_of(options)
     check_place(options.out, options.sources)
     sources = Sources(options.sources, options.encoding, options.field)
-    figures, checks = prepare(sources, options.out, rules)
-    made = {
+    about = {
         "name": options.out.resolve().name,
         "level": rules.level,
         "rules": {name: asdict(rules)[name] for name in ("tokenizer", "lowercase", "numbers")},
         "command": shlex.join(["python", "-m", "gluonlm.prepare", *argv]),
-        **figures,
     }
-    text = json.dumps(made, indent=1, ensure_ascii=False) + "\n"
-    write_atomically(options.out / "dataset.json", text.encode())
+    made, checks = prepare(sources, options.out, rules, about)
     print(report(made, checks, options.out))
     return made
 

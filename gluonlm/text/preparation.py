@@ -7,6 +7,7 @@ or, if it is short, goes whole to the text that lacks most. Memory holds the cou
 is not decided yet waits in a temporary file in the folder.
 """
 
+import json
 import os
 import re
 import tempfile
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from itertools import chain, groupby, islice
 from pathlib import Path
 
+from gluonlm.system.files import write_atomically
 from gluonlm.text.checks import Checks
 from gluonlm.text.documents import JOIN, Sources
 from gluonlm.text.splits import LISTED, Splits, Unit
@@ -55,23 +57,39 @@ class Rules:
         return self.min_count or usual
 
 
-def prepare(sources: Sources, out: Path, rules: Rules) -> tuple[dict, Checks]:
-    """Write train.txt, valid.txt and test.txt into ``out``.
+def prepare(sources: Sources, out: Path, rules: Rules, about: dict) -> tuple[dict, Checks]:
+    """Write train.txt, valid.txt, test.txt and dataset.json into ``out``.
 
-    :return: what dataset.json holds, and what the checks have seen, for the report.
+    :param about: what dataset.json is to hold besides the figures.
+    :return: what it holds, and what the checks have seen, for the report.
     """
     out.mkdir(parents=True, exist_ok=True)
     checks = Checks()
-    with tempfile.TemporaryDirectory(dir=out, prefix=".prepare-") as scratch:
-        splits = Splits(Path(scratch), rules.shares, rules.level)
+    with tempfile.TemporaryDirectory(dir=out, prefix=".prepare-") as folder:
+        scratch = Path(folder)
+        splits = Splits(scratch, rules.shares, rules.level)
         for title, lines in sources.documents():
             for part, group in groupby(select(title, lines, rules), key=lambda pair: pair[0]):
                 splits.add(part, units(checks.watch(line for _, line in group), rules))
-        made = splits.finish(rules.size, rules.least, checks)
-        for name in made["splits"]:
-            os.replace(Path(scratch) / f"{name}.final", out / f"{name}.txt")
-    warnings = sources.notes + checks.warnings(rules.level, made["splits"])
-    return {"sources": sources.files[:LISTED], **made, "notes": warnings}, checks
+        figures = splits.finish(rules.size, rules.least, checks)
+        notes = sources.notes + checks.warnings(rules.level, figures["splits"])
+        made = {**about, "sources": sources.files[:LISTED], **figures, "notes": notes}
+        text = json.dumps(made, indent=1, ensure_ascii=False) + "\n"
+        write_atomically(scratch / "dataset.json", text.encode())
+        install(scratch, out)
+    return made, checks
+
+
+def install(scratch: Path, out: Path) -> None:
+    """Put a data set in the place of another, which goes first.
+
+    Wherever that is cut short, there is no train.txt, or all is there: never texts of both.
+    """
+    names = ("train.txt", "dataset.json", "valid.txt", "test.txt")
+    for name in names:
+        (out / name).unlink(missing_ok=True)
+    for name in reversed(names):
+        os.replace(scratch / name, out / name)
 
 
 def select(title: str, lines: Iterable[str], rules: Rules) -> Iterator[tuple[str, str]]:

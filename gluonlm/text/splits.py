@@ -130,7 +130,7 @@ class Splits:
         """One text with ``<unk>`` for each token that is not known; returns its figures."""
         figures, digest = Counter(), hashlib.sha256()
         unknown, between = (RARE, "") if self.level == "char" else (UNK, " ")
-        with open(self.folder / f"{split}.final", "wb") as file:
+        with open(self.folder / f"{split}.txt", "wb") as file:
             for unit in self.units(split):
                 tokens = [t if t in known else unknown for t in tokens_of(unit.text)]
                 end = "\n" if unit.whole else between

@@ -7,6 +7,7 @@ import io
 import json
 import lzma
 import math
+import os
 import sys
 import zipfile
 from collections import Counter
@@ -263,6 +264,43 @@ def test_prepared_texts_are_read_back_in_their_level(prepared, tmp_path):
     corpus = load_corpus(str(tmp_path / "out"))
     again = read_split(str(tmp_path / "out"), "test", corpus.dictionary, corpus.level)
     assert again.tolist() == corpus.test.tolist()
+
+
+def test_texts_of_two_data_sets_are_never_together(prepared, tmp_path, monkeypatch):
+    unlink, replace, left = Path.unlink, os.replace, [0]
+
+    def counted(operation):
+        def run(*arguments, **options):
+            left[0] -= 1
+            if not left[0]:
+                raise KeyboardInterrupt
+            return operation(*arguments, **options)
+
+        return run
+
+    whole = []
+    for killed_at in range(1, 12):
+        left[0] = 0
+        before = prepared(TEXT)[1]
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "unlink", counted(unlink))
+            patch.setattr(os, "replace", counted(replace))
+            left[0] = killed_at
+            try:
+                after = prepared(TEXT, "--level", "char")[1]
+            except KeyboardInterrupt:
+                after = None
+        if not (tmp_path / "out" / "train.txt").exists():
+            with pytest.raises(UserError, match="has no train.txt"):
+                load_corpus(str(tmp_path / "out"))
+            continue
+        corpus = load_corpus(str(tmp_path / "out"))
+        texts = {s: (tmp_path / "out" / f"{s}.txt").read_text() for s in SPLITS}
+        assert texts in (before, after)
+        assert corpus.level == ("word" if texts == before else "char")
+        whole.append(killed_at)
+    assert whole[0] == 1  # nothing was touched
+    assert whole[-1] == 11  # it was not killed at all
 
 
 @pytest.mark.parametrize(
