@@ -67,7 +67,7 @@ class Config:
         "ptb", "data set, folder with train/valid/test.txt, or a text file", "--data-dir"
     )
     level: str | None = setting(
-        None, "of a folder or file (default: word)", choices=("word", "char")
+        None, "tokens of a folder or file: word (default) or char", choices=("word", "char")
     )
     vocab_size: int | None = setting(None, "keep so many frequent tokens, <unk> for others", low=3)
     min_count: int = setting(1, "keep tokens that occur so many times, <unk> for others", low=1)
@@ -84,7 +84,9 @@ class Config:
         70, "words that a word can look back at", low=1, high=10**5, needs="attention"
     )
     splits: tuple[int, ...] = setting((), "adaptive softmax: first word of each cluster", low=1)
-    adaptive: bool = setting(False, "the usual splits (none up to 75000 words)", needs="no splits")
+    adaptive: bool = setting(
+        False, "adaptive softmax with the usual splits (none up to 75000 words)", needs="no splits"
+    )
     tied: bool = setting(
         False, "one matrix for embedding and decoder (projected if emsize != nhid)"
     )
@@ -115,7 +117,7 @@ class Config:
 
     optimizer: str = setting("sgd", "optimizer", choices=OPTIMIZERS)
     lr: float | None = setting(
-        None, "initial learning rate (default: the optimizer's usual one)", low=0
+        None, "initial learning rate (default: 20 for sgd, else 0.001)", low=0
     )
     schedule: str = setting("plateau", "learning rate over the run", choices=SCHEDULES)
     lr_factor: float = setting(
@@ -124,7 +126,7 @@ class Config:
     lr_patience: int = setting(0, "epochs without improvement forgiven", low=0, needs="plateau")
     lr_threshold: float = setting(0.0, "least relative improvement", low=0, needs="plateau")
     restore_best: bool = setting(
-        False, "go back to the best weights when it falls", needs="plateau"
+        False, "go on from the best weights when the learning rate falls", needs="plateau"
     )
     when: tuple[int, ...] = setting((), "epochs after which the rate is divided by 10", low=1)
     decay: float = setting(1.0, "learning-rate factor per epoch", low=0, high=1)
