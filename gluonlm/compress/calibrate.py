@@ -107,8 +107,7 @@ def measure(model: RNNModel, ids: np.ndarray) -> dict[str, dict[str, tuple[float
 def signals(
     model: RNNModel, ids: np.ndarray, ctx: mx.Context | None = None
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield (name, values (T, N, C)) of each signal, segment by segment, while the model reads a
-    text (tokens,)."""
+    """Yield (name, values (T, N, C)) of each signal while the model reads a text (tokens,)."""
     columns = batchify(ids, COLUMNS)  # (L, N)
     body, state = model.body, model.begin_state(COLUMNS, ctx)
     for start in range(0, len(columns), STEPS):
@@ -125,8 +124,7 @@ def signals(
 
 
 def ranges_of(segments: list[np.ndarray]) -> dict[str, tuple[float, float]]:
-    """The range of one signal by each kind of clipping, from its values (T, N, C) in each
-    segment."""
+    """The range of a signal by each kind of clipping, from its values (T, N, C) in segments."""
     lows, highs = (
         np.concatenate([edge(array, axis=(0, 2)) for array in segments])
         for edge in (np.min, np.max)
@@ -141,8 +139,7 @@ def ranges_of(segments: list[np.ndarray]) -> dict[str, tuple[float, float]]:
 
 
 def kl_threshold(values: np.ndarray) -> float:
-    """The magnitude at which to clip so that 255 levels give the histogram that is nearest to that
-    of the values."""
+    """The magnitude at which to clip for a histogram of 255 levels nearest to the values' own."""
     largest = float(np.abs(values).max())
     if largest == 0:
         return 0.0

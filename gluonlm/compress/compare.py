@@ -47,8 +47,7 @@ Load = Callable[[Path], LanguageModel]
 
 @dataclass(frozen=True)
 class Row:
-    """One variant: its name, schemes by part, size of its file, perplexities and words per
-    second."""
+    """A variant: name, schemes by part, size of its file, perplexities and words per second."""
 
     name: str
     schemes: dict[str, str]
@@ -124,8 +123,7 @@ def compare(
 def sensitivity(
     trained: Trained, scheme: Scheme, statistics: Statistics, ids: np.ndarray, load: Load
 ) -> dict[str, float]:
-    """What each part costs: part -> mean loss in nats on a text (tokens,) with that part alone
-    quantized."""
+    """What each part costs: part -> mean loss in nats on a text (tokens,), it alone quantized."""
     return {
         part: Variant(trained, {part: scheme}, statistics, load).loss(ids)
         for part in parts_of(trained.model)

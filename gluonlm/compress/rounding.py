@@ -44,8 +44,7 @@ def scale_and_zero(low, high, symmetric: bool, kind: type) -> tuple[np.ndarray, 
 
 
 def to_integers(numbers: np.ndarray, scale: np.ndarray, zero: np.ndarray) -> np.ndarray:
-    """Numbers as integers of ``zero``'s type; those out of range become the nearest that there
-    is."""
+    """Numbers as integers of ``zero``'s type; those out of range become the nearest."""
     limits = np.iinfo(zero.dtype)
     return (np.rint(numbers / scale) + zero).clip(limits.min, limits.max).astype(zero.dtype)
 
@@ -58,8 +57,7 @@ def quantize_matrix(matrix: np.ndarray, symmetric: bool, rows: bool) -> Integers
 
 
 def grid_of(stored: Quantized, part: str, signal: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """Scale and zero point of a signal where ``part`` multiplies it; None if they are found at each
-    call."""
+    """Scale and zero point of a signal where ``part`` multiplies it; None if found at each call."""
     scheme = stored.schemes[part]
     if not scheme.clip:
         return None

@@ -61,8 +61,7 @@ class Predictor:
 
     @cached_property
     def decoder(self) -> tuple[np.ndarray, np.ndarray]:
-        """Weight (V, C) and bias (V,); of an adaptive softmax also those of its clusters'
-        entries."""
+        """Weight (V, C) and bias (V,); of an adaptive softmax also of its clusters' entries."""
         kinds = ("", "cluster_") if self.splits else ("",)
 
         def whole(name: str) -> np.ndarray:

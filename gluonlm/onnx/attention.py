@@ -75,8 +75,7 @@ def add_transformer_layer(
 
 
 def add_memory(graph: Graph, config: Config, index: int, new: str) -> dict[str, str]:
-    """Add the states: keys and values (S, N, 2E) of all that may be seen, and whether it is there
-    (S, N, 1)."""
+    """Add the states: keys and values (S, N, 2E) to see; whether they are there (S, N, 1)."""
     there = graph.add(
         """columns = Shape <start = 0, end = 2> (new)
         shape = Concat <axis = 0> (columns, one)
@@ -95,8 +94,7 @@ def add_memory(graph: Graph, config: Config, index: int, new: str) -> dict[str, 
 def add_attention(
     graph: Graph, config: Config, bias: str, query: str, states: dict[str, str]
 ) -> str:
-    """Add the attention of queries (T, N, E) to the states; returns the name of what they gather
-    (T, N, E)."""
+    """Add the attention of queries (T, N, E) to the states; returns what they gather (T, N, E)."""
     heads, size = config.nhead, config.emsize // config.nhead
     names = {"bias": bias, "query": query, **states}
     names |= {"heads": [0, 0, heads, -1], "together": [0, 0, -1], "root": np.float32(size**-0.5)}

@@ -196,8 +196,7 @@ def add_qrnn_layer(graph: Graph, config: Config, stored: Quantized, index: int, 
 
 
 def one_direction(graph: Graph, name: str, weight: Integers | np.ndarray) -> str:
-    """A recurrent layer's matrix (G*H, C) as float32 (1, G*H, C), as ONNX has it for one
-    direction."""
+    """A recurrent layer's matrix (G*H, C) in float32 as ONNX has it, (1, G*H, C)."""
     if isinstance(weight, Integers):
         first = graph.weight("first", np.array([0]))
         return graph.node("Unsqueeze", [graph.floats(name, weight), first])

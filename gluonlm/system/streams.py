@@ -97,8 +97,7 @@ def leave(number: int, frame: object) -> None:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """A with-block in which Ctrl-C and TERM, if they would :func:`leave`, are
-    KeyboardInterrupts."""
+    """A with-block in which Ctrl-C and TERM raise KeyboardInterrupt where they would leave."""
 
     def interrupt(number, frame):
         raise KeyboardInterrupt(number)

@@ -146,8 +146,7 @@ class Threads:
             self._watch(seconds)
 
     def _try(self, seconds: float) -> None:
-        """Take account of a time while numbers are being tried; the last one ends the
-        measurement."""
+        """Take account of a time while numbers are tried; the last one ends the measurement."""
         self.trial.append(seconds)
         hopeless = len(self.trial) > 1 and seconds > 2 * min(self.results.values(), default=seconds)
         if len(self.trial) <= TRIAL and not hopeless:
@@ -168,8 +167,7 @@ class Threads:
         self.recent.clear()
 
     def _watch(self, seconds: float) -> None:
-        """Ask for a new measurement when the work has become slower, or after some time with fewer
-        threads."""
+        """Ask for a new measurement when work is slower, or after a while with fewer threads."""
         self.recent.append(seconds)
         now, length = self.clock(), self.ended - self.started
         slower = statistics.median(self.recent) > SLOWER * self.usual

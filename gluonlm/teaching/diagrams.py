@@ -15,8 +15,7 @@ SIGN = "#777777"
 def draw_cells(
     axes: Axes, words: Sequence[Sequence[str]], colours: Sequence[Sequence[str]], title: str = ""
 ) -> None:
-    """Draw rows of words as a table of coloured cells, one unit wide and high; row 0 is at the
-    top."""
+    """Draw rows of words as a table of coloured cells, one unit wide and high; row 0 is on top."""
     text = {"ha": "center", "va": "center", "color": "white", "fontsize": 10}
     for row, line in enumerate(words):
         for column, word in enumerate(line):

@@ -56,8 +56,7 @@ def show_figure(figure: Figure, caption: str) -> None:
 
 
 def compact(png: bytes) -> tuple[bytes, int]:
-    """A PNG with a palette, a fraction of the bytes, and its width; few colours where they will
-    do."""
+    """A PNG with a palette, a fraction of the bytes, and its width; few colours if they will do."""
     smaller = io.BytesIO()
     with Image.open(io.BytesIO(png)) as image:
         picture = image.convert("RGB")
