@@ -159,9 +159,10 @@ def check_same_settings(training, then: dict[str, Any]) -> None:
     now, run = json.loads(training.config.to_json()), training.run
     for name in sorted(now.keys() & then.keys() - {*MOVABLE}):
         if now[name] != then[name]:
+            advice = f"put that back, or try the new value with --finetune {run.folder}"
             raise UserError(
                 f"{run.config_path} has {option(name)} {now[name]}, and {run.folder} is trained "
-                f"with {then[name]}: put that back, or try the new value with --finetune {run.folder}"
+                f"with {then[name]}: {advice}"
             )
 
 
