@@ -100,6 +100,8 @@ def add_options(parser: argparse.ArgumentParser) -> dict[str, argparse._Argument
             kinds = [one for one in get_args(kind) or (kind,) if isinstance(one, type)]
             options["type"] = reader(kinds[0], type(None) in kinds or get_origin(kind) is tuple)
             options["nargs"] = "+" if get_origin(kind) is tuple else None
+            if "bare" in field.metadata:
+                options |= {"nargs": "?", "const": field.metadata["bare"]}
             options["metavar"] = "|".join(field.metadata.get("choices", ())) or None
         group.add_argument(option(field.name), *field.metadata["aliases"], **options)
     return groups

@@ -54,7 +54,8 @@ def setting(default: Any, help: str, *aliases: str, **checks: Any) -> Any:
     """A field with what its command-line option needs.
 
     :param help: its help text; :param aliases: other spellings.
-    :param checks: ``choices``, ``low``, ``high``, and ``needs``, a key of ``NEEDS``.
+    :param checks: ``choices``, ``low``, ``high``, and ``needs``, a key of ``NEEDS``; ``bare``, the
+        value of the option without one.
     """
     return dataclasses.field(default=default, metadata={"help": help, "aliases": aliases, **checks})
 
@@ -168,6 +169,7 @@ class Config:
         None,
         "run whose best model to start from, averaging the weights from the first step on unless "
         "--schedule falls to 0",
+        bare="",
     )
 
     def __post_init__(self):

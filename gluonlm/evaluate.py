@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from gluonlm.cli import Parser, add_gpu, open_model, run
+from gluonlm.config import MODELS
 from gluonlm.inference.language_model import LanguageModel
 from gluonlm.inference.scoring import Score
 from gluonlm.system.errors import UserError
@@ -48,9 +49,19 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--theta", type=float, help="how sharply the cache looks (default: what suits the data)")
     add("--lambdasm", type=float, help="share of the cache in the mixture")
     add("--window", type=int, help="tokens that the cache reaches back")
+    add("--save", metavar="FILE", help="pointer.py's: the same as FILE --cache")
+    add("--model", choices=MODELS, help="pointer.py's: the file knows it")
+    add("--bptt", type=int, help="pointer.py's: the result does not depend on it")
     add("--record", type=Path, metavar="FILE", help="write the figures as JSON, too")
     add_gpu(parser)
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    if options.save:
+        if options.checkpoint:
+            raise UserError(
+                f"--save {options.save} names the model: leave out {options.checkpoint}"
+            )
+        options.checkpoint, options.cache = options.save, True
+    return options
 
 
 def check(options: argparse.Namespace) -> None:

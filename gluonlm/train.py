@@ -97,15 +97,12 @@ def settings(given: dict[str, Any]) -> Config:
     if given.get("dry_run"):
         values |= {"epochs": 1, "max_batches": 1}
     if values.get("finetune"):
-        fixed = [name for name in STRUCTURE if name in given]
-        if fixed:
-            raise UserError(f"--finetune takes the model as it is: leave out {option(fixed[0])}")
-        return finetune_settings(values)
+        return finetune_settings(given, values)
     default = "tutorial" if given.get("gpu") else "word-lm"
     return resolve(given.get("preset", default), values)
 
 
-def finetune_settings(values: dict[str, Any]) -> Config:
+def finetune_settings(given: dict[str, Any], values: dict[str, Any]) -> Config:
     """The settings of the finetuned run with the given ones on top; its zeros stay zero.
 
     The random numbers are others: step by step the old ones would bring back the dropout masks of
@@ -113,7 +110,19 @@ def finetune_settings(values: dict[str, Any]) -> Config:
     """
     first = load_model(values["finetune"]).config
     again = {"seed": (first.seed + 1) % 2**32, "prune": None, "compress": None, "embeddings": None}
-    return on_top({**asdict(first), **again}, values)
+    own = {**asdict(first), **again}
+    other = [name for name in STRUCTURE if name in given and given[name] != own.get(name)]
+    if other:
+        raise UserError(f"--finetune takes the model as it is: leave out {option(other[0])}")
+    return on_top(own, values)
+
+
+def as_finetune_py(given: dict[str, Any]) -> dict[str, Any]:
+    """``--finetune`` without a run: of the model in ``--save``, into PTB-finetuned beside it."""
+    if "save" not in given:
+        raise UserError("--finetune: name the run to finetune, or its model file with --save")
+    file = Path(given["save"])
+    return given | {"finetune": given["save"], "save": file.with_stem(f"{file.stem}-finetuned")}
 
 
 def default_folder(config: Config) -> Path:
@@ -148,6 +157,8 @@ def main(argv: list[str]) -> Result | None:
     :return: None on all workers but the one that writes, and where nothing is trained.
     """
     given = vars(parser().parse_args(argv))
+    if given.get("finetune") == "":
+        given = as_finetune_py(given)
     if given.get("describe"):
         print(describe(given.get("preset", "word-lm")))
         return None
