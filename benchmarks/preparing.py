@@ -1,0 +1,69 @@
+"""Seconds and peak memory of `python -m gluonlm.prepare` on a large text.
+
+    python benchmarks/preparing.py                     # 5 MB and 500 MB; results/preparing.json
+    python benchmarks/preparing.py --megabytes 2 8     # in a minute, on a quiet core
+
+The text is the novels of `data/raw` again and again, their paragraphs in another order each time.
+"""
+
+import argparse
+import lzma
+import os
+import random
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from gluonlm.cli import run
+from gluonlm.system.errors import UserError
+from gluonlm.system.machine import RESULTS, record
+
+NOVELS = RESULTS.parent / "data" / "raw" / "austen.txt.xz"
+
+
+def main(argv: list[str]) -> dict:
+    """Measure each size, print and record."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
+    parser.add_argument("--megabytes", type=float, nargs="+", default=[5, 500])
+    parser.add_argument("--out", type=Path, default=RESULTS / "preparing.json")
+    options = parser.parse_args(argv)
+    rows = [measured(size) for size in options.megabytes]
+    for row in rows:
+        print(
+            f"{row['megabytes']:g} MB: {row['processor_seconds']:.1f} s of processor time, "
+            f"at most {row['peak_mib']:.0f} MiB"
+        )
+    return record(options.out, ["python", "benchmarks/preparing.py", *argv], sizes=rows)
+
+
+def write_text(path: Path, size: int) -> None:
+    """Write a text of about ``size`` bytes."""
+    paragraphs = lzma.decompress(NOVELS.read_bytes()).decode().split("\n\n")
+    order = random.Random(1)
+    with path.open("w", encoding="utf-8") as file:
+        while file.tell() < size:
+            order.shuffle(paragraphs)
+            file.write("\n\n".join(paragraphs)[: size - file.tell()] + "\n\n")
+
+
+def measured(megabytes: float) -> dict:
+    """Prepare a text of this size in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "raw.txt")
+        write_text(source, round(1e6 * megabytes))
+        command = [sys.executable, "-m", "gluonlm.prepare", str(source), "--out", f"{folder}/made"]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise UserError(f"prepare ended with {process.returncode}: run it by hand to see why")
+    return {
+        "megabytes": megabytes,
+        "processor_seconds": usage.ru_utime + usage.ru_stime,
+        "peak_mib": usage.ru_maxrss / 1024,  # ru_maxrss is in KiB on Linux
+    }
+
+
+if __name__ == "__main__":
+    run(main)
