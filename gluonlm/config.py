@@ -1,4 +1,8 @@
-"""The settings of a run, declared once: options, config.json and notebooks derive from them."""
+"""The settings of a run, declared once: options, config.json and notebooks derive from them.
+
+A new option, kind of layer (``MODELS``), optimizer (``OPTIMIZERS``) or shape of the learning rate
+(``SCHEDULES``) begins here.
+"""
 
 import dataclasses
 import json

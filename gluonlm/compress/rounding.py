@@ -13,7 +13,8 @@ The scale is the width of a step; the zero point is the integer that means 0.0 e
 the zero point is the middle of the integers, and the scale fits the largest magnitude. Asymmetric:
 the 256 integers span from the smallest to the largest number (Krishnamoorthi 2018,
 arXiv:1806.08342, section 2). Weights are signed (-128 to 127), activations unsigned (0 to 255):
-that is the one pairing that the processors' instruction for it (VNNI) multiplies.
+that is the one pairing that the processors' instruction for it (VNNI) multiplies. What a model may
+store at all is in :mod:`gluonlm.model.quantized` (``CHOICES``, ``Integers``).
 """
 
 import numpy as np

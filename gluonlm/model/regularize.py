@@ -1,7 +1,7 @@
 """The regularizers of AWD-LSTM (Merity, Keskar & Socher 2018, arXiv:1708.02182).
 
 Each is the identity in evaluation. What a dropout keeps is divided by 1 - p, so that expectations
-do not change.
+do not change. :class:`gluonlm.model.rnn.Body` chooses among them by the rates of a Config.
 
 >>> locked = LockedDropout(0.25)                       # one mask for all steps of a segment
 >>> encoder = WordDropEmbedding(10000, 400, rate=0.1)  # a dropped word is missing in all of it

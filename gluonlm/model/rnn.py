@@ -8,6 +8,9 @@
     >>> logits.shape
     (35, 20, 10000)
 
+Another kind of layer is a file like ``qrnn.py``, its place in ``make_layers``, its weights in
+``weights.layer_shapes``, its name in ``config.MODELS`` and, for export, ``onnx/layers.py``.
+
 Shapes: T steps, N batch columns, E embedding size, H hidden size, V vocabulary size.
 """
 

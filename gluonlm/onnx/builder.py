@@ -5,7 +5,8 @@
     >>> graph.output(vectors, ["T", 8])
     >>> graph.model({"author": "somebody"}).SerializeToString()
 
-https://onnx.ai/onnx/operators/ defines the operators.
+Any operator is added by its name; which ones a model needs is in ``layers.py``, ``integer.py`` and
+``attention.py``. https://onnx.ai/onnx/operators/ defines the operators.
 """
 
 import re

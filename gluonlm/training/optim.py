@@ -1,4 +1,7 @@
-"""What turns gradients into new weights: clipping, optimizers, learning-rate schedules."""
+"""What turns gradients into new weights: clipping, optimizers, learning-rate schedules.
+
+Which ones there are is declared in :mod:`gluonlm.config`.
+"""
 
 import math
 from collections.abc import Iterator, Sequence
