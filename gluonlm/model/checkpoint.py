@@ -5,8 +5,8 @@
     >>> save_model(trained)                    # to trained.path
 
 All that a file says is checked before any memory is taken for it: types, bounds, and that its
-arrays are those that its settings lead to. :mod:`gluonlm.model.storage` is the format, with the sentence for a damaged file, also of what a run is resumed from
-(:mod:`gluonlm.training.resume`).
+arrays are those that its settings lead to. :mod:`gluonlm.model.storage` is the format, with the
+sentence for a damaged file, also of what a run is resumed from (:mod:`gluonlm.training.resume`).
 """
 
 import json
