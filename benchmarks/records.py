@@ -66,9 +66,9 @@ def table(folder: Path = RESULTS) -> str:
     ]
     for name, (config, result) in recorded(folder).items():
         theirs = published.get(name, {}).get("test")
-        place = (folder / name).resolve().relative_to(RESULTS.parent)
+        shown = f"[{name}](../../results/{name})" if folder == RESULTS else name
         lines.append(
-            f"| [{name}](../../{place}) | {config['data']} | {result['epochs']} | "
+            f"| {shown} | {config['data']} | {result['epochs']} | "
             f"{result['parameters'] / 1e6:.2f} M "
             f"| {result['valid_perplexity']:.2f} | **{result['test_perplexity']:.2f}** "
             f"| {f'{theirs:.2f}' if theirs else ''} | {result['seconds'] / 60:.0f} |"
