@@ -204,7 +204,8 @@ def test_training_stops_early(tmp_path, capsys):
 def test_what_a_preset_reaches_was_trained_with_its_settings(preset, data, record):
     known = json.loads((RESULTS / record / "config.json").read_text())
     known = {name: value for name, value in known.items() if name not in ("command", "best")}
-    assert resolve(preset, {"data": data}) == Config.from_json(json.dumps(known))
+    given = {"data": data, "precision": known.get("precision", "float32")}
+    assert resolve(preset, given) == Config.from_json(json.dumps(known))
 
 
 def test_a_preset_is_described_with_what_it_was_recorded_to_reach(capsys):
