@@ -10,13 +10,13 @@ Each case is measured in a process of its own. Records results/adaptive.json.
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
+from memory_worker import peak_bytes
 
 from gluonlm.cli import run
 from gluonlm.system.machine import RESULTS, record
@@ -46,12 +46,11 @@ def measure(vocabulary: int, splits: tuple[int, ...], steps: int) -> dict:
         loss.backward()
         nd.waitall()
         fastest = min(fastest, time.perf_counter() - started)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # KiB on Linux
     return {
         "vocabulary": vocabulary,
         "splits": splits,
         "step_ms": round(1e3 * fastest, 1),
-        "peak_mib": round(peak),
+        "peak_mib": round(peak_bytes() / 2**20),
     }
 
 

@@ -15,12 +15,12 @@ import argparse
 import contextlib
 import itertools
 import os
-import resource
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
+from memory_worker import peak_bytes
 
 if __name__ == "__main__":
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -102,7 +102,7 @@ def measured(path: Path, text: Path, alone: int) -> dict:
         "alone": one,
         "ratio": together / one,
         "limit": limit(model) / tokens if path != BUNDLED else None,
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mib": peak_bytes() / 2**20,
     }
 
 

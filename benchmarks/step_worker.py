@@ -6,11 +6,12 @@ Standard library only: competitors run in environments of their own.
 
 import json
 import math
-import resource
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from memory_worker import peak_bytes
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,6 @@ def serve(
         while (elapsed := time.perf_counter() - started) < seconds or not tokens:
             done, loss = portion()
             tokens += done
-        unit = 1 if sys.platform == "darwin" else 1024
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
         finite = loss if math.isfinite(loss) else None
-        answer = {"tokens": tokens, "seconds": elapsed, "peak_bytes": peak, "loss": finite}
+        answer = {"tokens": tokens, "seconds": elapsed, "peak_bytes": peak_bytes(), "loss": finite}
         print(json.dumps(answer | ({"flops": rate(work)} if rate else {})), flush=True)

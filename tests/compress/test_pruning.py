@@ -503,7 +503,7 @@ def test_a_quantized_model_is_not_pruned(text, tmp_path):
     """It would be stored as float32 again."""
     run(text, tmp_path / "run", "--epochs", "1", "--max-batches", "1")
     quantize.main([str(tmp_path / "run")])
-    with pytest.raises(UserError, match="is quantized: prune the model that training wrote"):
+    with pytest.raises(UserError, match="is quantized: prune what training wrote, then quantize"):
         prune.main([str(tmp_path / "run" / "int8.safetensors"), "--sparsity", "0.5"])
 
 
