@@ -65,7 +65,7 @@ def draw_race(axes: Axes) -> None:
             axes.barh(place + shift, share, height=0.36, color=colour)
             axes.text(share + 0.02, place + shift, text, va="center")
         axes.text(-0.02, place, DATA_SETS[data], va="center", ha="right")
-    axes.set(xlim=(0, 2.35), xticks=(), yticks=())
+    axes.set(xlim=(0, 2.6), xticks=(), yticks=())
     axes.spines["bottom"].set_visible(False)
 
 
