@@ -27,6 +27,7 @@ DRAWING = re.compile(
 )
 SOLUTION = re.compile(r"<details>.*?```python\n(.*?)```.*?</details>", re.DOTALL)
 ABSOLUTE_PATH = re.compile(r"(?<![\w.:/])/(home|root|work|tmp|usr|opt|var|Users|mnt)/|[A-Z]:\\\\")
+NUMBER = re.compile(r"\d(?:[\d,.]*\d)?(?:e-\d+)?")
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -190,6 +191,17 @@ def test_draws_little_and_asks_eight_quick_questions(path):
     ]
     assert [text.count("<details><summary>") for text in questions] == [8]
     assert any("**To read on.**" in cell.source for cell in stored(path).cells)
+
+
+@every_notebook
+def test_the_figures_in_the_course_table_stand_in_the_notebook(path):
+    readme = (ROOT / "README.md").read_text()
+    (result,) = re.findall(rf"^\| .*{re.escape(path.name)}\).* \| (.*) \|$", readme, re.MULTILINE)
+    outputs = [output for cell in code_cells(stored(path)) for output in cell.outputs]
+    shown = set(re.findall(NUMBER, "\n".join(output.get("text", "") for output in outputs)))
+    assert re.findall(NUMBER, result), result
+    for figure in re.findall(NUMBER, result):
+        assert figure in shown, f"{path.name} does not print {figure}, which README quotes"
 
 
 @every_notebook
