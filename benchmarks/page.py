@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, Playwright, sync_playwright
 
 from gluonlm.cli import run
 from gluonlm.model.checkpoint import load_model
@@ -30,13 +30,10 @@ def main(argv: list[str]) -> dict:
     parser.add_argument("--rounds", type=int, default=7, help="openings (default: 7)")
     parser.add_argument("--out", type=Path, default=RESULTS / "page.json")
     options = parser.parse_args(argv)
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if not program:
-        raise UserError("there is no Chromium: install it (Debian, Ubuntu: apt install chromium)")
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         path = Path(folder, "page.html")
         path.write_text(page(load_model("austen"), "Jane Austen"), encoding="utf-8")
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        browser = chromium(playwright)
         rounds = [measured(browser.new_page(), path) for _ in range(options.rounds)]
         browser.close()
         figures = {
@@ -50,6 +47,17 @@ def main(argv: list[str]) -> dict:
         f"s, then {figures['milliseconds_per_word']:.1f} ms a word"
     )
     return record(options.out, ["python", "benchmarks/page.py", *argv], **figures)
+
+
+def chromium(playwright: Playwright) -> Browser:
+    """The system's Chromium, without a window.
+
+    :raises UserError: if there is none.
+    """
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if not program:
+        raise UserError("there is no Chromium: install it (Debian, Ubuntu: apt install chromium)")
+    return playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
 
 
 def measured(tab: Page, path: Path) -> tuple[float, float]:

@@ -4,7 +4,6 @@ gluonlm comes before mxnet in every test module: it prepares the process that mx
 """
 
 import os
-import shutil
 
 import pytest
 
@@ -80,16 +79,16 @@ def alone(text, tmp_path_factory):
 )  # no longer: the loop of playwright would be in the way of notebooks
 def chromium():
     """The system's Chromium, without a window."""
-    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
-    program = next(filter(None, map(shutil.which, names)), None)
-    if not program:
-        pytest.skip(
-            "no page is looked at: there is no Chromium (Debian, Ubuntu: apt install chromium)"
-        )
     from playwright.sync_api import sync_playwright
+    from scripts import load_script
+
+    from gluonlm.system.errors import UserError
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        try:
+            browser = load_script("benchmarks/page.py").chromium(playwright)
+        except UserError as error:
+            pytest.skip(f"no page is looked at: {error}")
         yield browser
         browser.close()
 
