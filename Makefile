@@ -44,7 +44,7 @@ lint: env
 	$(PYTHON) -m ruff format --check .
 
 # A worker per core; each keeps the tests that share something: a file's, or a notebook's (tests/conftest.py).
-PYTEST := $(PYTHON) -m pytest --numprocesses auto --dist loadgroup --no-loadscope-reorder
+PYTEST := $(PYTHON) -m pytest --numprocesses auto --no-loadscope-reorder
 
 test: lint
 	$(PYTEST) --cov --cov-report=term-missing:skip-covered --cov-fail-under=90 $(ARGS)
