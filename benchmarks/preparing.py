@@ -8,15 +8,14 @@ The text is the novels of `data/raw` again and again, their paragraphs in anothe
 
 import argparse
 import lzma
-import os
 import random
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
+from memory_worker import in_new_process, usage
+
 from gluonlm.cli import run
-from gluonlm.system.errors import UserError
+from gluonlm.prepare import main as prepare
 from gluonlm.system.machine import RESULTS, record
 
 NOVELS = RESULTS.parent / "data" / "raw" / "austen.txt.xz"
@@ -52,17 +51,8 @@ def measured(megabytes: float) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "raw.txt")
         write_text(source, round(1e6 * megabytes))
-        command = [sys.executable, "-m", "gluonlm.prepare", str(source), "--out", f"{folder}/made"]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise UserError(f"prepare ended with {process.returncode}: run it by hand to see why")
-    return {
-        "megabytes": megabytes,
-        "processor_seconds": usage.ru_utime + usage.ru_stime,
-        "peak_mib": usage.ru_maxrss / 1024,  # ru_maxrss is in KiB on Linux
-    }
+        needed = in_new_process(usage, prepare, [str(source), "--out", f"{folder}/made"])
+    return {"megabytes": megabytes, **needed}
 
 
 if __name__ == "__main__":

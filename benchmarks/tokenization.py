@@ -13,16 +13,13 @@ counted vocabulary, a list of ids, an array.
 import argparse
 import hashlib
 import json
-import multiprocessing
-import resource
-import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
+from memory_worker import in_new_process, peak_bytes
 
 from gluonlm.cli import run
 from gluonlm.system.machine import RESULTS, record
@@ -37,7 +34,7 @@ PIECE = 1 << 20  # words written at once
 
 def make_words(random: np.random.Generator) -> list[bytes]:
     """Different words by falling frequency, the frequent ones short; about 5.2 bytes with the blank
-    behind them."""
+    after them."""
     letters = "etaoinsrhldcumfpgwybvkxjqz"
     words, seen = [UNK.encode()], set()
     for rank in range(1, TYPES):
@@ -84,12 +81,11 @@ def streaming(path: Path) -> tuple[list[str], np.ndarray]:
 
 
 def measure(way: str, path: Path) -> dict:
-    """Tokenize in this process; its figures, with a checksum of the result."""
-    began_at = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """Tokenize; its figures, with a checksum of the result."""
+    began_at = peak_bytes()
     began, processor_began = time.perf_counter(), time.process_time()
     vocabulary, ids = {"naive": naive, "streaming": streaming}[way](path)
     seconds, processor_seconds = time.perf_counter() - began, time.process_time() - processor_began
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
         "way": way,
         "bytes": path.stat().st_size,
@@ -98,17 +94,10 @@ def measure(way: str, path: Path) -> dict:
         "seconds": round(seconds, 2),
         "processor_seconds": round(processor_seconds, 2),  # comparable also on a busy machine
         "million_tokens_per_processor_second": round(len(ids) / processor_seconds / 1e6, 2),
-        "peak_mib": round(peak / 1024),  # ru_maxrss is in KiB on Linux
-        "peak_mib_before": round(began_at / 1024),  # the interpreter and its libraries
+        "peak_mib": round(peak_bytes() / 2**20),
+        "peak_mib_before": round(began_at / 2**20),  # the interpreter and its libraries
         "sha256_of_ids": hashlib.sha256(ids).hexdigest(),
     }
-
-
-def measure_in_child(way: str, path: Path) -> dict:
-    """The figures of a process of its own."""
-    command = [sys.executable, __file__, "--measure", way, str(path)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(done.stdout)
 
 
 def main(argv: list[str]) -> dict:
@@ -124,27 +113,14 @@ def main(argv: list[str]) -> dict:
     parser.add_argument(
         "--out", type=Path, default=RESULTS / "tokenize.json", help="file to record the figures in"
     )
-    parser.add_argument("--measure", nargs=2, metavar=("WAY", "FILE"), help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
-    if options.measure:
-        figures = measure(options.measure[0], Path(options.measure[1]))
-        print(json.dumps(figures))
-        return figures
     with tempfile.TemporaryDirectory() as folder:
         whole, share = Path(folder, "whole.txt"), Path(folder, "share.txt")
         sizes = {share: round(options.words * options.naive_share), whole: options.words}
-        # in a process of its own: a child's peak memory starts at that of the process it was forked
-        # from
-        writer = multiprocessing.get_context("spawn").Process(
-            target=synthesize, args=(sizes, options.seed)
-        )
-        writer.start()
-        writer.join()
-        if writer.exitcode:
-            raise SystemExit("the text could not be written")
-        runs = [measure_in_child("naive", share), measure_in_child("streaming", share)]
+        synthesize(sizes, options.seed)
+        runs = [in_new_process(measure, *one) for one in (("naive", share), ("streaming", share))]
         if options.naive_share < 1:
-            runs.append(measure_in_child("streaming", whole))
+            runs.append(in_new_process(measure, "streaming", whole))
     if runs[0]["sha256_of_ids"] != runs[1]["sha256_of_ids"]:
         raise SystemExit("the two ways do not agree")
     command = ["python", "benchmarks/tokenization.py", *argv]

@@ -5,7 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from memory_worker import in_new_process, peak_bytes
 from scripts import ROOT, run_script
 
 from gluonlm.system.machine import cpu_flags
@@ -290,3 +292,8 @@ def test_precisions_are_compared(tmp_path):
     rounded, exact = (one["perplexity"][kind]["1"]["test"] for kind in ("bfloat16", "float32"))
     assert one["bfloat16_over_float32"]["test"] == pytest.approx(rounded / exact, abs=1e-4)
     assert "| 1 |" in bench("--table", "--out", out, script="precision.py").stdout
+
+
+def test_a_new_process_has_a_peak_of_its_own():
+    held = np.ones(1 << 25)  # 256 MiB
+    assert in_new_process(peak_bytes) < held.nbytes < peak_bytes()
