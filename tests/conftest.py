@@ -15,11 +15,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores, and so do pr
     os.environ["OMP_NUM_THREADS"] = str(max(1, share))
 
 import gluonlm  # noqa: E402, F401
+from gluonlm.training.run import Run  # noqa: E402
 
-# The files whose tests take longest; they begin first, or one worker would end with them alone.
-LONG = {"test_distributed", "test_launch", "test_bench", "test_robustness", "test_ablation"}
-LONG |= {"test_training", "test_awd", "test_runtime", "test_streams", "test_blas", "test_austen"}
-LONG |= {"test_documented"}  # a command after the other
+# The files whose tests take longest, in this order: they begin first, or one worker would end with
+# them alone.
+LONG = ("test_distributed", "test_documented", "test_site", "test_notebooks", "test_bench")
+LONG += ("test_robustness", "test_launch", "test_training", "test_runtime", "test_streams")
+LONG += ("test_teaching", "test_awd", "test_blas", "test_ablation", "test_austen")
 
 
 class Files(LoadScopeScheduling):
@@ -42,9 +44,9 @@ def pytest_xdist_make_scheduler(config, log):
 def pytest_collection_modifyitems(items):
     """What takes long comes first."""
     for item in items:
-        if "course" in item.path.parts or item.path.stem in LONG:
+        if item.path.stem in LONG:
             item.add_marker(pytest.mark.long)
-    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+    items.sort(key=lambda item: (*LONG, item.path.stem).index(item.path.stem))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -54,6 +56,23 @@ def _elsewhere(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("folder"))
         yield
+
+
+DRAW = Run.plot
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_curves():
+    """Runs draw no curves, which takes longer than all else in a small one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "plot", lambda run, level: None)
+        yield
+
+
+@pytest.fixture
+def _curves(monkeypatch):
+    """The runs of this test do draw them."""
+    monkeypatch.setattr(Run, "plot", DRAW)
 
 
 @pytest.fixture(autouse=True)

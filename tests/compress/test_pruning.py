@@ -249,9 +249,8 @@ SMALL = [
 
 
 @pytest.fixture
-def text(tmp_path, monkeypatch):
-    """A folder with a small text; runs draw no curves, which takes longer than all else."""
-    monkeypatch.setattr("gluonlm.training.run.Run.plot", lambda run, level: None)
+def text(tmp_path):
+    """A folder with a small text."""
     random, folder = np.random.RandomState(5), tmp_path / "text"
     folder.mkdir()
     for split, lines in (("train", 60), ("valid", 20), ("test", 20)):

@@ -277,24 +277,13 @@ def test_what_else_knocks_at_the_port_does_no_harm(monkeypatch):
     assert ends.error is None
 
 
-def refused(*arguments):
-    ended = subprocess.run(
-        [sys.executable, "-m", "gluonlm.launch", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert ended.returncode == 2
-    return ended.stderr.splitlines()[-1]
-
-
 def test_a_port_that_is_taken():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        said = refused("-n", "1", "--local", "--port", str(port), "--", "--tiny")
-    assert said == f"error: port {port} is taken: choose another with --port"
+        with pytest.raises(UserError, match=f"^port {port} is taken: choose another with --port$"):
+            launch.main(["-n", "1", "--local", "--port", str(port), "--", "--tiny"])
 
 
 @pytest.mark.parametrize(
@@ -312,7 +301,9 @@ def test_a_port_that_is_taken():
         ),
     ],
 )
-def test_a_host_that_cannot_be_reached_or_lacks_the_folder(tmp_path, code, reason, sentence):
+def test_a_host_that_cannot_be_reached_or_lacks_the_folder(
+    tmp_path, monkeypatch, code, reason, sentence
+):
     """Every process fails in the same way: it is the worker's that is looked at."""
     ssh = tmp_path / "ssh"
     ssh.write_text(
@@ -320,8 +311,10 @@ def test_a_host_that_cannot_be_reached_or_lacks_the_folder(tmp_path, code, reaso
         f"{code}\n"
     )
     ssh.chmod(0o755)
-    said = refused("-n", "1", "-H", "b", "--ssh", str(ssh), "--root", "127.0.0.1", "--", "--tiny")
-    assert said.startswith(f"error: {sentence.format(reason)}")
+    monkeypatch.setattr(supervisor, "GRACE", 1.0)
+    with pytest.raises(UserError) as raised:
+        launch.main(["-n", "1", "-H", "b", f"--ssh={ssh}", "--root=127.0.0.1", "--", "--tiny"])
+    assert str(raised.value).startswith(sentence.format(reason))
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,14 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 import tomli
 import yaml
+from conftest import Files
 
 import gluonlm
 
@@ -159,6 +161,16 @@ def test_ci_builds_the_site_and_runs_make_test():
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
     assert re.search(r"^make docs\nmake test$", script.read_text(), flags=re.MULTILINE)
+
+
+def test_a_worker_keeps_the_tests_of_a_file_or_a_notebook():
+    """Or each would make anew what they share, such as an executed notebook."""
+    share = partial(Files._split_scope, None)
+    lessons = "tests/course/test_notebooks.py"
+    for name in ("test_runs", "test_stored"):
+        assert share(f"{lessons}::{name}[06_awd_lstm]") == "06_awd_lstm"
+    assert share(f"{lessons}::test_there_are_notebooks") == lessons
+    assert share("tests/text/test_austen.py::test_a[x::y]") == "tests/text/test_austen.py"
 
 
 def test_licence_is_apache_2():

@@ -180,7 +180,7 @@ def test_no_warning_in_the_right_order():
 FAULTS = """
 import resource, gluonlm, mxnet
 from mxnet import nd
-a, b = nd.ones((700, 50)), nd.ones((50, 33278))
+a, b = nd.ones((700, 2)), nd.ones((2, 33278))
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     nd.dot(a, b).wait_to_read()

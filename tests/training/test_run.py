@@ -270,6 +270,7 @@ def test_another_number_of_threads_is_told(copied, monkeypatch, capsys):
     assert f"OMP_NUM_THREADS={gluonlm.RUNTIME.threads}, and now" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("_curves")
 def test_a_picture_that_cannot_be_drawn_stops_nothing(cats, tmp_path, monkeypatch, capsys):
     def broken(*_):
         raise ValueError("no backend")

@@ -346,6 +346,7 @@ def test_a_result_goes_when_its_run_goes_on(text, tmp_path):
     assert not finished.exists()
 
 
+@pytest.mark.usefixtures("_curves")
 def test_the_folder_of_a_run(text, tmp_path):
     result = run(text, tmp_path / "run", "--epochs", "2")
     names = {path.name for path in (tmp_path / "run").iterdir()}
