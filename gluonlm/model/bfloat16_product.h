@@ -26,6 +26,27 @@ static inline __m512i paired(__m512 first, __m512 second) {
   return _mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(second, first));
 }
 
+// Of 16 rows of 16 pairs the columns: first within blocks of 4 x 4, then the blocks among themselves.
+static inline void transpose(__m512i row[LANES]) {
+  __m512i half[LANES];
+  for (int i = 0; i < LANES; i += 2) {
+    half[i] = _mm512_unpacklo_epi32(row[i], row[i + 1]);
+    half[i + 1] = _mm512_unpackhi_epi32(row[i], row[i + 1]);
+  }
+  for (int i = 0; i < LANES; i += 4)
+    for (int j = 0; j < 2; j++) {
+      row[i + 2 * j] = _mm512_unpacklo_epi64(half[i + j], half[i + j + 2]);
+      row[i + 2 * j + 1] = _mm512_unpackhi_epi64(half[i + j], half[i + j + 2]);
+    }
+  for (int j = 0; j < 4; j++) {  // row[4 i + j]: of columns j, 4 + j, 8 + j and 12 + j what rows 4 i to 4 i + 3 have
+    __m512i even = _mm512_shuffle_i32x4(row[j], row[4 + j], 0x88), odd = _mm512_shuffle_i32x4(row[j], row[4 + j], 0xdd);
+    __m512i even2 = _mm512_shuffle_i32x4(row[8 + j], row[12 + j], 0x88);
+    __m512i odd2 = _mm512_shuffle_i32x4(row[8 + j], row[12 + j], 0xdd);
+    row[j] = _mm512_shuffle_i32x4(even, even2, 0x88), row[8 + j] = _mm512_shuffle_i32x4(even, even2, 0xdd);
+    row[4 + j] = _mm512_shuffle_i32x4(odd, odd2, 0x88), row[12 + j] = _mm512_shuffle_i32x4(odd, odd2, 0xdd);
+  }
+}
+
 // A panel of `width` rows of A or columns of B, of which the first `count` are there: pairs[p * width + i].
 INLINE void pack_panel(factor_t from, int64_t count, int64_t k, int width, pair_t *pairs) {
   int64_t steps = ceiling(k, 2);
@@ -40,14 +61,18 @@ INLINE void pack_panel(factor_t from, int64_t count, int64_t k, int width, pair_
       }
     return;
   }
-  for (int64_t i = 0; i < width; i++)  // steps of k are neighbours: 16 pairs of a row or column at once
+  for (int i = 0; i < width; i += LANES)  // steps of k are neighbours: 16 pairs of each of 16 rows or columns at once
     for (int64_t p = 0; p < steps; p += LANES) {
-      const float *at = from.data + i * from.stride + 2 * p;
-      int64_t left = i < count ? k - 2 * p : 0;
-      __m512 low = _mm512_maskz_loadu_ps(lanes(left), at), high = _mm512_maskz_loadu_ps(lanes(left - LANES), at + LANES);
-      pair_t some[LANES];
-      _mm512_storeu_si512(some, (__m512i)_mm512_cvtne2ps_pbh(high, low));
-      for (int j = 0; j < (steps - p < LANES ? steps - p : LANES); j++) pairs[(p + j) * width + i] = some[j];
+      __m512i some[LANES];
+      for (int j = 0; j < LANES; j++) {
+        const float *at = from.data + (i + j) * from.stride + 2 * p;
+        int64_t left = i + j < count ? k - 2 * p : 0;
+        __m512 low = _mm512_maskz_loadu_ps(lanes(left), at), high = _mm512_maskz_loadu_ps(lanes(left - LANES), at + LANES);
+        some[j] = (__m512i)_mm512_cvtne2ps_pbh(high, low);
+      }
+      transpose(some);
+      for (int j = 0; j < (steps - p < LANES ? steps - p : LANES); j++)
+        _mm512_mask_storeu_epi32(pairs + (p + j) * width + i, lanes(width - i), some[j]);
     }
 }
 
