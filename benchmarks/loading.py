@@ -27,9 +27,10 @@ def main(argv: list[str]) -> dict:
     """Measure models of several sizes, print and record what was found."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("--pairs", type=int, default=15, help="of each size (default: 15)")
+    parser.add_argument("--sizes", type=int, default=len(SIZES), help="only so many of the sizes")
     parser.add_argument("--out", type=Path, default=RESULTS / "loading.json")
     options = parser.parse_args(argv)
-    rows = [measured(units, vocab, options.pairs) for units, vocab in SIZES]
+    rows = [measured(units, vocab, options.pairs) for units, vocab in SIZES[: options.sizes]]
     for row in rows:
         print(
             f"{row['units']:>5} units, {row['vocab']:>6} words, {row['megabytes']:6.1f} MB: "

@@ -51,7 +51,7 @@ SMALLER = {  # program: what is added to its command
     "doctor": "--seconds 0",
     "adaptive": "--measure 33278 split --steps 1",
     "cache": "--tokens 600 --size 8 --windows 20 --repeats 1 --out figures.json",
-    "loading": "--pairs 1 --out figures.json",
+    "loading": "--pairs 1 --sizes 1 --out figures.json",
     "preparing": "--megabytes 0.05 --out figures.json",
     "scoring": "--lines 30 --alone 5 --out figures.json",
     "sparse": "--sparsities 0.9 --rows 2 --texts 1 --seconds 0.05 --out figures.json",
