@@ -8,7 +8,6 @@ Project Gutenberg's licence, byte-order marks and zero-width blanks are left out
 
 import bz2
 import csv
-import dataclasses
 import gzip
 import hashlib
 import io
@@ -18,7 +17,7 @@ import re
 import sys
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO
@@ -28,7 +27,7 @@ from gluonlm.text.reader import decoded, open_file
 from gluonlm.text.recognize import HEAD, compression, other_kind
 
 JOIN = "\x1f"  # at the end of a piece: the line goes on
-LONG = 4_000  # characters of a line that are read at once
+LONG = 1_000  # characters of a line that are read at once
 UNPACK = {"gzip": gzip.open, "xz": lzma.open, "bzip2": bz2.open}
 LICENCE_FROM = 800  # lines in which Project Gutenberg's header ends, if there is one
 GUTENBERG = r"\*\*\* ?{} (?:OF )?(?:THE|THIS) PROJECT GUTENBERG"
@@ -37,37 +36,18 @@ FOOTER = re.compile(GUTENBERG.format("END") + r"|^End of (?:the )?Project Gutenb
 CREDITS = re.compile(r"(?:Produced|Transcribed|Prepared|E-?text prepared) by", re.IGNORECASE)
 
 
-class Hashed(io.RawIOBase):
-    """A binary file that counts and hashes what is read from it."""
-
-    def __init__(self, file: BinaryIO):
-        self.file, self.digest, self.size = file, hashlib.sha256(), 0
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer) -> int:
-        data = self.file.read(len(buffer))
-        buffer[: len(data)] = data
-        self.digest.update(data)
-        self.size += len(data)
-        return len(data)
-
-
 @dataclass
 class Sources:
     """Files, folders or "-" for standard input, and what is found out about them on the way.
 
-    :param field: the name of the field that holds the text, in JSON lines and CSV.
+    :param column: the name of the field that holds the text, in JSON lines and CSV.
     """
 
     paths: list[str]
     encoding: str = "utf-8"
-    field: str | None = None
-    notes: list[str] = dataclasses.field(default_factory=list)  # what was left out, for the report
-    files: list[dict] = dataclasses.field(
-        default_factory=list
-    )  # name, bytes and sha256 of what was read
+    column: str | None = None
+    notes: list[str] = field(default_factory=list)  # what was left out, for the report
+    files: list[dict] = field(default_factory=list)  # name, bytes and sha256 of what was read
 
     def documents(self) -> Iterator[tuple[str, Iterator[str]]]:
         """Title and lines of each document; take all lines of one before the next."""
@@ -106,15 +86,24 @@ class Sources:
                         with archive.open(member) as inner:
                             yield from self.read(member.filename, inner)
             return
-        hashed = Hashed(UNPACK[kind](file) if kind else file)
-        buffered = io.BufferedReader(hashed, HEAD)
-        head = buffered.peek(HEAD)
-        text = decoded(iter(lambda: buffered.read(HEAD), b""), name, self.encoding)
+        chunks = self.hashed(name, UNPACK[kind](file) if kind else file)
         try:
+            head = next(chunks, b"")
+            text = decoded(chain([head], chunks), name, self.encoding)
             yield from self.records(name, head, text)
+            for _ in chunks:  # what is no text, such as a licence, for the checksum
+                pass
         except (EOFError, OSError, zipfile.BadZipFile, lzma.LZMAError) as error:
             raise UserError(f"{name} is damaged ({error}): fetch it again") from None
-        self.files.append({"name": name, "bytes": hashed.size, "sha256": hashed.digest.hexdigest()})
+
+    def hashed(self, name: str, file: BinaryIO) -> Iterator[bytes]:
+        """The bytes of a file in pieces; at its end, their number and checksum are noted."""
+        digest, size = hashlib.sha256(), 0
+        while data := file.read(HEAD):
+            digest.update(data)
+            size += len(data)
+            yield data
+        self.files.append({"name": name, "bytes": size, "sha256": digest.hexdigest()})
 
     def records(
         self, name: str, head: bytes, text: Iterator[str]
@@ -128,10 +117,10 @@ class Sources:
         rows = map(json.loads, lines) if kind == "JSON lines" else csv_rows(name, lines)
         try:
             for number, row in enumerate(rows, 1):
-                if self.field is None or not isinstance(row, dict) or self.field not in row:
+                if self.column is None or not isinstance(row, dict) or self.column not in row:
                     raise self.wrong_field(name, kind, row)
-                if row[self.field]:
-                    content = str(row[self.field])
+                if row[self.column]:
+                    content = str(row[self.column])
                     yield f"{name}:{number}", iter(content.splitlines())
         except (json.JSONDecodeError, csv.Error) as error:
             raise UserError(f"{name} is not {kind} as it seemed ({error}): correct it") from None
@@ -141,7 +130,7 @@ class Sources:
         if not isinstance(row, dict):
             return UserError(f"{name}: a line of {kind} is no object: give one object a line")
         fields = ", ".join(map(str, row))
-        found = f"has no field {self.field}" if self.field else f"is {kind}, not plain text"
+        found = f"has no field {self.column}" if self.column else f"is {kind}, not plain text"
         return UserError(f"{name} {found}: say which of {fields} holds the text with --field NAME")
 
     def without_licence(self, name: str, lines: Iterator[str]) -> Iterator[str]:

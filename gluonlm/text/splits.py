@@ -1,11 +1,12 @@
 """The three texts of a data set while it is prepared: filled document by document, then given their vocabulary."""
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from gluonlm.system.errors import UserError
 from gluonlm.text.checks import Checks
@@ -15,27 +16,15 @@ from gluonlm.text.vocabulary import EOS, RARE, UNK, Dictionary
 SPLITS = ("train", "valid", "test")
 WHOLE = 100  # units: a shorter document is not cut
 LISTED = 100  # documents: no more are listed with their counts
-FIELDS = "\x1e"  # between the fields of a unit that waits
 
 
-@dataclass(frozen=True)
-class Unit:
-    """A line to be: its text, the characters and words it stands for; not ``whole`` if the next belongs to its line."""
+class Unit(NamedTuple):
+    """A line to be: its text, and the characters and words that it stands for."""
 
     text: str
     characters: int
     words: int
-    whole: bool = True
-
-    def __str__(self) -> str:
-        fields = (self.characters, self.words, int(self.whole), self.text)
-        return FIELDS.join(map(str, fields)) + "\n"
-
-    @classmethod
-    def read(cls, line: str) -> "Unit":
-        """The unit that was written as such a line."""
-        characters, words, whole, text = line[:-1].split(FIELDS, 3)
-        return cls(text, int(characters), int(words), whole == "1")
+    whole: bool = True  # False if the next unit belongs to its line
 
 
 class Splits:
@@ -58,11 +47,11 @@ class Splits:
         total, words = 0, Counter()
         with self.waiting("document", "w") as file:
             for unit in document:
-                file.write(str(unit))
+                file.write(json.dumps(unit, ensure_ascii=False) + "\n")
                 total += 1
         with self.waiting("document") as file:
             for split, line in zip(self.places(total), file):
-                unit = Unit.read(line)
+                unit = Unit(*json.loads(line))
                 self.files[split].write(line)
                 counts = self.counts[split]
                 counts["units"] += 1
@@ -90,7 +79,8 @@ class Splits:
     def units(self, split: str) -> Iterator[Unit]:
         """The units of a text in their order."""
         with self.waiting(split) as file:
-            yield from map(Unit.read, file)
+            for line in file:
+                yield Unit(*json.loads(line))
 
     def finish(self, size: int | None, least: int, checks: Checks) -> dict:
         """Write the texts with ``<unk>`` for rare tokens; returns the figures for dataset.json.

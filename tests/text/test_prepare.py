@@ -3,6 +3,7 @@ about it."""
 
 import bz2
 import gzip
+import hashlib
 import io
 import json
 import lzma
@@ -105,6 +106,9 @@ def test_the_licence_of_project_gutenberg_goes(prepared):
     made, texts, said = prepared(novel, "--no-sentences")
     assert texts == prepared(TEXT, "--no-sentences")[1]
     assert "note: raw.txt: Project Gutenberg's header and licence were left out" in said
+    made, _, _ = prepared(novel := novel + "licence\n" * 30_000)
+    whole = hashlib.sha256(novel.encode()).hexdigest()
+    assert made["sources"] == [{"name": "raw.txt", "bytes": len(novel.encode()), "sha256": whole}]
 
 
 @pytest.mark.parametrize("name", ["raw.jsonl", "raw.csv", "raw.txt"])
@@ -188,6 +192,15 @@ def test_a_text_without_line_ends(prepared, tmp_path):
     made, texts, _ = prepared(bases, "--level", "char")
     assert "".join(texts[s].strip() for s in SPLITS) == bases
     assert "--level char or --level subword fits it better" in prepared(bases)[2]
+
+
+def test_a_short_text_without_line_ends_is_cut_at_the_shares(prepared):
+    made, texts, _ = prepared("ACGT" * 5_000, "--level", "char")
+    assert {split: len(text.strip()) for split, text in texts.items()} == {
+        "train": 16_000,
+        "valid": 2_000,
+        "test": 2_000,
+    }
 
 
 def test_subwords_come_back_as_the_text_and_lie_in_the_vocabulary(prepared, tmp_path):
