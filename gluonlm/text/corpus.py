@@ -111,12 +111,8 @@ def load_corpus(
     if given is None:
         dictionary, ids = index(files, level, limits)
     for split, span in files.spans.items():
-        if split not in ids:
-            ids[split] = encode_span(span, dictionary, level)
-        if len(ids[split]) == 0:
-            raise UserError(f"{span.path} is empty: the {split} text needs at least one line")
-        if given:
-            check_identity(given, files, split, ids[split])
+        tokens = ids[split] if split in ids else encode_span(span, dictionary, level)
+        ids[split] = checked(tokens, dictionary, files, split)
     if dictionary.unk_id is not None and (given or dictionary.unk_id not in ids["train"]):
         say_unknown(files.name, dictionary, ids, given is not None)
     return Corpus(files.name, level, dictionary.described(about(files, level, ids)), **ids)
@@ -152,25 +148,24 @@ def read_split(data: str, split: str, dictionary: Dictionary, level: str) -> np.
     :raises UserError: as :func:`load_corpus` does.
     """
     files = resolve(str(data), (split,))
-    ids = encode_span(files.spans[split], dictionary, level)
+    return checked(encode_span(files.spans[split], dictionary, level), dictionary, files, split)
+
+
+def checked(ids: np.ndarray, dictionary: Dictionary, files: DatasetFiles, split: str) -> np.ndarray:
+    """The ids of a text.
+
+    :raises UserError: when there are none, or a model's own text lay there and was another one.
+    """
     if len(ids) == 0:
-        raise UserError(
-            f"{files.spans[split].path} is empty: the {split} text needs at least one line"
-        )
-    check_identity(dictionary, files, split, ids)
-    return ids
-
-
-def check_identity(
-    dictionary: Dictionary, files: DatasetFiles, split: str, ids: np.ndarray
-) -> None:
-    """Raise a UserError when a text lies where a model's own text did, and is another one."""
+        place = files.spans[split].path
+        raise UserError(f"{place} is empty: the {split} text needs at least one line")
     then = dictionary.about.get("texts", {}).get(split)
     if then and dictionary.about.get("data") == files.place and digest(ids)[:16] != then:
         raise UserError(
-            f"the {split} text in {files.place} is no longer what the model was trained with: put the old text back, "
-            "or give this one another name and --data"
+            f"the {split} text in {files.place} is no longer what the model was trained with: "
+            "put the old text back, or give this one another name and --data"
         )
+    return ids
 
 
 def say_unknown(name: str, dictionary: Dictionary, ids: dict[str, np.ndarray], given: bool) -> None:
@@ -179,18 +174,20 @@ def say_unknown(name: str, dictionary: Dictionary, ids: dict[str, np.ndarray], g
         100 * float(np.mean(ids[split] == dictionary.unk_id))
         for split in ("train", "valid", "test")
     )
+    held_out = f"{valid:.1f} % of the validation and {test:.1f} % of the test tokens are not"
     if given and train > 100 * MUCH_UNKNOWN:
-        print(
-            f"{name}: {train:.1f} % of the training, {valid:.1f} % of the validation and {test:.1f} % of the test "
-            f"tokens are not in the model's vocabulary and are read as {UNK}, which makes perplexities look too good",
-            file=sys.stderr,
+        words = (
+            f"{train:.1f} % of the training, {held_out} in the model's vocabulary and are read "
+            f"as {UNK}, which makes perplexities look too good"
         )
     elif not given and (valid or test):
-        print(
-            f"{name}: {valid:.1f} % of the validation and {test:.1f} % of the test tokens are not "
-            f"in the training text and are read as {UNK}, which this training text does not teach",
-            file=sys.stderr,
+        words = (
+            f"{held_out} in the training text and are read as {UNK}, which this training text "
+            "does not teach"
         )
+    else:
+        return
+    print(f"{name}: {words}", file=sys.stderr)
 
 
 def encode_file(path: str | Path, dictionary: Dictionary, level: str) -> np.ndarray:

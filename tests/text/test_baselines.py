@@ -8,13 +8,7 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-from gluonlm.text.ngrams import (
-    KneserNey,
-    baselines,
-    kneser_ney_perplexity,
-    uniform_perplexity,
-    unigram_perplexity,
-)
+from gluonlm.text.ngrams import KneserNey, baselines, kneser_ney_perplexity, unigram_perplexity
 
 
 def zipf_text(length: int, vocab_size: int, seed: int) -> np.ndarray:
@@ -112,10 +106,6 @@ def test_only_the_last_two_tokens_of_the_history_matter_to_a_trigram():
         model.probabilities(np.array([5, 4, 2, 3]))[-1]
         != model.probabilities(np.array([5, 0, 2, 3]))[-1]
     )
-
-
-def test_uniform_is_the_size_of_the_vocabulary():
-    assert uniform_perplexity(32) == 32.0
 
 
 def test_unigram_by_hand():
