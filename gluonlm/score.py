@@ -15,6 +15,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 from gluonlm.cli import Parser, add_gpu, open_model, run
@@ -44,12 +45,10 @@ def parser() -> Parser:
 
 def read_lines(name: str) -> Iterator[str]:
     """The lines of a file or of standard input, as they come."""
-    if name == "-":
-        source = getattr(sys.stdin.buffer, "read1", sys.stdin.buffer.read)
-        yield from physical_lines(decoded(iter(lambda: source(PIECE), b""), "stdin"), None)
-        return
-    with open_file(Path(name)) as file:
-        yield from physical_lines(decoded(iter(lambda: file.read(PIECE), b""), name), None)
+    with nullcontext(sys.stdin.buffer) if name == "-" else open_file(Path(name)) as file:
+        read = getattr(file, "read1", file.read)
+        chunks = iter(lambda: read(PIECE), b"")
+        yield from physical_lines(decoded(chunks, "stdin" if name == "-" else name), None)
 
 
 def row(line: Line, words: bool, following: bool) -> str:

@@ -1,4 +1,4 @@
-"""A text's ids as batches: columns that are read side by side, and the segments of them that a step sees.
+"""A text's ids as columns that are read side by side, and as the segments that a step sees.
 
 >>> columns = batchify(corpus.train, 20)        # (L, 20)
 >>> data, target = get_batch(columns, 0, 35)    # (35, 20) each
@@ -12,7 +12,7 @@ from gluonlm.system.errors import UserError
 
 
 def batchify(ids: np.ndarray, batch_size: int) -> np.ndarray:
-    """Cut a text into ``batch_size`` columns that are read side by side, dropping what does not fill a row.
+    """Cut a text into ``batch_size`` columns, dropping what does not fill a row.
 
     :param ids: (tokens,) int32.
     :returns: (L, N) int32 with L = tokens // N; column n is the n-th stretch of the text.
@@ -27,10 +27,10 @@ def batchify(ids: np.ndarray, batch_size: int) -> np.ndarray:
 
 
 def random_length(bptt: int, seed: int, step: int) -> int:
-    """The number of steps of training step ``step``'s segment, about ``bptt``: a function of seed and step alone.
+    """The length of the segment of a training step, a function of seed and step alone.
 
-    Normal(bptt, 5), for one segment in twenty Normal(bptt / 2, 5), at least 5 and, so that no segment needs much
-    more memory than the others, at most bptt + 10 (Merity et al. 2018, section 5).
+    Normal(bptt, 5), for one segment in twenty Normal(bptt / 2, 5) (Merity et al. 2018, section 5);
+    at least 5 and, so that no segment needs much more memory than the others, at most bptt + 10.
     """
     random = np.random.default_rng((seed, step))
     center = bptt if random.random() < 0.95 else bptt / 2
@@ -40,9 +40,9 @@ def random_length(bptt: int, seed: int, step: int) -> int:
 def segments(
     rows: int, bptt: int, length: Callable[[int], int] | None = None
 ) -> list[tuple[int, int]]:
-    """Start and steps of each segment of a text of ``rows`` rows, of which the last is only a target.
+    """Start and steps of each segment of a text of ``rows`` rows; the last row is only a target.
 
-    :param length: steps of the i-th segment; None for ``bptt`` each. What is left makes the last one shorter.
+    :param length: steps of the i-th segment; None for ``bptt`` each. The last one has what is left.
     """
     plan, start = [], 0
     while start < rows - 1:
@@ -62,7 +62,7 @@ def get_batch(source: np.ndarray, i: int, bptt: int) -> tuple[np.ndarray, np.nda
 
 
 def evaluation_columns(ids: np.ndarray, batch_size: int) -> int:
-    """In how many columns to evaluate a text: ``batch_size``, or one for each token of a shorter text.
+    """In how many columns to evaluate a text: ``batch_size``, or as many as it has tokens.
 
     :raises UserError: when the text is empty.
     """
@@ -74,7 +74,7 @@ def evaluation_columns(ids: np.ndarray, batch_size: int) -> int:
 def evaluation_batches(
     ids: np.ndarray, start_id: int, batch_size: int, bptt: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Segments in which every token of a text is a target exactly once, also the first and the last.
+    """Segments in which every token of a text is a target once, also the first and the last.
 
     The input of the first token is ``start_id``; the text is padded to fill ``batch_size`` columns.
 

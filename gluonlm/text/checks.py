@@ -1,4 +1,4 @@
-"""What the maker of a data set is warned of: marks of other tools, text without words, splits that repeat each other."""
+"""What the maker of a data set is warned of: marks of other tools, splits that overlap."""
 
 import re
 from collections import Counter
@@ -15,7 +15,7 @@ EXAMPLES = 3
 
 
 class Checks:
-    """Watches the lines on their way into a data set, and out of it: first the held-out texts, then the training text."""
+    """Watches lines on their way in, and those written: the held-out texts before the others."""
 
     def __init__(self):
         self.marks, self.characters, self.blanks = Counter(), 0, 0
@@ -29,7 +29,7 @@ class Checks:
             self.characters += len(line)
             self.blanks += line.count(" ")
             if "<" in line or "[" in line:
-                self.marks["second end"] += bool(SECOND_END.search(line))
+                self.marks.update(["second end"] * bool(SECOND_END.search(line)))
                 self.marks.update(MARKS.findall(line))
             yield line
 
@@ -47,31 +47,24 @@ class Checks:
             longest = [*self.longest, (len(line), line[:60].rstrip())]
             self.longest = sorted(longest, reverse=True)[:EXAMPLES]
 
-    def warnings(self, level: str, splits: dict[str, dict]) -> list[str]:
+    def warnings(self, level: str, splits: dict[str, dict]) -> Iterator[str]:
         """A sentence for each thing that is odd."""
-        found = []
         if ends := self.marks.pop("second end", 0):
-            found.append(
-                f"{ends:,} lines end with <eos> or </s>, which reading adds: the second one costs nothing to predict "
-                "and flatters every perplexity; --drop ' ?<(eos|/s)>$' removes it"
+            yield (
+                f"{ends:,} lines end with <eos> or </s>, which reading adds: the second one costs "
+                "nothing to predict and flatters every perplexity; --drop ' ?<(eos|/s)>$' removes it"
             )
-        marks = [f"{mark} ({count:,})" for mark, count in self.marks.items() if count]
-        if marks and level != "char":
-            found.append(
-                f"the text has marks of another tool: {', '.join(marks)}; is --tokenizer none right?"
-            )
+        if self.marks and level != "char":
+            marks = ", ".join(f"{mark} ({count:,})" for mark, count in self.marks.items())
+            yield f"the text has marks of another tool: {marks}; is --tokenizer none right?"
         if level == "word" and self.blanks < FEW_BLANKS * self.characters:
-            found.append(
-                "there are next to no blanks in the text: --level char or --level subword fits it better"
-            )
+            fits = "--level char or --level subword fits it better"
+            yield f"there are next to no blanks in the text: {fits}"
         if (unknown := splits["test"]["unknown_percent"]) > MUCH_UNKNOWN:
-            found.append(
-                f"{unknown:.1f} % of the test tokens are unknown: raise --vocab-size, lower --min-count, or take "
-                "--level subword"
-            )
-        share = self.repeated.total() / max(self.held_out.total(), 1)
-        if share > MUCH_REPEATED and self.repeated.total() > 1:
-            found.append(
-                f"{share:.0%} of the long held-out lines are in the training text, too: the splits overlap"
-            )
-        return found
+            cure = "raise --vocab-size, lower --min-count, or take --level subword"
+            yield f"{unknown:.1f} % of the test tokens are unknown: {cure}"
+        repeated = self.repeated.total()
+        share = repeated / max(self.held_out.total(), 1)
+        if share > MUCH_REPEATED and repeated > 1:
+            where = "in the training text, too: the splits overlap"
+            yield f"{share:.0%} of the long held-out lines are {where}"

@@ -4,9 +4,9 @@
     >>> corpus.train                                # (tokens,) int32
     >>> read_split("austen", "test", corpus.dictionary, corpus.level)
 
-At word level a line is a sentence: its words, separated by blanks, then ``<eos>``; subwords are read like words. At
-character level every character is a token and the line end is one of them. ``enwik8`` is read as bytes: its characters
-are those of Latin-1, which has one for each byte.
+At word level a line is a sentence: its words, separated by blanks, then ``<eos>``; subwords are
+read like words. At character level every character is a token and the line end is one of them.
+``enwik8`` is read as bytes: its characters are those of Latin-1, which has one for each byte.
 """
 
 import hashlib
@@ -35,14 +35,15 @@ MUCH_UNKNOWN = 0.1  # share of tokens; about 0.05 in the test texts of Penn Tree
 class Limits:
     """Which tokens of a training text are in the vocabulary; the others are ``<unk>``.
 
-    :param vocab_size: entries with ``<unk>`` and ``<eos>``; None for all. :param min_count: times they occur.
+    :param vocab_size: entries with ``<unk>`` and ``<eos>``; None for all.
+    :param min_count: times they occur.
     """
 
     vocab_size: int | None = None
     min_count: int = 1
 
     def vocabulary(self, counts: Counter, special: Iterable[str]) -> Dictionary:
-        """The vocabulary of a text with such counts, by falling frequency, with the ``special`` tokens."""
+        """The vocabulary of a text with such counts, by falling frequency, and special tokens."""
         size = self.vocab_size and max(1, self.vocab_size - len({UNK, EOS}.intersection(special)))
         ordinary = Counter({token: n for token, n in counts.items() if token not in (UNK, EOS)})
         kept = set(Dictionary.from_counts(ordinary, size, self.min_count).idx2word)
@@ -56,12 +57,15 @@ class Limits:
         return dictionary
 
 
+ALL = Limits()
+
+
 @dataclass(frozen=True)
 class Corpus:
-    """A vocabulary and three texts as int32 ids (tokens,); ``level`` is "word", "subword" or "char"."""
+    """A vocabulary and three texts as int32 ids (tokens,)."""
 
     name: str
-    level: str
+    level: str  # "word", "subword" or "char"
     dictionary: Dictionary
     train: np.ndarray
     valid: np.ndarray
@@ -87,22 +91,19 @@ def digest(*parts: bytes | np.ndarray) -> str:
 
 
 def load_corpus(
-    data: str,
-    level: str | None = None,
-    dictionary: Dictionary | None = None,
-    limits: Limits = Limits(),  # noqa: B008 (it is frozen)
+    data: str, level: str | None = None, dictionary: Dictionary | None = None, limits: Limits = ALL
 ) -> Corpus:
     """Read a data set.
 
-    Without ``dictionary`` the vocabulary is that of the training text, by falling frequency. ``<unk>`` and ``<eos>``
-    are added if they are missing. A text without ``<unk>`` of its own and without limits does not teach when to
-    expect unknown words: a line on stderr says so then.
+    Without ``dictionary`` the vocabulary is that of the training text, by falling frequency.
+    ``<unk>`` and ``<eos>`` are added if they are missing. A text without ``<unk>`` of its own and
+    without limits does not teach when to expect unknown words: a line on stderr says so then.
 
-    :param data: name of a data set, folder with train.txt, valid.txt and test.txt, or one text file, which is
-        split 80/10/10.
+    :param data: name of a data set, folder with train.txt, valid.txt and test.txt, or one text
+        file, which is split 80/10/10.
     :param level: "word" or "char"; None for the data set's own.
-    :raises UserError: when there is no such data, it cannot be read, a text has no tokens, or with ``dictionary`` the
-        text is not what it was when a model learned from it.
+    :raises UserError: when there is no such data, it cannot be read, a text has no tokens, or with
+        ``dictionary`` the text is not what it was when a model learned from it.
     """
     files = resolve(str(data))
     level = level or files.level
@@ -119,7 +120,7 @@ def load_corpus(
 
 
 def about(files: DatasetFiles, level: str, ids: dict[str, np.ndarray]) -> dict:
-    """What a vocabulary is to tell of its texts: see :class:`gluonlm.text.vocabulary.Dictionary`."""
+    """What a vocabulary is to tell of its texts: see Dictionary."""
     known = {"data": files.place, "texts": {s: digest(tokens)[:16] for s, tokens in ids.items()}}
     if files.made and level == files.level:
         known |= {name: files.made[name] for name in ("rules", "subwords") if name in files.made}
@@ -169,7 +170,8 @@ def checked(ids: np.ndarray, dictionary: Dictionary, files: DatasetFiles, split:
 
 
 def say_unknown(name: str, dictionary: Dictionary, ids: dict[str, np.ndarray], given: bool) -> None:
-    """Tell on stderr how much of the texts a vocabulary does not know: a given one, or that of the training text."""
+    """Tell on stderr how much of the texts a vocabulary does not know: a given one, or that of the
+    training text."""
     train, valid, test = (
         100 * float(np.mean(ids[split] == dictionary.unk_id))
         for split in ("train", "valid", "test")
@@ -193,7 +195,8 @@ def say_unknown(name: str, dictionary: Dictionary, ids: dict[str, np.ndarray], g
 def encode_file(path: str | Path, dictionary: Dictionary, level: str) -> np.ndarray:
     """The ids (tokens,) int32 of any text file; unknown tokens become ``<unk>``.
 
-    :raises UserError: when the file cannot be read, or has a character unknown to a closed vocabulary.
+    :raises UserError: when the file cannot be read, or has a character unknown to a closed
+        vocabulary.
     """
     return encode_span(Span(Path(path)), dictionary, level)
 
@@ -207,7 +210,8 @@ def encode_span(span: Span, dictionary: Dictionary, level: str) -> np.ndarray:
 
 
 def gather(pieces: Iterable[np.ndarray]) -> np.ndarray:
-    """Join int32 arrays; an array('i') grows in place, concatenating a list would take twice the memory."""
+    """Join int32 arrays; an array('i') grows in place, concatenating a list would take twice the
+    memory."""
     tokens = array("i")
     for piece in pieces:
         tokens.frombytes(piece.view(np.uint8))
@@ -215,7 +219,8 @@ def gather(pieces: Iterable[np.ndarray]) -> np.ndarray:
 
 
 def word_blocks(span: Span) -> Iterator[list[str]]:
-    """The words of a text by blocks, ``<eos>`` for each line end; a last line without one gets it."""
+    """The words of a text by blocks, ``<eos>`` for each line end; a last line without one gets
+    it."""
     last = "\n"
     for block in blocks(span):
         last = block[-1]
@@ -224,8 +229,9 @@ def word_blocks(span: Span) -> Iterator[list[str]]:
         yield [EOS]
 
 
-def index_words(span: Span, limits: Limits = Limits()) -> tuple[Dictionary, np.ndarray]:  # noqa: B008
-    """Vocabulary and ids of a text in one pass: numbered by first appearance, by frequency in the end."""
+def index_words(span: Span, limits: Limits = ALL) -> tuple[Dictionary, np.ndarray]:
+    """Vocabulary and ids of a text in one pass: numbered by first appearance, by frequency in the
+    end."""
     first_seen: defaultdict[str, int] = defaultdict(itertools.count().__next__)
     ids = gather(
         np.fromiter(map(first_seen.__getitem__, w), np.int32, len(w)) for w in word_blocks(span)
@@ -249,7 +255,8 @@ def code_points(text: str) -> np.ndarray:
 
 
 def index_characters(spans: Iterable[Span], limits: Limits | None = None) -> Dictionary:
-    """The characters of all spans by falling frequency; without ``limits`` a closed vocabulary, else with ``<unk>``."""
+    """The characters of all spans by falling frequency; without ``limits`` a closed vocabulary,
+    else with ``<unk>``."""
     counts = np.zeros(CODE_POINTS, np.int64)
     for span in spans:
         encoding = span.encoding
@@ -279,7 +286,8 @@ def character_ids(
         ids = table[code_points(piece)]
         if unknown < 0 and (bad := np.flatnonzero(ids < 0)).size:
             raise UserError(
-                f"{span.path} contains {piece[bad[0]]!r}, which is none of the {len(dictionary)} characters "
+                f"{span.path} contains {piece[bad[0]]!r}, which is none of the {len(dictionary)} "
+                f"characters "
                 "of this vocabulary: remove or replace it"
             )
         yield ids

@@ -1,32 +1,32 @@
-"""Between a reader's text and a model's tokens: seed phrases in, generated text out, a token at a time.
+"""Between a reader's text and a model's tokens: seed phrases in, generated text out.
 
     >>> tokens_of("She was", dictionary, "word")
     (['she', 'was'], [])
     >>> to_text(["the", "company", "'s", "shares", "fell", "N", "%", "<eos>"])
     "the company's shares fell N%\\n"
 
-The corpora set punctuation and endings apart, each in its way. The Moses detokenizer says where a blank belongs; what it
-does not know of Penn Treebank (``do n't``), WikiText (``1 @,@ 000``) and quotation marks with a direction is here.
+The corpora set punctuation and endings apart, each in its way. The Moses detokenizer says where a
+blank belongs; what it does not know of Penn Treebank (``do n't``), WikiText (``1 @,@ 000``) and
+quotation marks with a direction is here.
 """
 
-import re
 from collections.abc import Iterable
 from functools import cache, lru_cache
 
 from gluonlm.text.subwords import BLANK, Subwords
-from gluonlm.text.tokenizer import tokenize
+from gluonlm.text.tokenizer import NUMBER, tokenize
 from gluonlm.text.vocabulary import EOS, Dictionary
 
 TO_THE_LEFT = {"n't", "”", "’", "…", "''"}  # no blank before these
 TO_THE_RIGHT = {"“", "‘", "``", "#"}  # no blank after these
 ENDS = {*".!?"}  # of a sentence within a line
 BETWEEN = {"@-@": "-", "@,@": ",", "@.@": "."}  # WikiText: no blank on either side
-NUMBER = re.compile(r"\d+([.,]\d+)*")
 
 
 @cache
 def moses():
-    """The Moses detokenizer; gluonnlp's SacreMosesDetokenizer calls the same one, and would load MXNet for it."""
+    """The Moses detokenizer; gluonnlp's SacreMosesDetokenizer calls the same one, and would load
+    MXNet for it."""
     from sacremoses import MosesDetokenizer
 
     return MosesDetokenizer("en")
@@ -40,7 +40,8 @@ def parted(before: tuple[str, ...], token: str) -> bool:
 
 
 def example(word: str) -> str:
-    """A short word that stands beside others as this one does, so that few pairs have to be asked for."""
+    """A short word that stands beside others as this one does, so that few pairs have to be asked
+    for."""
     return word[-1:].replace("s", "is") if word.isascii() and word.isalpha() else word
 
 
@@ -117,11 +118,12 @@ def to_text(
 
 
 def tokens_of(text: str, dictionary: Dictionary, level: str) -> tuple[list[str], list[str]]:
-    """The tokens of a phrase that a person wrote, as this vocabulary spells them, and those of them it does not know.
+    """The tokens of a phrase that a person wrote, and those that the vocabulary does not know.
 
-    Words are found as they were when the data set was prepared, unless all that blanks separate are in the vocabulary.
-    A word that is not is tried in small letters, without the punctuation around it, and as ``N`` if it is a number. A
-    line end is an ``<eos>``. At character level the tokens are the characters.
+    Words are found as they were when the data set was prepared, unless all that blanks separate are
+    in the vocabulary. A word that is not is tried in small letters, without the punctuation around
+    it, and as ``N`` if it is a number. A line end is an ``<eos>``. At character level the tokens
+    are the characters.
     """
     if level == "char":
         tokens = list(text)

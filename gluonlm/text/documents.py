@@ -1,9 +1,9 @@
-"""Raw texts as they are found: files, folders, archives and standard input, one document after another.
+"""Raw texts as they are found: files, folders, archives, standard input; a document at a time.
 
     >>> for title, lines in Sources(["novel.txt.gz", "articles/"]).documents(): ...
 
-A line comes without its line end; a piece of a line that is too long to be read at once ends with ``JOIN`` instead.
-Project Gutenberg's licence, byte-order marks and zero-width blanks are left out.
+A line comes without its line end; a piece of a line that is too long to be read at once ends with
+``JOIN`` instead. Project Gutenberg's licence, byte-order marks and zero-width blanks are left out.
 """
 
 import bz2
@@ -61,7 +61,8 @@ class Sources:
                     yield from self.read(Path(path).name, file)
 
     def folder(self, folder: Path) -> Iterator[tuple[str, Iterator[str]]]:
-        """The texts in a folder and the folders in it, by name; hidden files and those that are no text are not."""
+        """The texts in a folder and the folders in it, by name; hidden files and those that are no
+        text are not."""
         skipped = 0
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
             name = path.relative_to(folder)
@@ -158,7 +159,8 @@ class Sources:
 
 
 def physical_lines(text: Iterator[str], longest: int | None = LONG) -> Iterator[str]:
-    """The lines of a text; one longer than ``longest`` in pieces, cut at blanks if there are any."""
+    """The lines of a text; one longer than ``longest`` in pieces, cut at blanks if there are
+    any."""
     carry = ""
     for block in text:
         *lines, carry = (carry + block).split("\n")

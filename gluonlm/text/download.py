@@ -1,4 +1,4 @@
-"""Downloads that can be trusted: several mirrors in turn, resumed after a break, verified before use.
+"""Downloads that can be trusted: mirrors in turn, resumed after a break, verified before use.
 
 pooch verifies and puts files in place; what it lacks is here: going on with a broken transfer in
 ``NAME.part``, mirrors in turn, and one process at a time in a folder. A file under its own name is

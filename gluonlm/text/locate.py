@@ -19,7 +19,8 @@ from gluonlm.text.sources import ALIASES, DATASETS, SPLITS, Dataset, ensure, pre
 
 ENWIK8_CUTS = (0, 90_000_000, 95_000_000, 100_000_000)  # bytes where its three texts begin and end
 FILE_NAME = re.compile(
-    r"(?P<first>wiki\.|ptb\.char\.|ptb\.|)(?P<split>train|valid|val|validation|dev|test)(?P<last>\.txt|\.tokens|\.raw)",
+    r"(?P<first>wiki\.|ptb\.char\.|ptb\.|)(?P<split>train|valid|val|validation|dev|test)"
+    r"(?P<last>\.txt|\.tokens|\.raw)",
     re.IGNORECASE,
 )
 MADE = {"level": str, "rules": dict[str, str | bool], "subwords": str, "splits": dict[str, dict]}
@@ -31,8 +32,9 @@ SPELLINGS = {"val": "valid", "validation": "valid", "dev": "valid"}
 class DatasetFiles:
     """Where the texts of a data set are.
 
-    :param level: what it is read as by default. :param spans: by split. :param place: the absolute path, or the name
-        of a known data set. :param closed: its alphabet is that of all three texts. :param made: its dataset.json.
+    :param level: what it is read as by default. :param spans: by split. :param place: the absolute
+        path, or the name of a known data set. :param closed: its alphabet is that of all three
+        texts. :param made: its dataset.json.
     """
 
     name: str
@@ -46,40 +48,44 @@ class DatasetFiles:
 def resolve(data: str, wanted: Sequence[str] = SPLITS) -> DatasetFiles:
     """Find the texts that ``data`` names, downloading a known data set that is not here yet.
 
-    A folder with any of the three texts wins, then a file; else the last part of a relative path is looked up, so that
-    the paths of other toolkits (data/penn, data/wikitext-2) work without such a folder.
+    A folder with any of the three texts wins, then a file; else the last part of a relative path is
+    looked up, so that the paths of other toolkits (data/penn, data/wikitext-2) work without such a
+    folder.
 
     :param wanted: the splits that must be there.
     :raises UserError: when there is nothing of that name or it cannot be had.
     """
-    path = expanded(data)
-    name = known_name(path)
-    if path.is_dir() and (name is None or texts_in(path)):
+    path, name = found(data)
+    if path and path.is_dir():
         return folder_files(path, wanted)
-    if path.is_file():
+    if path:
         print(f"{path}: 80 % train, the next 10 % validate, the last 10 % test", file=sys.stderr)
         spans = dict(zip(SPLITS, split_by_lines(path), strict=True))
         return DatasetFiles(path.stem, "word", spans, str(path.resolve()))
-    if path.is_absolute():  # a path was meant, not a name
-        raise UserError(
-            f"there is no folder or text file {data}: put it back, or give another --data"
-        )
-    if name is None:
-        raise UserError(
-            f"there is no folder, text file or data set {data!r}: the data sets are {', '.join(DATASETS)}"
-        )
-    if len(path.parts) > 1:  # a path from another toolkit, or a mistyped one
-        print(f"{data} is not here: using the data set {name}", file=sys.stderr)
-    return dataset_files(DATASETS[name])
+    if name:
+        if len(Path(data).parts) > 1:  # a path from another toolkit, or a mistyped one
+            print(f"{data} is not here: using the data set {name}", file=sys.stderr)
+        return dataset_files(DATASETS[name])
+    if expanded(data).is_absolute():
+        cure = "put it back, or give another --data"
+        raise UserError(f"there is no folder or text file {data}: {cure}")
+    known = f"the data sets are {', '.join(DATASETS)}"
+    raise UserError(f"there is no folder, text file or data set {data!r}: {known}")
 
 
-def located(data: str) -> str:
-    """``data`` as it is found from any folder: an absolute path, or the name of a known data set."""
+def found(data: str) -> tuple[Path | None, str | None]:
+    """The path that ``data`` is, if there is something to read, or the data set that it names."""
     path = expanded(data)
     name = known_name(path)
     if path.is_file() or (path.is_dir() and (name is None or texts_in(path))):
-        return str(path.resolve())
-    return data if name is None or path.is_absolute() else name
+        return path, None
+    return None, None if path.is_absolute() else name  # an absolute path never means a name
+
+
+def located(data: str) -> str:
+    """``data`` as it is found from any folder: an absolute path, or a known data set's name."""
+    path, name = found(data)
+    return str(path.resolve()) if path else name or data
 
 
 def known_name(path: Path) -> str | None:
@@ -90,13 +96,12 @@ def known_name(path: Path) -> str | None:
 
 def is_here(data: str) -> bool:
     """Whether :func:`resolve` would find ``data`` without a download."""
-    path = expanded(data)
-    name = None if path.is_absolute() else known_name(path)
-    return path.exists() or (name is not None and presence(DATASETS[name]) in ("bundled", "here"))
+    path, name = found(data)
+    return bool(path or (name and presence(DATASETS[name]) in ("bundled", "here")))
 
 
 def texts_in(folder: Path) -> dict[str, dict[str, Path]]:
-    """The texts in a folder by any of their usual names: for each way of naming them, split -> file.
+    """The texts in a folder: for each way of naming them, split -> file.
 
     :raises UserError: when two files are the same split.
     """
@@ -122,8 +127,8 @@ def folder_files(folder: Path, wanted: Sequence[str]) -> DatasetFiles:
     missing = [f"{split}.txt" for split in wanted if split not in found]
     if missing:
         raise UserError(
-            f"the folder {folder} has no {' and no '.join(missing)}: put train.txt, valid.txt and test.txt "
-            f"there, or give one text file or a data set ({', '.join(DATASETS)})"
+            f"the folder {folder} has no {' and no '.join(missing)}: put train.txt, valid.txt and "
+            f"test.txt there, or give one text file or a data set ({', '.join(DATASETS)})"
         )
     spaced = pattern.startswith("ptb.char.")
     made = read_made(folder / "dataset.json")

@@ -1,10 +1,10 @@
 """From documents to a data set: units of text, a vocabulary, and three texts that never overlap.
 
-    >>> made = prepare(Sources(["novel.txt"]), Path("data/novel"), Rules(lowercase=True, vocab_size=10_000))
+    >>> prepare(Sources(["novel.txt"]), Path("data/novel"), Rules(lowercase=True), {})
 
-A unit is what becomes a line: a sentence, or a line as it was. Each document is cut at the same shares of its units,
-or, if it is short, goes whole to the text that lacks most. Memory holds the counts of the words, not the text: what
-is not decided yet waits in a temporary file in the folder.
+A unit is what becomes a line: a sentence, or a line as it was. Each document is cut at the same
+shares of its units, or, if it is short, goes whole to the text that lacks most. Memory holds the
+counts of the words, not the text: what is not decided yet waits in a temporary file in the folder.
 """
 
 import json
@@ -29,7 +29,7 @@ LONGEST = 500  # lines of a paragraph
 
 @dataclass(frozen=True)
 class Rules:
-    """How a text is made into a data set; the options of ``python -m gluonlm.prepare`` say what each one means."""
+    """How a text is made into a data set, as the options of ``python -m gluonlm.prepare`` say."""
 
     level: str = "word"
     tokenizer: str = "moses"
@@ -52,7 +52,8 @@ class Rules:
 
     @property
     def least(self) -> int:
-        """How often a word must be seen; by default twice, so that words seen once teach ``<unk>``."""
+        """How often a word must be seen; by default twice, so that words seen once teach
+        ``<unk>``."""
         usual = 2 if self.level == "word" and self.vocab_size is None else 1
         return self.min_count or usual
 
@@ -72,7 +73,7 @@ def prepare(sources: Sources, out: Path, rules: Rules, about: dict) -> tuple[dic
             for part, group in groupby(select(title, lines, rules), key=lambda pair: pair[0]):
                 splits.add(part, units(checks.watch(line for _, line in group), rules))
         figures = splits.finish(rules.size, rules.least, checks)
-        notes = sources.notes + checks.warnings(rules.level, figures["splits"])
+        notes = [*sources.notes, *checks.warnings(rules.level, figures["splits"])]
         made = {**about, "sources": sources.files[:LISTED], **figures, "notes": notes}
         text = json.dumps(made, indent=1, ensure_ascii=False) + "\n"
         write_atomically(scratch / "dataset.json", text.encode())
@@ -93,7 +94,8 @@ def install(scratch: Path, out: Path) -> None:
 
 
 def select(title: str, lines: Iterable[str], rules: Rules) -> Iterator[tuple[str, str]]:
-    """(title, line) for each line that belongs to a document, whose title may be a line of the file."""
+    """(title, line) for each line that belongs to a document, whose title may be a line of the
+    file."""
     inside = rules.begin is None
     for line in lines:
         stripped = line.strip()
@@ -107,7 +109,8 @@ def select(title: str, lines: Iterable[str], rules: Rules) -> Iterator[tuple[str
 
 
 def units(lines: Iterator[str], rules: Rules) -> Iterator[Unit]:
-    """What becomes a line each: lines at character level, else the sentences of paragraphs or lines."""
+    """What becomes a line each: lines at character level, else the sentences of paragraphs or
+    lines."""
     if rules.level == "char":
         for line in lines:
             whole, text = not line.endswith(JOIN), dropped(line.removesuffix(JOIN), rules)
@@ -143,7 +146,8 @@ def dropped(text: str, rules: Rules) -> str:
 
 
 def paragraphs(lines: Iterator[str], rules: Rules) -> Iterator[tuple[str, bool]]:
-    """Paragraphs of a wrapped text, else lines, without what the rules drop; False for a line that goes on."""
+    """Paragraphs of a wrapped text, else lines, without what the rules drop; False for a line that
+    goes on."""
     head = list(islice(lines, LOOKED_AT))
     wrapped = is_wrapped(head) if rules.wrapped is None else rules.wrapped
     lines = chain(head, lines)
@@ -161,7 +165,8 @@ def joined(lines: Iterable[str]) -> Iterator[str]:
 
 
 def is_wrapped(lines: list[str]) -> bool:
-    """Whether the lines of a text are cut at some width, as those of Project Gutenberg are, with blank lines between."""
+    """Whether the lines of a text are cut at some width, as those of Project Gutenberg are, with
+    blank lines between."""
     full = [line for line in lines if line.strip()]
     blank = len(lines) - len(full)
     if blank <= len(full) / TALLEST or max(map(len, full), default=0) > WIDEST:

@@ -1,4 +1,4 @@
-"""Reading text files in pieces: a :class:`Span` of a file comes as blocks of whole words, never all at once.
+"""Reading text files in pieces: a :class:`Span` of a file comes as blocks of whole words.
 
 >>> for block in blocks(Span(Path("train.txt"))): ...
 """
@@ -31,7 +31,8 @@ BAR_FROM = 64 << 20  # bytes from which on reading takes long enough for a progr
 class Span:
     """Bytes ``start`` to ``stop`` (None: the end) of a text file in an encoding.
 
-    :param spaced: blanks only separate its characters, and ``_`` is a blank, as in ptb.char.train.txt.
+    :param spaced: blanks only separate its characters, and ``_`` is a blank, as in
+        ptb.char.train.txt.
     """
 
     path: Path
@@ -53,18 +54,13 @@ def open_file(path: Path) -> BinaryIO:
         return path.open("rb")
     except FileNotFoundError:
         raise UserError(f"there is no file {path}: check the path") from None
-    except IsADirectoryError:
-        raise UserError(f"{path} is a folder: give a text file") from None
-    except PermissionError:
-        raise UserError(
-            f"{path} may not be read: change its permissions (chmod u+r) or give another file"
-        ) from None
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+        why = f"cannot be read ({error.strerror})"
+        raise UserError(f"{path} {why}: give a text file that you may read") from None
 
 
 def blocks(span: Span) -> Iterator[str]:
-    """The text of a span in pieces of about ``BLOCK`` bytes that end after a blank or a line end, where there are any.
+    """The text of a span in pieces of about ``BLOCK`` bytes, cut at blanks and line ends.
 
     :raises UserError: when the file cannot be read or is not text in the span's encoding.
     """
@@ -84,10 +80,11 @@ def blocks(span: Span) -> Iterator[str]:
 def decoded(
     chunks: Iterable[bytes], path: Path | str, encoding: str = "utf-8", start: int = 0
 ) -> Iterator[str]:
-    """Bytes as text. CR and CRLF become line ends, invisible characters go; not so in Latin-1, which means bytes.
+    """Bytes as text; CR and CRLF become line ends, invisible characters go, but not in Latin-1.
 
     :param start: the offset in the file at which the chunks begin.
-    :raises UserError: when they are no text in this encoding; it says what they seem to be and what to do.
+    :raises UserError: when they are no text in this encoding; it says what they seem to be and what
+        to do.
     """
     exact = encoding == "latin-1"
     bytes_decoder = codecs.getincrementaldecoder(encoding)()
@@ -117,7 +114,8 @@ def decoded(
 
 
 def progress_bar(total: int | None, name: str, **options) -> tqdm:
-    """A bar that counts bytes; in a log file, where each state is printed below the last, a rare one."""
+    """A bar that counts bytes; in a log file, where each state is printed below the last, a rare
+    one."""
     seconds = 0.2 if sys.stderr.isatty() else 20
     return tqdm(total=total, desc=name, unit="B", unit_scale=True, mininterval=seconds, **options)
 
@@ -152,7 +150,8 @@ def split_by_lines(path: Path, shares: tuple[float, ...] = (0.8, 0.1)) -> list[S
         raise UserError(f"{path} is empty: give a file with text")
     if size < 10:
         raise UserError(
-            f"{path} has only {size} characters, too few to be split 80/10/10 into training, validation and test: "
+            f"{path} has only {size} characters, too few to be split 80/10/10 into training, "
+            f"validation and test: "
             "give a longer text, or a folder with train.txt, valid.txt and test.txt"
         )
     if lines >= 10:

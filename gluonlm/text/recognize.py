@@ -33,27 +33,22 @@ def other_kind(head: bytes, start: int = 0) -> str | None:
 
     :param head: bytes from the offset ``start`` on.
     """
-    if start == 0 and (kind := beginning(head)):
-        return kind
+    if start == 0:
+        if kind := compression(head):
+            return f"compressed with {kind}: unpack it, or {prepared()}"
+        if kind := next((kind for magic, kind in OTHERS.items() if head.startswith(magic)), None):
+            return f"{kind}: give its text as a plain file"
+        if encoding := utf_16(head):
+            return f"text in {encoding.upper()}: convert it, or {prepared(encoding)}"
     if (zero := head.find(b"\0")) >= 0:
         offset = f"there is a zero byte at offset {start + zero}"
         return f"not a text file: {offset}; give plain text in UTF-8"
     return None
 
 
-def beginning(head: bytes) -> str | None:
-    """What a file is whose first bytes are those of a known kind that is no text in UTF-8."""
-    if kind := compression(head):
-        return f"compressed with {kind}: unpack it, or {prepared()}"
-    if kind := next((kind for magic, kind in OTHERS.items() if head.startswith(magic)), None):
-        return f"{kind}: give its text as a plain file"
-    if encoding := utf_16(head):
-        return f"text in {encoding.upper()}: convert it, or {prepared(encoding)}"
-    return None
-
-
 def utf_16(head: bytes) -> str | None:
-    """The kind of UTF-16 that begins so: by its mark, or by the zero bytes that most letters then have."""
+    """The kind of UTF-16 that begins so: by its mark, or by the zero bytes that most letters then
+    have."""
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "utf-16"
     for first, encoding in ((0, "utf-16-be"), (1, "utf-16-le")):
@@ -86,7 +81,8 @@ def guess(data: bytes) -> str | None:
 def complaint(path: Path | str, data: bytes, offset: int, line: int) -> UserError:
     """The sentence for a file that is not in UTF-8.
 
-    :param data: its bytes around the first that is no part of a character. :param offset: where that is in the file.
+    :param data: its bytes around the first that is no part of a character. :param offset: where
+        that is in the file.
     """
     found = (
         f"{path} is not UTF-8: the byte at offset {offset} (line {line}) is no part of a character"

@@ -20,7 +20,8 @@ BUNDLED = Path(__file__).resolve().parents[2] / "data"
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set by name. ``closed``: its alphabet is that of all three splits, without ``<unk>``."""
+    """A data set by name. ``closed``: its alphabet is that of all three splits, without
+    ``<unk>``."""
 
     name: str
     level: str

@@ -1,4 +1,5 @@
-"""The three texts of a data set while it is prepared: filled document by document, then given their vocabulary."""
+"""The three texts of a data set while it is prepared: filled document by document, then given their
+vocabulary."""
 
 import hashlib
 import json
@@ -28,7 +29,8 @@ class Unit(NamedTuple):
 
 
 class Splits:
-    """Three texts that grow in files of a temporary folder; ``close`` is called by :meth:`finish`."""
+    """Three texts that grow in files of a temporary folder; ``close`` is called by
+    :meth:`finish`."""
 
     def __init__(self, folder: Path, shares: tuple[float, float, float], level: str):
         self.folder, self.shares, self.level = folder, shares, level
@@ -85,13 +87,15 @@ class Splits:
     def finish(self, size: int | None, least: int, checks: Checks) -> dict:
         """Write the texts with ``<unk>`` for rare tokens; returns the figures for dataset.json.
 
-        :param size: entries of the vocabulary, with ``<unk>`` and ``<eos>``. :param least: times a token must be seen.
+        :param size: entries of the vocabulary, with ``<unk>`` and ``<eos>``. :param least: times a
+            token must be seen.
         """
         self.open.close()
         for split, share in zip(SPLITS, self.shares):
             if not self.counts[split]["units"]:
                 raise UserError(
-                    f"nothing is left for the {split} text (share {share:g}): give more text or another --split"
+                    f"nothing is left for the {split} text (share {share:g}): give more text or "
+                    f"another --split"
                 )
         subwords = None
         if self.level == "subword":

@@ -4,8 +4,8 @@
     >>> subwords.encode("she was unhappily married")
     ['▁she', '▁was', '▁un', 'happ', 'ily', '▁married']
 
-``▁`` stands for a blank, also for the one that is imagined before a line. The model is a string in base64, which is
-stored in the data set and, with the vocabulary, in every checkpoint.
+``▁`` stands for a blank, also for the one that is imagined before a line. The model is a string in
+base64, which is stored in the data set and, with the vocabulary, in every checkpoint.
 """
 
 import base64
@@ -52,7 +52,8 @@ class Subwords:
         except RuntimeError as error:
             reason = str(error).rsplit("] ", 1)[-1].strip()
             raise UserError(
-                f"no {vocab_size} subwords can be learned from this text ({reason}): change --vocab-size"
+                f"no {vocab_size} subwords can be learned from this text ({reason}): change "
+                f"--vocab-size"
             ) from None
         return cls(base64.b64encode(model.getvalue()).decode())
 
@@ -64,7 +65,8 @@ class Subwords:
         return SentencePieceProcessor(model_proto=base64.b64decode(self.text))
 
     def encode(self, sentence: str) -> list[str]:
-        """The pieces of a sentence; a character that the model does not know is a piece of its own."""
+        """The pieces of a sentence; a character that the model does not know is a piece of its
+        own."""
         return self.processor.encode(sentence, out_type=str)
 
     @staticmethod

@@ -1,9 +1,11 @@
-"""From prose to tokens: straight quotation marks get a direction, sentences end, Moses finds the words.
+"""From prose to tokens: quotation marks get a direction, sentences end, Moses finds the words.
 
-    >>> [tokenize(sentence) for sentence in sentences('Mr. Weston came. "Oh!" said he--"I can\\'t."')]
-    [['Mr.', 'Weston', 'came', '.'], ['“', 'Oh', '!', '”', 'said', 'he', '--', '“', 'I', 'can', "'t", '.', '”']]
+    >>> [tokenize(one) for one in sentences('Mr. Weston came. "Oh!" said he--"I know."')]
+    [['Mr.', 'Weston', 'came', '.'],
+     ['“', 'Oh', '!', '”', 'said', 'he', '--', '“', 'I', 'know', '.', '”']]
 
-Punctuation is a token of its own, so that a model writes sentences with commas, quotation marks and full stops.
+Punctuation is a token of its own, so that a model writes sentences with commas, quotation marks and
+full stops.
 """
 
 import re
@@ -14,8 +16,8 @@ NUMBER = re.compile(r"\d+(?:[.,:]\d+)*(?:st|nd|rd|th)?")
 RARER = ("Lieut", "Esq", "Sept", "ult")  # abbreviations that Moses does not list
 DASHES = re.compile(r"-{2,}")
 OPENING = re.compile(r'(?:(?<![^\s(\[{—-])|(?<=\s[\'‘])|(?<=^[\'‘]))"(?=\S)')
-# A sentence ends at a full stop, ! or ? with the closing marks and the dash after it, if a blank or that dash
-# follows; in Chinese and Japanese at the mark itself.
+# A sentence ends at a full stop, ! or ? with the closing marks and the dash after it, if a blank or
+# that dash follows; in Chinese and Japanese at the mark itself.
 ENDING = re.compile(
     r"""(?P<mark>[.!?…؟।]+["'”’»)\]]*)(?:\s*(?:--+|—)[”’]*\s*|\s+)(?=["'“‘«(\[]*(?P<letter>\S))"""
     r"""|[。！？]+[”’」』）"]*\s*"""
@@ -24,7 +26,8 @@ ENDING = re.compile(
 
 @cache
 def moses():
-    """The Moses tokenizer; gluonnlp's SacreMosesTokenizer calls the same one, and would load MXNet for it."""
+    """The Moses tokenizer; gluonnlp's SacreMosesTokenizer calls the same one, and would load MXNet
+    for it."""
     from sacremoses import MosesTokenizer
 
     return MosesTokenizer("en")
@@ -32,7 +35,8 @@ def moses():
 
 @cache
 def abbreviations() -> dict[str, bool]:
-    """Words whose full stop does not end a sentence, such as Mr and Dr; True: only before a number, such as No."""
+    """Words whose full stop does not end a sentence, such as Mr and Dr; True: only before a number,
+    such as No."""
     from sacremoses.corpus import NonbreakingPrefixes
 
     words = (line.split() for line in NonbreakingPrefixes().words("en"))
@@ -71,7 +75,8 @@ def abbreviated(paragraph: str, match: re.Match) -> bool:
 def tokenize(sentence: str, lowercase: bool = False, numbers: bool = False) -> list[str]:
     """The tokens of a sentence, punctuation apart.
 
-    :param lowercase: in small letters. :param numbers: with ``N`` for each number in digits, such as 28th.
+    :param lowercase: in small letters. :param numbers: with ``N`` for each number in digits, such
+        as 28th.
     """
     text = DASHES.sub(" -- ", direct_quotes(sentence))
     text = re.sub(r"\bI\.(?!\w)", "I .", text)  # Moses takes it for an initial

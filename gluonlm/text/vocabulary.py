@@ -1,4 +1,5 @@
-"""The vocabulary of a model: tokens by id and ids by token. Needs only numpy, so that serving needs no more."""
+"""The vocabulary of a model: tokens by id and ids by token. Needs only numpy, so that serving needs
+no more."""
 
 import itertools
 import json
@@ -30,9 +31,10 @@ class Written:
 class Dictionary:
     """The vocabulary: tokens by id and ids by token.
 
-    :param encoding: how a text for it is to be read. :param about: what is known of the text it was made for: ``data``,
-        where that is; ``texts``, hashes of its splits' ids; ``sizes``, their words and characters; ``rules``, how prose
-        becomes its tokens; ``subwords``, the model of subwords.
+    :param encoding: how a text for it is to be read. :param about: what is known of the text it was
+        made for: ``data``, where that is; ``texts``, hashes of its splits' ids; ``sizes``, their
+        words and characters; ``rules``, how prose becomes its tokens; ``subwords``, the model of
+        subwords.
     """
 
     def __init__(
@@ -48,7 +50,8 @@ class Dictionary:
     def from_counts(
         cls, counts: Counter, max_size: int | None = None, min_count: int = 1
     ) -> "Dictionary":
-        """At most ``max_size`` tokens seen ``min_count`` times, by falling frequency (ties: alphabetical)."""
+        """At most ``max_size`` tokens seen ``min_count`` times, by falling frequency (ties:
+        alphabetical)."""
         ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
         return cls(word for word, count in ordered[:max_size] if count >= min_count)
 
@@ -69,7 +72,8 @@ class Dictionary:
         index = self.word2idx.get(word, self.unk_id)
         if index is None:
             raise UserError(
-                f"{word!r} is not among the {len(self)} tokens of this vocabulary, which has no {UNK}"
+                f"{word!r} is not among the {len(self)} tokens of this vocabulary, which has no "
+                f"{UNK}"
             )
         return index
 
@@ -85,11 +89,13 @@ class Dictionary:
 
     @property
     def start_id(self) -> int:
-        """The id that stands before the first token of a text: a line end, or token 0 where there is none."""
+        """The id that stands before the first token of a text: a line end, or token 0 where there
+        is none."""
         return self.word2idx.get(EOS, self.word2idx.get("\n", 0))
 
     def encode(self, words: Iterable[str]) -> np.ndarray:
-        """Ids int32 (len(words),); an unknown token is ``<unk>``, or a UserError if there is none."""
+        """Ids int32 (len(words),); an unknown token is ``<unk>``, or a UserError if there is
+        none."""
         words, unk = list(words), self.unk_id
         if unk is None:
             return np.fromiter(map(self.__getitem__, words), np.int32, len(words))
@@ -106,7 +112,7 @@ class Dictionary:
         return Dictionary(self.idx2word, self.encoding, self.about | about)
 
     def per_unit(self, split: str | None, nats: float) -> dict[str, float]:
-        """What the levels can be compared by: a text's total loss per word and per character of the prose it was made of.
+        """A text's total loss per word and per character of prose, which levels can be compared by.
 
         :return: empty where the data set was not made by gluonlm.prepare, which counts them.
         """

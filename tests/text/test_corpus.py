@@ -310,14 +310,14 @@ def test_a_missing_file_and_a_folder_are_said(tmp_path):
     dictionary = Dictionary([UNK, EOS])
     with pytest.raises(UserError, match="there is no file .*nowhere.txt"):
         encode_file(tmp_path / "nowhere.txt", dictionary, "word")
-    with pytest.raises(UserError, match="is a folder"):
+    with pytest.raises(UserError, match="cannot be read .Is a directory.: give a text file"):
         encode_file(tmp_path, dictionary, "word")
 
 
 @pytest.mark.parametrize(
     ("error", "complaint"),
     [
-        (PermissionError(13, "Permission denied"), "may not be read"),
+        (PermissionError(13, "Permission denied"), "cannot be read .Permission denied.: give"),
         (OSError(5, "Input/output error"), "Input/output error"),
     ],
 )
