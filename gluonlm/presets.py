@@ -37,19 +37,39 @@ def resolve(preset: str, given: dict[str, Any]) -> Config:
     return on_top(PRESETS[preset], given)
 
 
+def reaches(preset: str) -> dict[str, float]:
+    """The test perplexity of a recipe's record by data set; a package without its repository has
+    no records."""
+    paths = {
+        data: RESULTS / record / "result.json"
+        for data, record in RECIPES[preset].get("reaches", {}).items()
+    }
+    return {
+        data: json.loads(path.read_text())["test_perplexity"]
+        for data, path in paths.items()
+        if path.is_file()
+    }
+
+
+def listed() -> str:
+    """The names of all recipes, with the test perplexities that are known of them."""
+    names = []
+    for preset in PRESETS:
+        known = [f"{value:.2f} on {data}" for data, value in reaches(preset).items()]
+        names.append(f"{preset} ({', '.join(known)})" if known else preset)
+    return ", ".join(names)
+
+
 def describe(preset: str) -> str:
     """What a recipe is, the test perplexity that it was recorded to reach, and what it sets.
 
     :raises UserError: for an unknown preset.
     """
     config = resolve(preset, {})
-    recipe = RECIPES[preset]
-    lines = [f"{preset}: {recipe['about']}"]
-    for data, record in recipe.get("reaches", {}).items():
-        path = RESULTS / record / "result.json"
-        if path.is_file():  # a package without its repository has no records
-            reached = json.loads(path.read_text())["test_perplexity"]
-            lines.append(f"  reaches a test perplexity of {reached:.2f} on {data} ({record})")
+    lines = [f"{preset}: {RECIPES[preset]['about']}"]
+    for data, reached in reaches(preset).items():
+        record = RECIPES[preset]["reaches"][data]
+        lines.append(f"  reaches a test perplexity of {reached:.2f} on {data} ({record})")
     for field in dataclasses.fields(config):
         if (value := getattr(config, field.name)) != field.default:
             values = value if isinstance(value, tuple) else [] if value is True else [value]

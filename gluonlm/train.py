@@ -32,7 +32,7 @@ from gluonlm.model.rnn import RNNModel
 from gluonlm.onnx.export import check_exportable, export_onnx
 from gluonlm.parallel.agreement import check_equal
 from gluonlm.parallel.group import KVSTORES, join
-from gluonlm.presets import PRESETS, describe, on_top, resolve
+from gluonlm.presets import describe, listed, on_top, resolve
 from gluonlm.prune import report
 from gluonlm.system.errors import UserError, require
 from gluonlm.system.files import check_output
@@ -66,7 +66,8 @@ def parser() -> Parser:
     groups = add_options(parser)
     add = groups["run"].add_argument
     preset = groups["run"].add_mutually_exclusive_group().add_argument
-    preset("--preset", help=f"settings to start from: {', '.join(PRESETS)} (default: word-lm)")
+    known = f"settings to start from, with recorded test perplexities: {listed()}"
+    preset("--preset", help=f"{known} (default: word-lm)")
     same = {"action": "store_const", "help": "the same as --preset tiny"}
     preset("--tiny", dest="preset", const="tiny", **same)
     add("--describe", action="store_true", help="say what the preset sets and reaches; no training")

@@ -214,5 +214,9 @@ def test_a_preset_is_described_with_what_it_was_recorded_to_reach(capsys):
     reached = json.loads((RESULTS / "austen-lstm-200-tied" / "result.json").read_text())
     assert f"test perplexity of {reached['test_perplexity']:.2f} on austen" in said
     assert {"  --tied", "  --dropout 0.3", "  --epochs 10"} < set(said.splitlines())
+    with pytest.raises(SystemExit):
+        train.main(["--help"])
+    known = f"austen ({reached['test_perplexity']:.2f} on austen), austen-hour ("
+    assert known in " ".join(capsys.readouterr().out.split())
     with pytest.raises(UserError, match="choose one of word-lm"):
         train.main(["--preset", "nothing", "--describe"])
