@@ -5,7 +5,9 @@ import ast
 import builtins
 import copy
 import functools
+import importlib
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +17,8 @@ import pytest
 from nbconvert.preprocessors import ExecutePreprocessor
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from nbval.plugin import coalesce_streams, get_sanitize_patterns
+
+from gluonlm.presets import PRESETS
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "notebooks"
@@ -43,6 +47,15 @@ def solutions(notebook) -> list[str]:
         if cell.cell_type == "markdown"
         for code in SOLUTION.findall(cell.source)
     ]
+
+
+def commands(notebook) -> list[list[str]]:
+    """The package's commands with options that the prose shows, in blocks and within lines."""
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    lines = re.findall(r"^python -m gluonlm\..*", text, re.MULTILINE)
+    lines += re.findall(r"`(python\s+-m\s+gluonlm\.[^`]+)`", text)
+    found = [shlex.split(line, comments=True)[2:] for line in lines]
+    return [command for command in found if len(command) > 1]
 
 
 @functools.cache
@@ -202,6 +215,14 @@ def test_the_figures_in_the_course_table_stand_in_the_notebook(path):
     assert re.findall(NUMBER, result), result
     for figure in re.findall(NUMBER, result):
         assert figure in shown, f"{path.name} does not print {figure}, which README quotes"
+
+
+@every_notebook
+def test_its_commands_are_understood(path):
+    for name, *arguments in commands(stored(path)):
+        module = importlib.import_module(name)
+        parse = module.parse if hasattr(module, "parse") else module.parser().parse_args
+        assert getattr(parse(arguments), "preset", "tiny") in PRESETS
 
 
 @every_notebook
