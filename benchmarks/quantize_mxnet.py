@@ -15,7 +15,7 @@ from collections.abc import Callable
 import numpy as np
 
 import gluonlm
-from gluonlm.compress.rounding import (
+from gluonlm.compress.quantization import (
     ACTIVATIONS,
     Integers,
     quantize_matrix,

@@ -26,14 +26,9 @@ from gluonlm.system.streams import (
 if TYPE_CHECKING:
     from gluonlm.inference.language_model import LanguageModel
 
-# title of a group of options -> the first setting in it
-GROUPS = {
-    "data": "data",
-    "model": "model",
-    "regularization": "dropout",
-    "optimization": "optimizer",
-    "run": "max_batches",
-}
+# the first setting in a group of options -> the group's title
+GROUPS = {"data": "data", "model": "model", "dropout": "regularization"}
+GROUPS |= {"optimizer": "optimization", "max_batches": "run"}
 OUT_OF_MEMORY = re.compile("alloc|memory|temporarily unavailable", re.IGNORECASE)
 
 
@@ -54,6 +49,18 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:
         """Raise a UserError instead of printing the usage and ending the process."""
         raise UserError(f"{message}: see {self.prog} --help")
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """The ``type`` of an option that takes whole numbers from ``least`` on."""
+
+    def read(text: str) -> int:
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"must be at least {least}, not {text}")
+        return int(text)
+
+    read.__name__ = "int"  # for argparse's message: invalid int value
+    return read
 
 
 def add_gpu(parser: argparse.ArgumentParser) -> None:
@@ -79,15 +86,12 @@ def open_model(
 
 
 def add_options(parser: argparse.ArgumentParser) -> dict[str, argparse._ArgumentGroup]:
-    """Add one option per setting, in titled groups; what is not given is left out of the namespace.
-
-    :return: the groups by title, for further options.
-    """
-    hints, groups, titles = get_type_hints(Config), {}, {first: t for t, first in GROUPS.items()}
+    """Add one option per setting of Config, in groups, which are returned by their titles."""
+    hints, groups = get_type_hints(Config), {}
     for field in dataclasses.fields(Config):
         kind = hints[field.name]
-        if field.name in titles:
-            group = groups[titles[field.name]] = parser.add_argument_group(titles[field.name])
+        if title := GROUPS.get(field.name):
+            group = groups[title] = parser.add_argument_group(title)
         shown = field.metadata["help"]
         if "needs" in field.metadata:
             shown += f" (with {NEEDS[field.metadata['needs']][1]})"
@@ -113,7 +117,7 @@ def reader(kind: type, optional: bool) -> Callable[[str], Any]:
     def read(text: str) -> Any:
         return None if optional and text == "none" else kind(text)
 
-    read.__name__ = kind.__name__  # for argparse's message: invalid int value
+    read.__name__ = kind.__name__
     return read
 
 

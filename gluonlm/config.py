@@ -21,6 +21,7 @@ class Optimizer:
 
     name: str  # for mx.optimizer.create
     lr: float  # the usual learning rate
+    moments: int = 0  # arrays that it remembers for each of the weights
     decoupled: bool = False  # weight decay is taken off the weights, and is no part of the gradient
 
 
@@ -39,8 +40,8 @@ def one_cycle(progress: float) -> float:
 MODELS = ("RNN_TANH", "RNN_RELU", "LSTM", "GRU", "QRNN", "Transformer")
 OPTIMIZERS = {
     "sgd": Optimizer("plainsgd", lr=20.0),  # gluonlm.training.optim
-    "adam": Optimizer("adam", lr=1e-3),
-    "adamw": Optimizer("adam", lr=1e-3, decoupled=True),
+    "adam": Optimizer("adam", lr=1e-3, moments=2),
+    "adamw": Optimizer("adam", lr=1e-3, moments=2, decoupled=True),
 }
 SCHEDULES: dict[str, Callable[[float], float]] = {  # factor after a share (0 to 1) of the run
     "plateau": lambda progress: 1.0,  # falls by lr_factor instead
@@ -68,11 +69,9 @@ def setting(default: Any, help: str, *aliases: str, **checks: Any) -> Any:
 class Config:
     """All settings of a training run. The defaults are those of the PyTorch word-level example."""
 
-    data: str = setting(
-        "ptb", "data set, folder with train/valid/test.txt, or a text file", "--data-dir"
-    )
+    data: str = setting("ptb", "data set, folder of train/valid/test.txt, or text", "--data-dir")
     level: str | None = setting(
-        None, "tokens of a folder or file: word (default) or char", choices=("word", "char")
+        None, "tokens of a folder or file (default: word)", choices=("word", "char")
     )
     vocab_size: int | None = setting(None, "keep so many frequent tokens, <unk> for others", low=3)
     min_count: int = setting(1, "keep tokens that occur so many times, <unk> for others", low=1)
@@ -92,14 +91,10 @@ class Config:
     adaptive: bool = setting(
         False, "adaptive softmax with the usual splits (none up to 75000 words)", needs="no splits"
     )
-    tied: bool = setting(
-        False, "one matrix for embedding and decoder (projected if emsize != nhid)"
-    )
+    tied: bool = setting(False, "one matrix for embedding and decoder (projected if sizes differ)")
     narrow: bool = setting(False, "emsize units in the last layer, no projection", needs="narrow")
 
-    dropout: float = setting(
-        0.2, "before the decoder, between layers, after the embedding", **SHARE
-    )
+    dropout: float = setting(0.2, "before the decoder, between layers, after embedding", **SHARE)
     dropouti: float | None = setting(None, "after the embedding (default: dropout)", **SHARE)
     dropouth: float | None = setting(
         None, "between layers (default: dropout)", needs="layers", **SHARE
@@ -108,7 +103,7 @@ class Config:
     dropoute: float = setting(0.0, "embedding dropout: whole words, for a segment", **SHARE)
     wdrop: float = setting(
         0.0,
-        "weight drop: hidden-to-hidden weights (QRNN: all of a layer), for a segment",
+        "weight drop: hidden-to-hidden weights (QRNN: all), for a segment",
         needs="recurrence",
         **SHARE,
     )
@@ -117,13 +112,11 @@ class Config:
     beta: float = setting(0.0, "penalty on the mean square of their change per step", low=0)
     prune: float | None = setting(None, "share of every matrix that is pruned by mid-run", **SHARE)
     compress: str | None = setting(
-        None, "YAML file with a pruning schedule (its format: gluonlm/compress/schedule_file.py)"
+        None, "YAML file with a pruning schedule (compress/schedule_file.py)"
     )
 
     optimizer: str = setting("sgd", "optimizer", choices=OPTIMIZERS)
-    lr: float | None = setting(
-        None, "initial learning rate (default: 20 for sgd, else 0.001)", low=0
-    )
+    lr: float | None = setting(None, "initial rate (default: 20 for sgd, else 0.001)", low=0)
     schedule: str = setting("plateau", "learning rate over the run", choices=SCHEDULES)
     lr_factor: float = setting(
         0.25, "factor of the rate on a plateau", low=0, high=1, needs="plateau"
@@ -131,7 +124,7 @@ class Config:
     lr_patience: int = setting(0, "epochs without improvement forgiven", low=0, needs="plateau")
     lr_threshold: float = setting(0.0, "least relative improvement", low=0, needs="plateau")
     restore_best: bool = setting(
-        False, "go on from the best weights when the learning rate falls", needs="plateau"
+        False, "go back to the best weights when lr falls", needs="plateau"
     )
     when: tuple[int, ...] = setting((), "epochs after which the rate is divided by 10", low=1)
     decay: float = setting(1.0, "learning-rate factor per epoch", low=0, high=1)
@@ -139,7 +132,7 @@ class Config:
     wdecay: float = setting(0.0, "weight decay", "--wd", "--weight-decay", low=0)
     nonmono: int | None = setting(
         None,
-        "average the weights once validation is worse than the best of so many epochs ago",
+        "average weights once validation is worse than the best of so many epochs ago",
         low=0,
         needs="averaging",
     )
@@ -148,15 +141,11 @@ class Config:
     early_stop: int | None = setting(None, "epochs without improvement after which to stop", low=1)
     batch_size: int = setting(20, "batch size: columns of text read in parallel", low=1)
     bptt: int = setting(35, "steps of back-propagation through time", "--seq-length", low=1)
-    random_bptt: bool = setting(
-        False, "draw the length of each segment around bptt, and scale the learning rate by it"
-    )
-    softmax_samples: int = setting(
-        0, "words drawn per segment for the softmax (0: all)", low=0, high=2**24
-    )
+    random_bptt: bool = setting(False, "draw segment lengths around bptt, scale the rate by them")
+    softmax_samples: int = setting(0, "words drawn for the softmax (0: all)", low=0, high=2**24)
     precision: str = setting(
         "float32",
-        "of training's products; bfloat16: of a processor with AVX512_BF16, float16: of a GPU",
+        "of training's products; bfloat16: AVX512_BF16 processors, float16: GPUs",
         choices=PRECISIONS,
     )
 
@@ -164,10 +153,7 @@ class Config:
     eval_batch_size: int = setting(10, "batch size for validation and test", low=1)
     test_batch_size: int | None = setting(None, "for the test (default: eval-batch-size)", low=1)
     seed: int = setting(
-        1111,
-        "seed of all that is random; with --finetune the next after RUN's",
-        low=0,
-        high=2**32 - 1,
+        1111, "seed of all that is random (--finetune: RUN's + 1)", low=0, high=2**32 - 1
     )
     finetune: str | None = setting(
         None,

@@ -30,11 +30,9 @@ class Report:
     tokens_per_second: float | None = None  # of the speed check, None if it was not made
 
     def problem_if(self, wrong: bool, sentence: str) -> None:
-        """Note a problem."""
         self.problems += [sentence] if wrong else []
 
     def text(self) -> str:
-        """The report as it is printed."""
         width = max(map(len, self.findings))
         lines = [f"{subject:<{width}}  {finding}" for subject, finding in self.findings.items()]
         lines += [f"problem: {problem}" for problem in self.problems] or ["all is well"]
@@ -108,7 +106,7 @@ def check_speed_settings(report: Report) -> None:
 
 
 def check_gpus(report: Report) -> None:
-    """GPUs and whether MXNet can run on them."""
+    """Which GPUs there are, and whether MXNet can run on them."""
     missing = gluonlm.RUNTIME.cuda_missing
     gpu_build = missing is not None
     lacking = ", ".join(missing or ())
@@ -126,7 +124,6 @@ def check_gpus(report: Report) -> None:
 
 
 def check_data(report: Report) -> None:
-    """Which data sets are here."""
     report.findings["data sets"] = ", ".join(
         f"{name} ({sources.presence(dataset)})" for name, dataset in sources.DATASETS.items()
     )

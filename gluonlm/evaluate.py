@@ -15,35 +15,31 @@ it is large.
 import argparse
 import dataclasses
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from gluonlm.cli import Parser, add_gpu, open_model, run
+from gluonlm.cli import Parser, add_gpu, at_least, open_model, run
 from gluonlm.config import MODELS
 from gluonlm.inference.language_model import LanguageModel
-from gluonlm.inference.scoring import Score
+from gluonlm.inference.scoring import Score, named, units_shown
 from gluonlm.system.errors import UserError
 from gluonlm.system.files import check_output, expanded
 from gluonlm.system.machine import record
 from gluonlm.text.corpus import MUCH_UNKNOWN, encode_file, read_split
 from gluonlm.text.locate import known_name
-from gluonlm.training.progress import named, units_shown
 
 CACHE = ("theta", "lambdasm", "window")
-Evaluate = Callable[[np.ndarray, int], float]  # ids (tokens,), batch size -> nats per token
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """The command line's settings."""
     parser = Parser("evaluate", __doc__)
     add = parser.add_argument
     add("checkpoint", nargs="?", help="folder of a run, model file, or exported .onnx file")
     add("--onnx", metavar="FILE", help="an exported model, whatever its name, on the CPU")
     add("--data", help="data set, folder or text file (default: what the model was trained on)")
     add("--split", choices=("train", "valid", "test"), help="of a data set (default: test)")
-    add("--batch-size", type=int, help="text columns (default: the run's; with a cache 1)")
+    add("--batch-size", type=at_least(1), help="text columns (default: the run's; with a cache 1)")
     add("--cache", action="store_true", help="look up what followed similar states before")
     add("--tune-cache", action="store_true", help="search its parameters on the valid split")
     add("--theta", type=float, help="how sharply the cache looks (default: what suits the data)")
@@ -65,14 +61,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def check(options: argparse.Namespace) -> None:
-    """Raise a UserError for options that do not make sense."""
-    single, data, columns = is_file(options.data), options.data, options.batch_size
+    """Raise a UserError for options that do not fit each other."""
+    single = is_file(options.data)
     if (options.checkpoint is None) == (options.onnx is None):
         raise UserError("say what to evaluate: a run's folder, a model file, or --onnx FILE")
     if single and options.split:
-        raise UserError(f"--data {data} is a single file, which is read whole: leave out --split")
-    if columns is not None and columns < 1:
-        raise UserError(f"--batch-size {columns}: must be at least 1")
+        raise UserError("--data is a single file, which is read whole: leave out --split")
     if (given := cache_options(options)) and not options.cache:
         raise UserError(f"--{min(given)} is a parameter of the cache: add --cache")
     if single and options.tune_cache:
@@ -98,32 +92,24 @@ def read_ids(model: LanguageModel, data: str | None, split: str | None) -> np.nd
     return read_split(data or model.config.data, split, model.dictionary, model.level)
 
 
-def with_cache(
-    options: argparse.Namespace, model: LanguageModel
-) -> tuple[Evaluate, dict[str, float]]:
-    """What computes the loss with a cache, and its parameters: given, searched, or known."""
-    from gluonlm.inference.neural_cache import TUNED, CacheSettings, evaluate_with_cache, tune
+def cache_settings(options: argparse.Namespace, model: LanguageModel) -> tuple:
+    """The cache's parameters, given, searched, or known, and the figures of a search."""
+    from gluonlm.inference.neural_cache import TUNED, CacheSettings, tune
 
-    network = model.arithmetic.model
-    where = {"batch_size": options.batch_size or 1, "ctx": model.arithmetic.ctx}
     data, given = options.data or model.config.data, cache_options(options)
     known = None if is_file(data) else TUNED.get(known_name(Path(data)))
     settings, found = dataclasses.replace(known or CacheSettings(), **given), {}
     if options.tune_cache:
-        ids = read_ids(model, options.data, "valid")
-        settings, loss = tune(network, ids, model.dictionary, given, **where)
+        ids, predictor = read_ids(model, options.data, "valid"), model.arithmetic
+        where = {"batch_size": options.batch_size or 1, "ctx": predictor.ctx}
+        settings, loss = tune(predictor.model, ids, model.dictionary, given, **where)
         print(f"on the validation text: loss {loss:.4f} | {named(loss, model.level)}")
         found = {"valid_loss": loss, "valid_perplexity": math.exp(loss)}
     shown = " ".join(f"--{name} {value:.10g}" for name, value in vars(settings).items())
     print(f"cache: {shown}", flush=True)
     if not (known or options.tune_cache or len(given) == len(CACHE)):
         print("no settings are known for this text, these suit Penn Treebank: try --tune-cache")
-
-    def evaluate(ids: np.ndarray, batch_size: int) -> float:
-        where["batch_size"] = batch_size
-        return evaluate_with_cache(network, ids, model.dictionary, settings, **where)
-
-    return evaluate, found | dataclasses.asdict(settings)
+    return settings, found
 
 
 def main(argv: list[str]) -> Score:
@@ -133,10 +119,17 @@ def main(argv: list[str]) -> Score:
     check(options)
     model = open_model(options.checkpoint, options.gpu, options.onnx, options.cache)
     split = None if is_file(options.data) else options.split or "test"
-    evaluate, cache = with_cache(options, model) if options.cache else (model.evaluate, {})
+    settings, cache = cache_settings(options, model) if options.cache else (None, {})
     ids = read_ids(model, options.data, split)
-    columns = options.batch_size or (1 if options.cache else model.columns(split))
-    score = Score(len(ids), int(np.sum(ids == model.dictionary.unk_id)), evaluate(ids, columns))
+    if options.cache:
+        from gluonlm.inference.neural_cache import evaluate_with_cache
+
+        where = {"batch_size": options.batch_size or 1, "ctx": model.arithmetic.ctx}
+        network, cache = model.arithmetic.model, cache | dataclasses.asdict(settings)
+        loss = evaluate_with_cache(network, ids, model.dictionary, settings, **where)
+    else:
+        loss = model.evaluate(ids, options.batch_size or model.columns(split))
+    score = Score(len(ids), int(np.sum(ids == model.dictionary.unk_id)), loss)
     units = {} if options.data else model.dictionary.per_unit(split, score.loss * score.tokens)
     report(score, model.level, units)
     if options.record:
@@ -157,10 +150,8 @@ def report(score: Score, level: str, units: dict[str, float]) -> None:
         f"{named(score.loss, level)}{units_shown(units, score.loss)}"
     )
     if share > MUCH_UNKNOWN:
-        print(
-            "caution: all unknown words count as one that is easy to guess, which makes the "
-            "perplexity look too good"
-        )
+        easy = "all unknown words count as one that is easy to guess"
+        print(f"caution: {easy}, which makes the perplexity look too good")
 
 
 if __name__ == "__main__":

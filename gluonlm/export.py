@@ -33,7 +33,6 @@ SETTINGS = ("data", "model")
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """The command line's settings."""
     parser = Parser("export", __doc__)
     add = parser.add_argument
     add("checkpoint", help="folder of a run, or model file; of PyTorch with --format gluonlm")
@@ -80,10 +79,7 @@ def take_out(options: argparse.Namespace) -> Exported:
 
 
 def export_web(trained: Trained, path: Path) -> Exported:
-    """Write the file that the page in the browser reads, or to .html a page with the model inside.
-
-    :raises UserError: when the page cannot compute such a model, or the file cannot be written.
-    """
+    """Write the file that the page in the browser reads, or to .html a page with the model inside."""
     check_output(path)
     content = page(trained).encode() if path.suffix == ".html" else web_file(trained)
     write_output(path, content)

@@ -15,14 +15,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from gluonlm.cli import Parser, add_gpu, open_model, run
+from gluonlm.cli import Parser, add_gpu, at_least, open_model, run
 from gluonlm.config import option
 from gluonlm.inference.beam import beam_search
 from gluonlm.inference.language_model import LanguageModel
 from gluonlm.inference.sampling import FINISHED, Strategy, end_id, stream
 from gluonlm.system.errors import UserError
 from gluonlm.system.files import check_output, write_output
-from gluonlm.system.machine import available_memory
+from gluonlm.system.machine import check_memory
 from gluonlm.system.streams import printable
 from gluonlm.text.detokenize import Detokenizer, tokens_of
 from gluonlm.text.vocabulary import UNK, Dictionary
@@ -33,7 +33,6 @@ REPETITION = ("repetition_penalty", "no_repeat")
 
 
 def parser() -> Parser:
-    """The command line."""
     parser = Parser("generate", __doc__)
     add = parser.add_argument
     add("run", nargs="?", help="a run's folder, model file or .onnx file (default: model.pt)")
@@ -42,13 +41,14 @@ def parser() -> Parser:
     add("--seed-text", default="", metavar="TEXT", help="continue this phrase")
     add("--words", type=int, default=1000, help="words or characters to write (default: 1000)")
     add("--sentences", type=int, help="stop after so many sentences, or lines")
-    add("--samples", type=int, default=1, help="number of texts (default: 1)")
-    add("--seed", type=int, default=1111, help="seed of what is random (default: 1111)")
+    add("--samples", type=at_least(1), default=1, help="number of texts (default: 1)")
+    add("--seed", type=at_least(0), default=1111, help="seed of what is random (default: 1111)")
     add_strategy(parser.add_argument_group("how words are chosen"))
     add("--capitals", action="store_true", help="begin sentences with a capital letter")
     add("--raw", action="store_true", help="print the tokens as they are, <eos> too")
     add("--outf", type=Path, metavar="FILE", help="write to this file and show progress instead")
-    add("--log-interval", type=int, default=100, help="with --outf: words between progress lines")
+    words = "with --outf: words between progress lines"
+    add("--log-interval", type=at_least(1), default=100, help=words)
     add_gpu(parser)
     add("--data", help="accepted and not needed: the vocabulary is in the model's file")
     return parser
@@ -96,7 +96,7 @@ def strategy(options: argparse.Namespace, dictionary: Dictionary) -> Strategy:
 def tokens(
     options: argparse.Namespace, model: LanguageModel, chosen: Strategy, prompt: Sequence[int]
 ) -> Iterator[Sequence[int]]:
-    """The next token of each text, one step at a time."""
+    """Yield the next token of each text."""
     if options.beam is None:
         return stream(model, model.dictionary, prompt, options.words, chosen)
     found = beam_search(model, model.dictionary, prompt, options.words, options.beam, chosen)
@@ -131,11 +131,7 @@ def check_room(options: argparse.Namespace, vocab_size: int) -> None:
     """Raise a UserError when so many texts at once do not fit into memory."""
     texts = max(options.samples, options.beam or 1)
     need = texts * (16 * vocab_size + 8 * max(options.words, 0) + 2000)  # logits, ids, a text
-    if need > available_memory():
-        raise UserError(
-            f"{texts} texts at once need about {need / 2**30:.3g} GiB of memory: lower --samples, "
-            "--beam or --words"
-        )
+    check_memory(need, f"writing {texts} texts at once", "lower --samples, --beam or --words")
 
 
 def joined(written: list[str]) -> str:
@@ -149,10 +145,6 @@ def main(argv: list[str]) -> list[str]:
     """Write as the command line says and return the texts, with the phrase that they go on from."""
     options, written = parser().parse_args(argv), []
     out = options.outf
-    if options.seed < 0 or options.log_interval < 1:
-        raise UserError("--seed must be at least 0 and --log-interval at least 1")
-    if options.samples < 1:
-        raise UserError(f"--samples {options.samples}: must be at least 1")
     if out:
         check_output(out)  # told now, not after an hour of writing
         if not out.parent.is_dir():

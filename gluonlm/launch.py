@@ -24,7 +24,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from gluonlm.cli import Parser, run, sentence_of
+from gluonlm.cli import Parser, at_least, run, sentence_of
 from gluonlm.parallel import supervisor
 from gluonlm.parallel.supervisor import World
 from gluonlm.system.errors import UserError
@@ -39,8 +39,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     usage = f"%(prog)s {where} [options] -- [options of gluonlm.train]"
     parser = Parser("launch", __doc__, usage=usage)
     add = parser.add_argument
-    add("-n", "--workers", type=int, help="number of workers")
-    add("-s", "--servers", type=int, help="number of servers (default: one per machine)")
+    add("-n", "--workers", type=at_least(1), help="number of workers")
+    add("-s", "--servers", type=at_least(1), help="number of servers (default: one per machine)")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--local", action="store_true", help="all on this machine")
     hosts = "names of machines such as a,b, or a file with one per line"
@@ -65,10 +65,8 @@ def main(argv: list[str]) -> None:
     if "DMLC_ROLE" in os.environ:
         take_part(os.environ["DMLC_ROLE"], options)
         return
-    if not options.workers or options.workers < 1 or not (options.local or options.hosts):
+    if not options.workers or not (options.local or options.hosts):
         raise UserError("say how many workers and where, such as -n 2 --local, or -n 4 -H a,b")
-    if options.servers is not None and options.servers < 1:
-        raise UserError(f"-s {options.servers}: there must be at least one server")
     hosts = [None] if options.local else host_names(options.hosts)
     root = "127.0.0.1" if options.local else options.root or own_address(hosts)
     port = options.port or free_port(root)
@@ -116,10 +114,7 @@ def host_names(hosts: str) -> list[str]:
 
 
 def ssh_command(ssh: str) -> list[str]:
-    """The words of ``--ssh``.
-
-    :raises UserError: when it is no command of this machine.
-    """
+    """The words of ``--ssh``; a UserError when it is no command of this machine."""
     try:
         words = shlex.split(ssh)
     except ValueError as error:

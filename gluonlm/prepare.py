@@ -64,10 +64,7 @@ def add_text_options(options: argparse.ArgumentParser) -> None:
 
 
 def rules_of(options: argparse.Namespace) -> Rules:
-    """The options as rules.
-
-    :raises UserError: when one of them makes no sense.
-    """
+    """The options as rules; a UserError when one of them makes no sense."""
     if min(options.shares) <= 0:
         raise UserError("--split: give three shares above 0, such as 80 10 10")
     for name in NUMBERS:

@@ -28,10 +28,8 @@ PRESETS: dict[str, dict[str, Any]] = {preset: settings_of(preset) for preset in 
 
 
 def resolve(preset: str, given: dict[str, Any]) -> Config:
-    """The preset's settings with the given ones on top.
-
-    :raises UserError: for an unknown preset or a setting out of range.
-    """
+    """The preset's settings with the given ones on top; a UserError for an unknown preset or a
+    setting out of range."""
     if preset not in PRESETS:
         raise UserError(f"--preset {preset}: choose one of {', '.join(PRESETS)}")
     return on_top(PRESETS[preset], given)
@@ -61,10 +59,8 @@ def listed() -> str:
 
 
 def describe(preset: str) -> str:
-    """What a recipe is, the test perplexity that it was recorded to reach, and what it sets.
-
-    :raises UserError: for an unknown preset.
-    """
+    """What a recipe is, the test perplexity that it was recorded to reach, and what it sets; a
+    UserError for an unknown preset."""
     config = resolve(preset, {})
     lines = [f"{preset}: {RECIPES[preset]['about']}"]
     for data, reached in reaches(preset).items():
@@ -78,10 +74,8 @@ def describe(preset: str) -> str:
 
 
 def on_top(settings: dict[str, Any], given: dict[str, Any]) -> Config:
-    """Settings with the given ones on top; another optimizer has another usual rate.
-
-    :raises UserError: for a setting out of range, and for a given one that has no effect.
-    """
+    """Settings with the given ones on top; another optimizer has another usual rate. A UserError
+    for a setting out of range, and for a given one that has no effect."""
     usual = settings.get("optimizer", "sgd")
     if given.get("optimizer", usual) != usual:  # a rate for SGD is thousands of times one for Adam
         settings = {**settings, "lr": None}

@@ -18,9 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from gluonlm.cli import Parser, run
+from gluonlm.cli import Parser, at_least, run
 from gluonlm.compress.pruning import Pruner, Rule, match, prunable, values
 from gluonlm.compress.schedule_file import parse_schedule, read_schedule
+from gluonlm.inference.scoring import displayed, named
 from gluonlm.model.checkpoint import Trained, load_model, save_output
 from gluonlm.model.rnn import RNNModel
 from gluonlm.system.errors import UserError
@@ -28,7 +29,6 @@ from gluonlm.system.files import check_output
 from gluonlm.text.corpus import read_split
 from gluonlm.training.loop import evaluate
 from gluonlm.training.optim import Updater
-from gluonlm.training.progress import displayed, named
 
 LEVELS = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
 TOKENS = 20_000  # of the validation text that the scan reads
@@ -80,10 +80,8 @@ def prune_at_once(trained: Trained, rules: tuple[Rule, ...]) -> tuple[str, ...]:
 def sensitivity(
     trained: Trained, ids: np.ndarray, levels: Sequence[float]
 ) -> dict[str, list[float]]:
-    """The loss in nats per token with one matrix pruned at a time: tensor -> a loss for each level.
-
-    :param ids: the text, encoded; :param levels: shares of the weights that are taken away.
-    """
+    """The loss in nats per token of a text (tokens,) with one matrix pruned at a time: tensor -> a
+    loss for each level, the share of the weights that is taken away."""
     model, losses = trained.model, {}
     for name, tensor in prunable(model).items():
         parameter = model.trainables()[tensor.parameter]
@@ -95,44 +93,42 @@ def sensitivity(
     return losses
 
 
+def share(text: str) -> float:
+    """The ``type`` of an option that takes shares of weights."""
+    if not 0 < float(text) < 1:
+        words = f"{text} is no share of weights to prune: give one between 0 and 1"
+        raise argparse.ArgumentTypeError(words)
+    return float(text)
+
+
 def parse(argv: list[str]) -> argparse.Namespace:
-    """The command line's settings."""
     parser = Parser("prune", __doc__)
     add = parser.add_argument
     add("checkpoint", help="folder of a run, or model file")
-    add("--sparsity", type=float, help="share of the weights to prune, of each matrix")
+    how_far = parser.add_mutually_exclusive_group().add_argument
+    how_far("--sparsity", type=share, help="share of the weights to prune, of each matrix")
+    how_far("--compress", metavar="FILE", help="prune to where this schedule ends")
     add("--tensors", nargs="+", help="only these matrices (names or patterns)")
-    add("--compress", metavar="FILE", help="prune to where this schedule ends")
     add("--save", type=Path, help="file for the pruned model")
     words = "validation perplexity with each matrix pruned alone"
     add("--sensitivity", action="store_true", help=words)
-    add("--levels", type=float, nargs="+", help="shares that the scan tries")
-    add("--tokens", type=int, help=f"validation tokens that the scan reads ({TOKENS})")
+    add("--levels", type=share, nargs="+", help="shares that the scan tries")
+    add("--tokens", type=at_least(1), help=f"validation tokens that the scan reads ({TOKENS})")
     return parser.parse_args(argv)
 
 
 def check(options: argparse.Namespace) -> None:
-    """Raise a UserError for options that do not make sense."""
-    save, at_once = options.save, options.sparsity is not None
-    mistakes = {
-        "--sparsity and --compress both say how far to prune: leave one out": at_once
-        and options.compress,
-        "--save needs a pruned model: add --sparsity or --compress": save
-        and not (at_once or options.compress),
-        f"--save {save}: give a file such as small.safetensors": save and not save.suffix,
-        "--tensors says what --sparsity is for: add that (a schedule names its tensors itself)": (
-            options.tensors and not at_once
-        ),
-        "--levels and --tokens are for the scan: add --sensitivity": not options.sensitivity
-        and (options.levels or options.tokens is not None),
-        f"--tokens {options.tokens}: must be at least 1": options.tokens is not None
-        and options.tokens < 1,
-    }
-    for level in [*(options.levels or ()), *([options.sparsity] if at_once else [])]:
-        sentence = f"{level:g} is no share of weights to prune: give one between 0 and 1"
-        mistakes[sentence] = not 0 < level < 1
-    for sentence in (sentence for sentence, wrong in mistakes.items() if wrong):
-        raise UserError(sentence)
+    """Raise a UserError for options that do not fit each other."""
+    save = options.save
+    if save and not (options.sparsity or options.compress):
+        raise UserError("--save needs a pruned model: add --sparsity or --compress")
+    if save and not save.suffix:
+        raise UserError(f"--save {save}: give a file such as small.safetensors")
+    if options.tensors and not options.sparsity:
+        needs = "--tensors says what --sparsity is for: add that"
+        raise UserError(f"{needs} (a schedule names its tensors itself)")
+    if (options.levels or options.tokens) and not options.sensitivity:
+        raise UserError("--levels and --tokens are for the scan: add --sensitivity")
     if save:
         check_output(save)
 
@@ -145,7 +141,7 @@ def main(argv: list[str]) -> Trained:
     rules = ()
     if options.compress:
         rules = parse_schedule(read_schedule(options.compress))
-    elif options.sparsity is not None:
+    elif options.sparsity:
         rules = (Rule(tuple(options.tensors or ["*"]), options.sparsity),)
     if options.sensitivity or rules:
         if trained.quantized:

@@ -22,7 +22,7 @@ import argparse
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from gluonlm.cli import Parser, run
+from gluonlm.cli import Parser, at_least, run
 from gluonlm.compress.calibrate import COLUMNS, TOKENS, Statistics, calibrate, read_statistics
 from gluonlm.compress.compare import TABLE, Row, compare, markdown
 from gluonlm.compress.quantization import parts_of, quantize_model
@@ -48,23 +48,25 @@ class Written:
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """The command line's settings."""
     parser = Parser("quantize", __doc__)
     add = parser.add_argument
     add("checkpoint", nargs="?", help="folder of a run, or model file")
+    kind = parser.add_mutually_exclusive_group().add_argument
     words = "8-bit integers (default), with these words of a scheme"
-    add("--int8", nargs="?", const="int8", metavar="SCHEME", help=words)
-    add("--fp16", action="store_true", help="16-bit floating point instead")
+    kind("--int8", nargs="?", const="int8", metavar="SCHEME", help=words)
+    kind("--fp16", action="store_true", help="16-bit floating point instead")
     words = "another scheme for one part of the model"
     add("--part", action="append", default=[], metavar="NAME=SCHEME", help=words)
-    add("--statistics", type=Path, metavar="FILE", help="use the ranges that were measured before")
-    add("--calibration-tokens", type=int, help=f"training text to measure (default: {TOKENS})")
+    ranges = parser.add_mutually_exclusive_group().add_argument
+    ranges("--statistics", type=Path, metavar="FILE", help="use ranges that were measured before")
+    words = f"training text to measure (default: {TOKENS})"
+    ranges("--calibration-tokens", type=at_least(COLUMNS), help=words)
     names = f"int8.safetensors, fp16.safetensors or {TABLE}"
     add("--out", type=Path, help=f"file to write (default: {names})")
     words = "compare the usual schemes: bytes, perplexity, speed; writes no checkpoint"
     add("--table", action="store_true", help=words)
     words = "with --table: tokens of the validation and test text to evaluate (default: all)"
-    add("--tokens", type=int, help=words)
+    add("--tokens", type=at_least(1), help=words)
     options = parser.parse_args(argv)
     if options.checkpoint is None:  # `--int8 RUN`: what follows is no scheme but the model
         if options.int8 in (None, "int8"):
@@ -76,7 +78,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]) -> "Written | list[Row]":
     """Quantize, or compare, as the command line says."""
     options = parse(argv)
-    check(options)
+    if options.table and (options.int8 or options.fp16 or options.part):
+        raise UserError("--table compares schemes of its own: leave out --int8, --fp16 and --part")
+    if options.tokens and not options.table:
+        raise UserError("--tokens is for --table: add that, or leave it out")
     trained = load_model(options.checkpoint)
     if trained.quantized:
         raise UserError(f"{trained.path} is quantized already: give the model that training wrote")
@@ -88,10 +93,8 @@ def main(argv: list[str]) -> "Written | list[Row]":
     if any(scheme.clip for scheme in schemes.values()):
         statistics = statistics_for(trained, options).ranges
     elif options.statistics or options.calibration_tokens:
-        raise UserError(
-            "no part needs ranges that are known before: leave out --statistics and "
-            "--calibration-tokens"
-        )
+        advice = "leave out --statistics and --calibration-tokens"
+        raise UserError(f"no part needs ranges that are known before: {advice}")
     path = options.out or trained.path.with_name(f"{base.kind}.safetensors")
     written = write(trained, quantize_model(trained.model, schemes, statistics), path)
     print(report(written))
@@ -109,26 +112,9 @@ def table(trained: Trained, options: argparse.Namespace, command: list[str]) -> 
     return rows
 
 
-def check(options: argparse.Namespace) -> None:
-    """Raise a UserError for options that do not make sense."""
-    tokens, measured = options.tokens, options.calibration_tokens
-    if options.int8 and options.fp16:
-        raise UserError("--int8 and --fp16 are for the whole model: leave out one, or use --part")
-    if options.table and (options.int8 or options.fp16 or options.part):
-        raise UserError("--table compares schemes of its own: leave out --int8, --fp16 and --part")
-    if tokens is not None and not (options.table and tokens >= 1):
-        raise UserError(f"--tokens {tokens}: is for --table, and must be at least 1")
-    if measured is not None and options.statistics:
-        raise UserError("--statistics has what --calibration-tokens would measure: leave one out")
-    if measured is not None and measured < COLUMNS:
-        raise UserError(f"--calibration-tokens {measured}: must be at least {COLUMNS}")
-
-
 def choose_schemes(trained: Trained, base: Scheme, given: list[str]) -> dict[str, Scheme]:
-    """The scheme of each part: ``base``, or what ``NAME=SCHEME`` says of it.
-
-    :raises UserError: when the model has no such part.
-    """
+    """The scheme of each part: ``base``, or what ``NAME=SCHEME`` says of it. A UserError when the
+    model has no such part."""
     schemes = dict.fromkeys(parts_of(trained.model), base)
     for text in given:
         name, equals, words = text.partition("=")
@@ -153,10 +139,7 @@ def statistics_for(trained: Trained, options: argparse.Namespace) -> Statistics:
 
 
 def write(trained: Trained, quantized: Quantized, path: Path) -> Written:
-    """Write a quantized checkpoint, making its folder.
-
-    :raises UserError: when it cannot be written, or would replace what a training has made.
-    """
+    """Write a quantized checkpoint, as :func:`gluonlm.model.checkpoint.save_output` does."""
     save_output(replace(trained, quantized=quantized), path)
     return Written(path, quantized, path.stat().st_size, trained.path.stat().st_size)
 

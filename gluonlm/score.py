@@ -18,9 +18,8 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
-from gluonlm.cli import Parser, add_gpu, open_model, run
+from gluonlm.cli import Parser, add_gpu, at_least, open_model, run
 from gluonlm.inference.lines import COLUMNS, Line, score_lines
-from gluonlm.system.errors import UserError
 from gluonlm.text.documents import physical_lines
 from gluonlm.text.reader import decoded, open_file
 
@@ -28,17 +27,17 @@ PIECE = 1 << 16  # bytes read at once
 
 
 def parser() -> Parser:
-    """The command line."""
     parser = Parser("score", __doc__)
     add = parser.add_argument
     add("run", help="folder of a run, model file, or exported .onnx file")
     add("file", nargs="?", default="-", help="text file, or - for standard input (default)")
     add("--json", action="store_true", help="a JSON object per line instead of a table")
     add("--words", action="store_true", help="add the surprise of each token, -ln p")
-    add("--next", type=int, default=0, metavar="N", help="add the N most probable next tokens")
+    words = "add the N most probable next tokens"
+    add("--next", type=at_least(0), default=0, metavar="N", help=words)
     add("--carry", action="store_true", help="do not reset the state between lines")
     most = f"lines side by side at most (default: {COLUMNS})"
-    add("--batch-size", type=int, default=COLUMNS, help=most)
+    add("--batch-size", type=at_least(1), default=COLUMNS, help=most)
     add_gpu(parser)
     return parser
 
@@ -85,8 +84,6 @@ def shown_token(token: str) -> str:
 def main(argv: list[str]) -> dict[str, float]:
     """Score as the command line says; returns the totals, which stderr shows."""
     options = parser().parse_args(argv)
-    if options.batch_size < 1 or options.next < 0:
-        raise UserError("--batch-size must be at least 1 and --next at least 0")
     model = open_model(options.run, options.gpu)
     if not options.json:
         extra = ["words"] * options.words + ["next"] * bool(options.next)

@@ -22,14 +22,14 @@ from typing import Any
 
 import mxnet as mx
 
-from gluonlm.cli import Parser, add_options, interpreter, run
-from gluonlm.compress.schedule_file import pruner_of, read_schedule
+from gluonlm.cli import Parser, add_options, at_least, interpreter, run
+from gluonlm.compress.schedule_file import read_schedule
 from gluonlm.config import Config, option
+from gluonlm.inference.language_model import LanguageModel
 from gluonlm.inference.predictor import Predictor
-from gluonlm.inference.sampling import Strategy, generate
+from gluonlm.inference.scoring import named, units_shown
 from gluonlm.model.checkpoint import load_model
-from gluonlm.model.rnn import RNNModel
-from gluonlm.onnx.export import check_exportable, export_onnx
+from gluonlm.onnx.export import export_onnx
 from gluonlm.parallel.agreement import check_equal
 from gluonlm.parallel.group import KVSTORES, join
 from gluonlm.presets import describe, listed, on_top, resolve
@@ -38,17 +38,14 @@ from gluonlm.system.errors import UserError, require
 from gluonlm.system.files import check_output
 from gluonlm.system.gpu import contexts
 from gluonlm.system.streams import printable, safe_display
-from gluonlm.text.corpus import Corpus, Limits, load_corpus
-from gluonlm.text.detokenize import to_text
+from gluonlm.text.corpus import Limits, load_corpus
 from gluonlm.text.locate import located
 from gluonlm.training.fit import prepare
-from gluonlm.training.group import Group
 from gluonlm.training.loop import Training
-from gluonlm.training.progress import named, units_shown
 from gluonlm.training.result import Result, baselines_of, compared, record
 from gluonlm.training.resume import load_training
 from gluonlm.training.run import ReadOnlyRun, Run
-from gluonlm.training.session import Session
+from gluonlm.training.session import Group, Session
 from gluonlm.training.step import evaluate
 
 WATCHING = ("log_interval", "checkpoint_seconds", "tensorboard", "kvstore")  # a Session's
@@ -74,7 +71,8 @@ def parser() -> Parser:
     place = "folder of the run (default: a new one in runs/), or file for the best model"
     add("--save", "--save-path", metavar="PATH", help=place)
     add("--resume", type=Path, metavar="RUN", help="go on with this run (to --epochs)")
-    add("--log-interval", type=int, help="batches between two log records (default: 200)")
+    words = "batches between two log records (default: 200)"
+    add("--log-interval", type=at_least(1), help=words)
     add("--checkpoint-seconds", type=float, help="work at risk in a crash (default: 60)")
     add("--tensorboard", action="store_true", help="write the log as TensorBoard's events, too")
     add("--onnx-export", metavar="PATH", help="write the best model as an ONNX file in the end")
@@ -167,7 +165,7 @@ def main(argv: list[str]) -> Result | None:
     devices = contexts(given.get("gpu", "0" if given.get("cuda") else None))
     with safe_display(), join(given.get("kvstore", "device")) as group:
         options = {name: given[name] for name in WATCHING if name in given}
-        session = Session(devices, group=group, pruner=pruner_of, **options)
+        session = Session(devices, group=group, **options)
         run, begun = open_run(given, group)
         with run:
             training = begin(run, begun, session, given, argv)
@@ -182,9 +180,8 @@ def main(argv: list[str]) -> Result | None:
 
 def check(given: dict[str, Any]) -> None:
     """Say before hours of training, and not after it, what an option cannot have."""
-    for name, least in (("log_interval", 1), ("checkpoint_seconds", 0)):
-        if not given.get(name, 1) >= least:
-            raise UserError(f"{option(name)} {given[name]}: must be at least {least}")
+    if not given.get("checkpoint_seconds", 0) >= 0:
+        raise UserError(f"--checkpoint-seconds {given['checkpoint_seconds']}: must be at least 0")
     if given.get("tensorboard"):
         require("tensorboard", "tensorboardX")
     if given.get("onnx_export"):
@@ -199,8 +196,6 @@ def begin(
 ) -> Training:
     """A training that stands where it shall go on, its run's files written or read."""
     config = replace(begun, epochs=given["epochs"]) if {"resume", "epochs"} <= set(given) else begun
-    if given.get("onnx_export"):
-        check_exportable(config)
     run.check_resumable()
     group = session.group
     stopped = group.all_gather_object("checkpoint", run.last.exists())[0]  # with a state
@@ -265,7 +260,10 @@ def finish(training: Training, finished: bool, onnx: str | None) -> Result:
     print(compared(corpus, trivial))
     if training.pruner.kept:
         print(report(model))
-    print(f"--- a sample\n{sample(model, corpus, config.seed, ctx).strip()}\n---")
+    whole = LanguageModel(Predictor(model, ctx), corpus.dictionary, config, corpus.level, run.best)
+    words = 60 if corpus.level == "word" else 300
+    sample = whole.generate(words=words, temperature=0.8, seed=config.seed)
+    print(f"--- a sample\n{printable(sample).strip()}\n---")
     if not finished:
         several = training.group.world_size > 1
         how = "with as many workers and" if several else f"with: {interpreter()} -m gluonlm.train"
@@ -273,16 +271,6 @@ def finish(training: Training, finished: bool, onnx: str | None) -> Result:
     if exported:
         print(exported.report)
     return result
-
-
-def sample(model: RNNModel, corpus: Corpus, seed: int, ctx: mx.Context) -> str:
-    """A few lines of what the model writes, without ``<unk>``."""
-    unknown = corpus.dictionary.unk_id
-    forbidden = () if unknown is None else (unknown,)
-    strategy = Strategy(temperature=0.8, forbidden=forbidden, seed=seed)
-    length = 60 if corpus.level == "word" else 300
-    (ids,) = generate(Predictor(model, ctx), corpus.dictionary, (), length, strategy)
-    return printable(to_text(corpus.dictionary.decode(ids), corpus.level))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 In: a trained model. Out: the same model with zeros, or with integers and their scales.
 
-``pruning`` by the rules of a ``schedule_file``; ``quantization`` says which part becomes integers
-how, ``rounding`` makes them, ``calibrate`` measures the ranges of activations, ``compare`` what
-each way costs and saves.
+``pruning`` by the rules of a ``schedule_file``; ``quantization`` makes the integers of each part,
+``calibrate`` measures the ranges of activations, ``compare`` what each way costs and saves.
 """

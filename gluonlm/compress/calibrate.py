@@ -27,8 +27,9 @@ from pathlib import Path
 import mxnet as mx
 import numpy as np
 
-from gluonlm.compress.rounding import LEVELS
+from gluonlm.compress.quantization import LEVELS
 from gluonlm.model.checkpoint import Trained, read_json
+from gluonlm.model.quantized import CLIPS
 from gluonlm.model.rnn import RNNModel
 from gluonlm.model.weights import named_arrays
 from gluonlm.system.errors import UserError
@@ -39,7 +40,6 @@ from gluonlm.text.corpus import read_split
 
 TOKENS, COLUMNS, STEPS = 10_000, 10, 35
 BINS = 2049  # of the histogram, as its inventor has; the search's time grows with their square
-CLIPS = ("extremes", "averaged", "kl")
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,8 @@ class Statistics:
 
 
 def read_statistics(path: Path, model: RNNModel) -> Statistics:
-    """The statistics in a file.
-
-    :raises UserError: when it is missing or damaged, or was measured on another model.
-    """
+    """The statistics in a file; a UserError when it is missing or damaged, or was measured on
+    another model."""
     try:
         statistics = typed(read_json(path), Statistics, "it")
         if any(set(clips) != set(CLIPS) for clips in statistics.ranges.values()):
@@ -87,10 +85,7 @@ def fingerprint(model: RNNModel) -> str:
 
 def calibrate(trained: Trained, tokens: int = TOKENS) -> Statistics:
     """Measure a trained model on the beginning of the text that it was trained on; no other text is
-    opened.
-
-    :raises UserError: when that text is not here or shorter than a segment.
-    """
+    opened. A UserError when that text is not here or shorter than a segment."""
     ids = read_split(trained.config.data, "train", trained.dictionary, trained.level)[:tokens]
     source, ranges = Path(trained.config.data).name, measure(trained.model, ids)
     return Statistics(fingerprint(trained.model), source, len(ids), ranges)

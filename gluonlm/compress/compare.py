@@ -21,10 +21,10 @@ from gluonlm.compress.calibrate import Statistics
 from gluonlm.compress.quantization import parts_of, quantize_model
 from gluonlm.inference.language_model import LanguageModel
 from gluonlm.inference.sampling import Strategy, stream
+from gluonlm.inference.scoring import displayed, unit_of
 from gluonlm.model.checkpoint import Trained, save_model
 from gluonlm.model.quantized import Scheme
 from gluonlm.text.corpus import read_split
-from gluonlm.training.progress import displayed, unit_of
 
 VARIANTS = {
     "float32": Scheme("fp32"),
@@ -42,7 +42,7 @@ COLUMNS, ROUNDS, WORDS = 10, 5, 100
 SPEED_TOKENS, SENSITIVITY_TOKENS = 5000, 2000
 MIXED = Scheme(mode="asymmetric", activations="averaged")  # all parts but the costliest
 Schemes = dict[str, Scheme]
-Load = Callable[[Path], LanguageModel]
+Load = Callable[[Path], LanguageModel]  # such as gluonlm.load
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,7 @@ class Row:
 
 
 class Variant:
-    """A quantized copy of a model, written, read back, and ready to evaluate and to write.
-
-    :param load: what reads a model file, such as ``gluonlm.load``.
-    """
+    """A quantized copy of a model, written, read back, and ready to evaluate and to write."""
 
     def __init__(self, trained: Trained, schemes: Schemes, statistics: Statistics, load: Load):
         quantized = quantize_model(trained.model, schemes, statistics.ranges)
@@ -77,7 +74,6 @@ class Variant:
         return self.model.evaluate(ids, COLUMNS)
 
     def write(self, words: int, seed: int) -> None:
-        """Write so many words one at a time."""
         for _ in stream(self.model, self.model.dictionary, (), words, Strategy(seed=seed)):
             pass
 
@@ -85,10 +81,8 @@ class Variant:
 def compare(
     trained: Trained, statistics: Statistics, load: Load, tokens: int | None = None
 ) -> tuple[list[Row], list[int]]:
-    """All variants of a model, each as a row; how many tokens of each text were evaluated.
-
-    :param tokens: to evaluate of the validation and of the test text; None for all.
-    """
+    """All variants of a model, each as a row; how many tokens of each text were evaluated, at most
+    ``tokens``."""
     source = trained.dictionary, trained.level
     valid, test = (
         read_split(trained.config.data, split, *source)[:tokens] for split in ("valid", "test")
@@ -146,7 +140,6 @@ def words_per_second(
 
 
 def clock(work: Callable, *arguments: object) -> float:
-    """Seconds by the clock."""
     started = time.perf_counter()
     work(*arguments)
     return time.perf_counter() - started

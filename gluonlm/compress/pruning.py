@@ -21,15 +21,11 @@ import numpy as np
 from gluonlm.model.rnn import RNNModel
 from gluonlm.model.weights import Weight
 from gluonlm.system.errors import UserError
-from gluonlm.training.optim import Updater
 
 
 def prunable(model: RNNModel) -> dict[str, Weight]:
-    """The weight matrices by name: ``encoder.weight``, ``layers.0.i2h_weight``,
-    ``layers.0.h2h_weight``, ...
-
-    A matrix that embedding and decoder share appears once, as ``encoder.weight``.
-    """
+    """The weight matrices by name: ``encoder.weight`` (also the decoder's if they share one),
+    ``layers.0.i2h_weight``, ``layers.0.h2h_weight``, ..."""
     return {name: weight for name, weight in model.layout.items() if len(weight.shape) == 2}
 
 
@@ -64,20 +60,15 @@ class Rule:
 
 
 def usual_rule(sparsity: float, epochs: int, trained: bool) -> Rule:
-    """What ``--prune`` means: every matrix, in 20 steps until half of the run; the rest is
-    recovery.
-
-    They begin at once for a model that is trained already, otherwise after a tenth of the run.
-    """
+    """What ``--prune`` means: every matrix, in 20 steps until half of the run; they begin at once
+    for a model that is trained already, otherwise after a tenth of the run."""
     begin = 0.0 if trained else 0.1 * epochs
     return Rule(("*",), sparsity, min(0.05, sparsity), begin, (0.5 * epochs - begin) / 20, 20)
 
 
 def match(rules: tuple[Rule, ...], tensors: dict[str, Weight]) -> dict[str, Rule]:
-    """The rule of each tensor that has one.
-
-    :raises UserError: when a name fits no tensor of the model, or a tensor is named by two rules.
-    """
+    """The rule of each tensor that has one; a UserError when a name fits no tensor of the model, or
+    a tensor is named by two rules."""
     chosen = {}
     for rule in rules:
         for pattern in rule.tensors:
@@ -104,15 +95,12 @@ def without_smallest(weights: np.ndarray, kept: np.ndarray, count: int) -> np.nd
 class Pruner:
     """Keeps a model's pruned weights at zero while an updater trains it; prunes further by rules.
 
+    :param updater: a :class:`gluonlm.training.optim.Updater`.
     :param epochs: of the run, within which all rules must end.
     """
 
     def __init__(
-        self,
-        model: RNNModel,
-        updater: Updater,
-        rules: tuple[Rule, ...] = (),
-        epochs: float = math.inf,
+        self, model: RNNModel, updater, rules: tuple[Rule, ...] = (), epochs: float = math.inf
     ):
         self.model, self.updater = model, updater
         self.tensors = prunable(model)

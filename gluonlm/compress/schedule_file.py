@@ -25,18 +25,13 @@ from typing import Any
 
 import yaml
 
-from gluonlm.compress import pruning
 from gluonlm.compress.pruning import Rule, usual_rule
 from gluonlm.config import Config
-from gluonlm.model.rnn import RNNModel
 from gluonlm.system.errors import UserError
 from gluonlm.system.typed import typed
-from gluonlm.training.optim import Updater
 
 MOST_STEPS = 1_000_000  # prunings by one rule
 LARGEST = 1e9  # number of epochs
-TORCH = {"ih": "i2h_weight", "hh": "h2h_weight"}
-TORCH_NAME = re.compile(r"(?:\w+\.)*weight_(ih|hh)_l(\d+)")
 
 
 @dataclass(frozen=True)
@@ -80,10 +75,8 @@ class Distiller:
 
 
 def read_schedule(path: str) -> str:
-    """The text of a schedule file that is valid.
-
-    :raises UserError: when it cannot be read or is not valid.
-    """
+    """The text of a schedule file that is valid; a UserError when it cannot be read or is not
+    valid."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
@@ -95,24 +88,15 @@ def read_schedule(path: str) -> str:
 
 def rules_of(config: Config) -> tuple[Rule, ...]:
     """The rules of a run's settings: those of its schedule, the usual one of ``--prune``, or none.
-
-    :raises UserError: when the schedule is not valid.
-    """
+    A UserError when the schedule is not valid."""
     if config.prune is not None:
         return (usual_rule(config.prune, config.epochs, trained=config.finetune is not None),)
     return parse_schedule(config.compress) if config.compress else ()
 
 
-def pruner_of(model: RNNModel, updater: Updater, config: Config) -> pruning.Pruner:
-    """What prunes a run of these settings: for :class:`gluonlm.training.session.Session`."""
-    return pruning.Pruner(model, updater, rules_of(config), config.epochs)
-
-
 def parse_schedule(text: str) -> tuple[Rule, ...]:
-    """The rules in the text of a schedule file.
-
-    :raises UserError: when it is not YAML, or something in it is unknown, missing or out of range.
-    """
+    """The rules in the text of a schedule file; a UserError when it is not YAML, or something in it
+    is unknown, missing or out of range."""
     try:
         content = yaml.safe_load(text)
         entries = distiller(content) if "pruners" in (content or ()) else ours(content)
@@ -184,5 +168,4 @@ def rule(entry: Entry, where: str) -> Rule:
 
 def our_name(name: str) -> str:
     """A matrix's name here for that in PyTorch's example, such as ``rnn.weight_ih_l0``."""
-    match = TORCH_NAME.fullmatch(name)
-    return f"layers.{match[2]}.{TORCH[match[1]]}" if match else name
+    return re.sub(r"^(?:\w+\.)*weight_([ih])h_l(\d+)$", r"layers.\2.\g<1>2h_weight", name)

@@ -7,13 +7,13 @@
     [('not', 0.08), ('a', 0.06), ('so', 0.05)]
     >>> logits, state = model.predict([[4], [7]], model.begin_state(1))  # (2, 1, V)
 
-Needs numpy only: what computes, an :class:`Arithmetic`, is chosen in :mod:`gluonlm.onnx.load`.
+Needs numpy only: what computes is chosen in :mod:`gluonlm.onnx.load`.
 """
 
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -25,41 +25,22 @@ from gluonlm.text.vocabulary import EOS, Dictionary
 State = list[Any]  # arrays (layers, N, H) of the library that computes
 
 
-class Arithmetic(Protocol):
-    """What computes a model: :class:`gluonlm.inference.predictor.Predictor` or ONNX Runtime."""
-
-    steps: int  # of a text to score at once
-    independent: bool  # whether a column's figures are the same beside any others
-
-    def begin_state(self, batch_size: int) -> State:
-        """A state of zeros for so many columns."""
-
-    def predict(self, ids: np.ndarray, state: State) -> tuple[np.ndarray, State]:
-        """Token ids (T, N) and a state -> logits (T, N, V) float32 and the new state."""
-
-    def losses(
-        self, ids: np.ndarray, targets: np.ndarray, state: State
-    ) -> tuple[np.ndarray, State]:
-        """Ids and targets (T, N) and a state -> -ln p of the targets (T, N) and the new state."""
-
-
 @dataclass(frozen=True)
 class LanguageModel:
     """A model with its vocabulary and settings.
 
-    :param level: what its tokens are, "word" or "char".
+    :param arithmetic: what computes it, with ``begin_state``, ``predict`` and ``losses`` as here:
+        a :class:`gluonlm.inference.predictor.Predictor` or a
+        :class:`gluonlm.onnx.session.OnnxModel`. Its ``steps`` says how many steps of a text to
+        score at once, ``independent`` whether a column's figures are the same beside any others.
+    :param level: what its tokens are, "word", "char" or "subword".
     """
 
-    arithmetic: Arithmetic
+    arithmetic: Any
     dictionary: Dictionary
     config: Config
     level: str
     path: Path
-
-    @property
-    def steps(self) -> int:
-        """How many steps of a text to score at once."""
-        return self.arithmetic.steps
 
     def begin_state(self, batch_size: int) -> State:
         """A state of zeros for so many columns."""
@@ -69,9 +50,7 @@ class LanguageModel:
         """Token ids (T, N) and a state -> logits (T, N, V) float32 and the new state."""
         return self.arithmetic.predict(ids, state)
 
-    def losses(
-        self, ids: np.ndarray, targets: np.ndarray, state: State
-    ) -> tuple[np.ndarray, State]:
+    def losses(self, ids: np.ndarray, targets: np.ndarray, state: State) -> tuple:
         """Ids and targets (T, N) and a state -> -ln p of the targets (T, N) and the new state."""
         return self.arithmetic.losses(ids, targets, state)
 
@@ -122,7 +101,7 @@ class LanguageModel:
         # here, because it reads texts, for which numpy is not enough
         from gluonlm.inference.scoring import evaluate
 
-        return evaluate(self, ids, self.dictionary, batch_size or self.columns("test"))
+        return evaluate(self.arithmetic, ids, self.dictionary, batch_size or self.columns("test"))
 
     def columns(self, split: str | None) -> int:
         """In how many columns training evaluated a split: as many bring the same result."""

@@ -59,7 +59,6 @@ def score_lines(
 ) -> Iterator[Line]:
     """Score lines, each from a zero state after a line end, whatever lines stand beside it.
 
-    :param model: a LanguageModel.
     :param columns: lines side by side at most; one where they would disturb each other.
     :param carry: one line after the other instead, the state carried over: the loss is of one text.
     :param following: how many of the most probable next tokens each line is to have.
@@ -107,7 +106,7 @@ def score_batch(model, batch: list[Line], state: list, first_id: int, following:
     for column, line in enumerate(batch):
         targets[: len(line.ids), column] = line.ids
     inputs = np.concatenate([np.full((1, len(batch)), first_id, np.int32), targets[:-1]])
-    steps, nats = max(1, min(model.steps, ROWS // len(batch))), []
+    steps, nats = max(1, min(model.arithmetic.steps, ROWS // len(batch))), []
     for start in range(0, longest, steps):
         part = slice(start, start + steps)
         if following:

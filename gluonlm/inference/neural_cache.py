@@ -85,8 +85,7 @@ class History:
         self.keys = np.concatenate([self.keys, features])
         self.words = np.concatenate([self.words, targets])
         reach = min(self.window, past + len(features))
-        # queries at once: many make a fast product, but with n of them n / 2 scores in each row are
-        # masked
+        # queries at once: many make a fast product, but of n of them half the scores are masked
         size = min(max(64, reach // 4), max(1, SCORES // (reach + 1)))
         for begin in range(0, len(features), size):
             end = min(begin + size, len(features))
@@ -121,10 +120,8 @@ def target_share(scores: np.ndarray, matches: np.ndarray, theta: float, window: 
 
 
 def mask_window(scores: np.ndarray, window: int) -> None:
-    """Set to -inf the scores (n, K) of entries that are too old for a step, or its own or later.
-
-    These are two triangles at the ends: most of the scores need not be looked at.
-    """
+    """Set to -inf the scores (n, K) of entries that are too old for a step, or its own or later:
+    two triangles at the ends."""
     rows, reach = scores.shape
     steps = np.arange(rows)[:, None]
     newest = reach - rows + steps  # the entry of the step before
@@ -134,21 +131,22 @@ def mask_window(scores: np.ndarray, window: int) -> None:
     scores[:, : len(left)][left <= newest - window] = -np.inf
 
 
+CachedState = tuple[list, list[History]]
+
+
 class CachedModel:
     """A model with a cache, for scoring's ``evaluate``: a loss for each point of a grid."""
 
     def __init__(self, model: RNNModel, grid: Grid, ctx: mx.Context | None = None):
         self.predictor, self.grid, self.steps = Predictor(model, ctx), grid, STEPS
 
-    def begin_state(self, batch_size: int) -> tuple[list, list[History]]:
+    def begin_state(self, batch_size: int) -> CachedState:
         """The model's state, and for each column a cache of its own."""
         size = self.predictor.model.decoder.weight.shape[1]
         caches = [History(max(self.grid.window), size) for _ in range(batch_size)]
         return self.predictor.begin_state(batch_size), caches
 
-    def losses(
-        self, ids: np.ndarray, targets: np.ndarray, state: tuple[list, list[History]]
-    ) -> tuple[np.ndarray, tuple[list, list[History]]]:
+    def losses(self, ids: np.ndarray, targets: np.ndarray, state: CachedState) -> tuple:
         """Ids and targets (T, N), a state -> losses (T, N, thetas, lambdas, windows), a state."""
         state, caches = state
         losses, features, state = self.predictor.read(ids, targets, state)  # (T, N), (T, N, C)
@@ -175,17 +173,13 @@ class CachedModel:
 
 
 def cache_losses(
-    model: RNNModel,
-    ids: np.ndarray,
-    dictionary: Dictionary,
-    grid: Grid,
-    batch_size: int = 1,
-    ctx: mx.Context | None = None,
+    model: RNNModel, ids: np.ndarray, dictionary: Dictionary, grid: Grid, batch_size=1, ctx=None
 ) -> np.ndarray:
     """Mean loss in nats per token with each combination of parameters, in one pass over a text.
 
     :param batch_size: columns the text is cut in, each with a cache of its own: more are faster and
         worse.
+    :param ctx: the device; None for the model's first.
     :return: (thetas, lambdas, windows) float64.
     :raises UserError: when ``ids`` is empty.
     """
@@ -203,10 +197,8 @@ def evaluate_with_cache(
 def tune(
     model: RNNModel, ids: np.ndarray, dictionary: Dictionary, fixed: dict[str, float], **options
 ) -> tuple[CacheSettings, float]:
-    """The settings with the least loss on ``ids`` out of a grid, and that loss.
-
-    :param fixed: settings not to be searched, by name. :param options: :func:`cache_losses`'s.
-    """
+    """The settings with the least loss on ``ids`` out of a grid, and that loss; ``fixed`` ones are
+    not searched, ``options`` are :func:`cache_losses`'s."""
     windows = tuple(w for w in Grid.window if w < len(ids)) or (len(ids),)
     grid = replace(Grid(window=windows), **{name: (value,) for name, value in fixed.items()})
     losses = cache_losses(model, ids, dictionary, grid, **options)

@@ -20,6 +20,7 @@ from gluonlm.model.rnn import RNNModel
 from gluonlm.model.softmax import decoder_loss
 from gluonlm.system.threads import Threads, one_numpy_thread
 
+State = list[mx.nd.NDArray]  # arrays (layers, N, H)
 # where a sparse decoder makes a step faster (benchmarks/sparse.py)
 CSR_SPARSITY, CSR_ROWS = 0.945, range(10, 51)
 # up to so many rows, products with vectors are faster than one with a matrix (V = 10,000, C = 200)
@@ -82,13 +83,11 @@ class Predictor:
         sparse = np.mean(weight == 0) >= CSR_SPARSITY
         return mx.nd.array(weight).tostype("csr") if sparse else None
 
-    def begin_state(self, batch_size: int) -> list[mx.nd.NDArray]:
+    def begin_state(self, batch_size: int) -> State:
         """A state of zeros for so many columns."""
         return self.model.begin_state(batch_size, self.ctx)
 
-    def predict(
-        self, ids: np.ndarray, state: list[mx.nd.NDArray]
-    ) -> tuple[np.ndarray, list[mx.nd.NDArray]]:
+    def predict(self, ids: np.ndarray, state: State) -> tuple[np.ndarray, State]:
         """Token ids (T, N) and a state -> logits (T, N, V) float32 and the new state."""
         ids = np.array(ids, np.float32)
         with self.threads["predict"].timed(ids.size):
@@ -98,16 +97,12 @@ class Predictor:
         logits += self.decoder[1]
         return (log_probabilities(logits, self.splits) if self.splits else logits), state
 
-    def losses(
-        self, ids: np.ndarray, targets: np.ndarray, state: list[mx.nd.NDArray]
-    ) -> tuple[np.ndarray, list[mx.nd.NDArray]]:
+    def losses(self, ids: np.ndarray, targets: np.ndarray, state: State) -> tuple:
         """Ids and targets (T, N) and a state -> -ln p of the targets (T, N) and the new state."""
         losses, _, state = self.read(ids, targets, state)
         return losses, state
 
-    def read(
-        self, ids: np.ndarray, targets: np.ndarray, state: list[mx.nd.NDArray]
-    ) -> tuple[np.ndarray, mx.nd.NDArray, list[mx.nd.NDArray]]:
+    def read(self, ids: np.ndarray, targets: np.ndarray, state: State) -> tuple:
         """The same with the features (T, N, C), which the decoder sees, in the middle."""
         with self.threads["read"].timed(np.size(ids)):
             features, state = self.model.body(mx.nd.array(ids, self.ctx), state)

@@ -191,8 +191,7 @@ def stream(
     """Write all samples at once, a token of each at a time; see :func:`generate`.
 
     :return: yields ids (N,), :data:`FINISHED` for a sample that has its sentences.
-    :raises UserError: when ``length`` is below 1, all tokens are forbidden, or sentences are wanted
-        of a vocabulary that cannot end one.
+    :raises UserError: as :func:`check`.
     """
     end = check(dictionary, length, strategy)
     samples, sentences = strategy.samples, strategy.sentences
@@ -236,7 +235,8 @@ def end_id(dictionary: Dictionary) -> int | None:
 
 
 def check(dictionary: Dictionary, length: int, strategy: Strategy) -> int | None:
-    """Raise a UserError for what this vocabulary cannot write; return :func:`end_id`."""
+    """Return :func:`end_id`; a UserError when ``length`` is below 1, all tokens are forbidden, or
+    sentences are wanted of a vocabulary that cannot end one."""
     at_least("words", length, 1)
     if len(set(strategy.forbidden)) >= len(dictionary):
         raise UserError("all tokens of the vocabulary are forbidden: allow some")

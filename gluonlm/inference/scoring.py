@@ -1,11 +1,11 @@
-"""The probability of a text: one loop for every model, whatever computes it.
+"""The probability of a text: one loop for every model; how a loss is shown.
 
     >>> evaluate(model, ids, dictionary, batch_size=10)    # mean loss, nats per token
     >>> surprise(model, ids, dictionary.start_id)          # of each token
 
 A model is anything with ``begin_state(N)``, ``losses(ids, targets, state) -> (losses (T, N, ...),
-state)`` and ``steps``, how many steps of a text it wants at once: a LanguageModel, a Predictor, an
-ONNX session, a model with a continuous cache.
+state)`` and ``steps``, how many steps of a text it wants at once: a Predictor, an ONNX session, a
+model with a continuous cache.
 """
 
 import math
@@ -30,13 +30,43 @@ class Score:
 
     @property
     def perplexity(self) -> float:
-        """exp of the mean loss."""
-        return math.exp(self.loss)
+        return perplexity(self.loss)
 
     @property
     def bits(self) -> float:
-        """Mean loss in bits per token."""
-        return self.loss / math.log(2)
+        return bits(self.loss)
+
+
+def bits(loss: float) -> float:
+    """A loss in nats as bits."""
+    return loss / math.log(2)
+
+
+def perplexity(loss: float) -> float:
+    """exp(loss) for a mean loss in nats per token, infinity where it overflows."""
+    return math.inf if loss >= 700 else math.exp(loss)
+
+
+def unit_of(level: str) -> str:
+    """What a loss is shown as."""
+    return "bits per character" if level == "char" else "perplexity"
+
+
+def displayed(loss: float, level: str) -> str:
+    """A mean loss in nats in that unit."""
+    return f"{bits(loss):.4f}" if level == "char" else f"{perplexity(loss):.2f}"
+
+
+def named(loss: float, level: str) -> str:
+    """The same with the unit's name before it."""
+    return f"{unit_of(level)} {displayed(loss, level)}"
+
+
+def units_shown(units: dict[str, float], loss: float) -> str:
+    """The measures by which words, subwords and characters can be compared, if there are any beside
+    the perplexity of ``loss`` itself."""
+    others = {name: v for name, v in units.items() if not math.isclose(v, math.exp(loss))}
+    return "".join(f" | {name.replace('_', ' ')} {value:.4f}" for name, value in others.items())
 
 
 def evaluate(model, ids: np.ndarray, dictionary: Dictionary, batch_size: int):
@@ -68,8 +98,6 @@ def total_loss(
 
 def surprise(model, ids: Sequence[int], start_id: int) -> np.ndarray:
     """How surprising each token of a text is after those before it: -ln p, nats, float64 (tokens,).
-
-    Its mean is the loss on the text, exp of that the perplexity; divided by ln 2 it is in bits.
 
     :param start_id: what stands before the text, ``dictionary.start_id`` to begin a sentence.
     """

@@ -102,10 +102,8 @@ def save_model(trained: Trained) -> None:
 
 
 def save_output(trained: Trained, path: Path) -> None:
-    """Write a model as a command was asked to: in a new folder, but over nothing that is trained.
-
-    :raises UserError: when it cannot be written.
-    """
+    """Write a model as a command was asked to: in a new folder, but over nothing that is trained. A
+    UserError when it cannot be written."""
     make_way(path)
     save_model(replace(trained, path=path))
 
@@ -197,10 +195,8 @@ def model_file(path: Path) -> Path:
 
 
 def best_file(folder: Path) -> Path:
-    """Where the best model of the run in a folder is: in there, or beside it under its name.
-
-    :raises UserError: when the run's config.json is damaged, or names a file elsewhere.
-    """
+    """Where the best model of the run in a folder is: in there, or beside it under its name. A
+    UserError when the run's config.json is damaged, or names a file elsewhere."""
     settings = folder / "config.json"
     said = read_json(settings).get("best", BEST) if settings.exists() else BEST
     path = Path(os.path.normpath(folder / said)) if isinstance(said, str) else folder
@@ -259,10 +255,7 @@ def set_weights(model: RNNModel, arrays: dict[str, np.ndarray], path: Path) -> N
 
 
 def read_json(path: Path) -> dict:
-    """A JSON file of a run.
-
-    :raises UserError: when it is missing or damaged.
-    """
+    """A JSON file of a run; a UserError when it is missing or damaged."""
     try:
         return parse(path.read_text(encoding="utf-8"), dict[str, Any])
     except (OSError, ValueError) as error:

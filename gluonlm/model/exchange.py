@@ -29,8 +29,6 @@ from gluonlm.system.errors import UserError
 from gluonlm.system.files import check_output, write_output
 from gluonlm.text.vocabulary import Dictionary
 
-TORCH = {"i2h": "ih", "h2h": "hh"}
-
 
 def export_gluon(trained: Trained, prefix: Path) -> None:
     """Write PREFIX-symbol.json and PREFIX-0000.params as Gluon does, and PREFIX-settings.json.
@@ -55,10 +53,8 @@ def export_gluon(trained: Trained, prefix: Path) -> None:
 
 
 def load_gluon(prefix: str | Path, ctx: mx.Context | None = None) -> mx.gluon.SymbolBlock:
-    """What :func:`export_gluon` wrote, as a block: ``logits, *state = block(inputs, *state)``.
-
-    :raises UserError: when there is no such file.
-    """
+    """What :func:`export_gluon` wrote, as a block: ``logits, *state = block(inputs, *state)``; a
+    UserError when there is no such file."""
     for name in (f"{prefix}-symbol.json", f"{prefix}-0000.params"):
         if not Path(name).is_file():
             raise UserError(f"there is no file {name}: give the prefix that was exported to")
@@ -75,12 +71,7 @@ def load_gluon(prefix: str | Path, ctx: mx.Context | None = None) -> mx.gluon.Sy
 
 def torch_name(name: str) -> str:
     """PyTorch's name for one of our weights: ``rnn.weight_ih_l0`` for ``layers.0.i2h_weight``."""
-    block, _, rest = name.partition(".")
-    if block != "layers":
-        return name
-    index, _, part = rest.partition(".")
-    source, _, kind = part.partition("_")
-    return f"rnn.{kind}_{TORCH[source]}_l{index}"
+    return re.sub(r"layers\.(\d+)\.([ih])2h_(\w+)", r"rnn.\3_\2h_l\1", name)
 
 
 def export_torch(trained: Trained, path: Path) -> None:
@@ -107,10 +98,8 @@ def refuse_foreign(config: Config, vocab_size: int) -> None:
 
 
 def read_torch(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The arrays and the metadata of a safetensors file.
-
-    :raises UserError: when it is missing, damaged, or none of PyTorch's ``RNNModel``.
-    """
+    """The arrays and the metadata of a safetensors file; a UserError when it is missing or
+    damaged."""
     if not path.is_file():
         raise UserError(f"there is no file {path}: give what safetensors.torch.save_file wrote")
     try:

@@ -20,11 +20,12 @@ from gluonlm.system.typed import parse, typed
 
 Ranges = dict[str, tuple[float, float]]
 SCALE, ZERO = ".scale", ".zero_point"
+CLIPS = ("extremes", "averaged", "kl")  # how ranges are made of what was measured
 CHOICES = {
     "kind": ("int8", "fp16", "fp32"),
     "mode": ("symmetric", "asymmetric"),
     "per": ("row", "tensor"),
-    "activations": ("dynamic", "extremes", "averaged", "kl", "float"),
+    "activations": ("dynamic", *CLIPS, "float"),
 }
 
 
@@ -38,7 +39,6 @@ class Integers:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of the matrix."""
         return self.values.shape
 
     def floats(self) -> np.ndarray:
@@ -92,10 +92,8 @@ class Scheme:
 
 
 def parse_scheme(text: str, base: Scheme = Scheme()) -> Scheme:  # noqa: B008  frozen
-    """A scheme from words such as ``int8,asymmetric,row,kl`` in any order, the others of ``base``.
-
-    :raises UserError: for a word that is none of a scheme's, or two of the same kind.
-    """
+    """A scheme from words such as ``int8,asymmetric,row,kl`` in any order, the others of ``base``;
+    a UserError for a word that is none of a scheme's, or two of the same kind."""
     said: dict[str, str] = {}
     for word in text.split(","):
         name = next((name for name, words in CHOICES.items() if word in words), None)
@@ -164,7 +162,6 @@ def read_quantized(arrays: dict[str, np.ndarray], text: str) -> Quantized:
     """
     said = parse(text, dict[str, dict[str, Any]])
     words = typed(said["schemes"], dict[str, str], "schemes")
-    arrays = {our_name(name): array for name, array in arrays.items()}
     weights: dict[str, Integers | np.ndarray] = {}
     for name, array in arrays.items():
         if array.dtype == np.int8 and not name.endswith(ZERO):
@@ -177,8 +174,3 @@ def read_quantized(arrays: dict[str, np.ndarray], text: str) -> Quantized:
             weights[name] = array
     schemes = {part: parse_scheme(scheme) for part, scheme in words.items()}
     return Quantized(schemes, weights, typed(said["ranges"], dict[str, Ranges], "ranges"))
-
-
-def our_name(name: str) -> str:
-    """A weight's name, also of files of earlier versions: ``body.layers.0.weights/i2h_weight``."""
-    return name.removeprefix("body.").replace(".weights/", ".")

@@ -170,10 +170,9 @@ class RNNModel(HybridBlock):
     layer has E units if ``narrow``.
 
     ``inputs`` are word ids (T, N) of any dtype, ``state`` a list of float32 arrays as
-    :meth:`begin_state` makes it; ``logits`` are (T, N, V). Training asks :attr:`body` for the
-    features (T, N, C) and leaves the decoder to :func:`gluonlm.model.softmax.cross_entropy`, which
-    never keeps more than one (T*N, V) array; for activation penalties it asks
-    :attr:`body_with_outputs`. :attr:`layout` says where each weight lies.
+    :meth:`begin_state` makes it; ``logits`` are (T, N, V). Training asks :attr:`body`, or
+    :attr:`body_with_outputs`, for the features (T, N, C) and leaves the decoder to
+    :mod:`gluonlm.model.softmax`. :attr:`layout` says where each weight lies.
     """
 
     def __init__(self, vocab_size: int, mode: str = "LSTM", **settings):

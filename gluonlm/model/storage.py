@@ -15,7 +15,6 @@ bytes, at 90 % 13 %, at 95 % 8 %. Of 8-bit integers it is 32.5, 22.5 and 17.5 %.
 
 import json
 import math
-import sys
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,7 +33,7 @@ BITS = ".bits"
 COPIES, SPARE = 3, 1 << 20  # what the library takes to write arrays: times their bytes, and more
 TYPES = {"F32", "F16", "I8", "U8"}
 SPARSE_TYPES = (np.float32, np.float16, np.int8)
-VERSION, EARLIER = "2", "1"  # of all kinds of files; the earlier one has no digest
+VERSION = "2"  # of all kinds of files
 Arrays = dict[str, np.ndarray]
 
 
@@ -46,36 +45,28 @@ def write_arrays(path: Path, kind: str, arrays: Arrays, metadata: dict[str, str]
 
 
 def serialized(arrays: Arrays, metadata: dict[str, str]) -> bytes:
-    """The content of a safetensors file.
-
-    :raises MemoryError: where that library, which is in Rust, would end the process instead.
-    """
+    """The content of a safetensors file; a MemoryError where that library, which is in Rust, would
+    end the process instead."""
     bytes(COPIES * sum(array.nbytes for array in arrays.values()) + SPARE)  # is there room?
     return save(arrays, metadata)
 
 
 def read_arrays(path: Path, kind: str) -> tuple[Arrays, dict[str, str]]:
-    """Read what :func:`write_arrays` wrote, in this version or an earlier one.
-
-    :raises UserError: when the file is missing, damaged, or of another kind.
-    """
+    """Read what :func:`write_arrays` wrote; a UserError when the file is missing, damaged, or of
+    another kind."""
     if not path.is_file():
         raise UserError(
             f"there is no file {path}: give a run's folder, a model file, or austen (bundled)"
         )
     with reading(path), safe_open(path, framework="numpy") as file:
         metadata = file.metadata() or {}
-        if (said := metadata.get("format")) not in (f"{kind} {VERSION}", f"{kind} {EARLIER}"):
+        if metadata.get("format") != f"{kind} {VERSION}":
             raise ValueError(f"it is not a {kind} of this version")
         names = file.keys()
         if foreign := {file.get_slice(name).get_dtype() for name in names} - TYPES:
             raise ValueError(f"it has arrays of the kind {min(foreign)}")
         packed = {name: file.get_tensor(name) for name in names}
-        proof = metadata.pop("digest", None)
-        if proof is None and said.endswith(EARLIER):
-            unknown = "has no digest: whether it is intact cannot be checked"
-            print(f"note: {path} is of an earlier version and {unknown}", file=sys.stderr)
-        elif proof != digest(packed, metadata):
+        if metadata.pop("digest", None) != digest(packed, metadata):
             raise ValueError("its content does not fit its digest")
         arrays = unpack(packed, parse(metadata.pop("sparse", "{}"), dict[str, list[int]]))
         for name, array in arrays.items():
@@ -127,10 +118,7 @@ def pack(arrays: Arrays) -> tuple[Arrays, dict[str, list[int]]]:
 
 
 def unpack(packed: Arrays, shapes: dict[str, list[int]]) -> Arrays:
-    """What was given to :func:`pack`.
-
-    :raises ValueError: when the parts do not fit each other.
-    """
+    """What was given to :func:`pack`; a ValueError when the parts do not fit each other."""
     arrays = dict(packed)
     for name, shape in shapes.items():
         if name not in arrays or name + BITS not in arrays:

@@ -103,10 +103,7 @@ class Graph:
         return self.input(name, TensorProto.FLOAT, [steps, "N", size])
 
     def model(self, metadata: dict[str, str]) -> onnx.ModelProto:
-        """The whole as an ONNX model.
-
-        :raises UserError: when it is larger than the format allows.
-        """
+        """The whole as an ONNX model; a UserError when it is larger than the format allows."""
         arrays = [array for weights in self.stored for array in weights.values()]
         size = sum(array.nbytes for array in arrays) + sum(map(len, metadata.values()))
         if size > LARGEST - 2**20:  # the graph itself takes some kilobytes

@@ -13,7 +13,6 @@ import mxnet as mx
 import numpy as np
 
 from gluonlm.compress.quantization import quantize_model
-from gluonlm.config import Config
 from gluonlm.inference.predictor import Predictor
 from gluonlm.inference.sampling import generate
 from gluonlm.inference.scoring import surprise
@@ -46,7 +45,7 @@ def export_onnx(trained: Trained, path: Path) -> Exported:
     :raises UserError: when onnx or onnxruntime is not installed, the format cannot express the
         model, the two disagree, or the file cannot be written.
     """
-    check_exportable(trained.config)
+    require("onnx", "onnx", "onnxruntime")
     check_output(path)
     from gluonlm.onnx.layers import build  # here, because everything else works without onnx
 
@@ -70,21 +69,11 @@ def export_onnx(trained: Trained, path: Path) -> Exported:
     return Exported(path, f"{path}: {len(content) / 1e6:.3g} MB; {said}", difference)
 
 
-def check_exportable(config: Config) -> None:
-    """Raise a UserError when ONNX is not installed or does not know the layers."""
-    require("onnx", "onnx", "onnxruntime")
-    from gluonlm.onnx.layers import refuse_unknown
-
-    refuse_unknown(config)
-
-
 def agreement_of_integers(
     trained: Trained, exported: OnnxModel, text: np.ndarray, path: Path
 ) -> str:
-    """What it costs to round the inputs of integer weights, which MXNet does not.
-
-    :raises UserError: when that is so much that it must be a mistake.
-    """
+    """What it costs to round the inputs of integer weights, which MXNet does not; a UserError when
+    that is so much that it must be a mistake."""
     start = trained.dictionary.start_id
     ours, theirs = (
         float(surprise(model, text, start).mean()) for model in (Predictor(trained.model), exported)

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from onnx import GraphProto, TensorProto, helper
 
-from gluonlm.compress.rounding import grid_of
+from gluonlm.compress.quantization import grid_of
 from gluonlm.model.quantized import Integers, Quantized
 from gluonlm.onnx.builder import MICROSOFT, Graph
 

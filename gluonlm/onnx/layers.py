@@ -19,14 +19,13 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from gluonlm.compress.rounding import grid_of
+from gluonlm.compress.quantization import grid_of
 from gluonlm.config import Config
 from gluonlm.model.quantized import Integers, Quantized
 from gluonlm.model.weights import layer_sizes, projected, splits_of
 from gluonlm.onnx.attention import add_transformer_layer
 from gluonlm.onnx.builder import LARGEST, Graph
 from gluonlm.onnx.integer import Lstm, add_linear, add_lookup, add_lstm
-from gluonlm.system.errors import UserError
 
 # rows of MXNet's gates (LSTM input, forget, cell, output; GRU reset, update, new) in the order of
 # ONNX's (LSTM input, output, forget, cell; GRU update, reset, new)
@@ -37,14 +36,11 @@ OPERATORS = {
     "RNN_RELU": ("RNN", [0], {"activations": ["Relu"]}),
 }
 
-KNOWN = (*OPERATORS, "QRNN", "Transformer")
-
 
 def build(
     config: Config, stored: Quantized, metadata: dict[str, str], losses: bool = False
 ) -> onnx.ModelProto:
-    """The model in ONNX: ``ids`` (T, N) int64 and states (1, N, H) -> ``logits`` (T, N, V) and new
-    states.
+    """The model in ONNX: ``ids`` (T, N) int64, states (1, N, H) -> ``logits`` (T, N, V), states.
 
     The states are ``h0``, ``c0``, ``h1``, ... by layer (``c`` only for an LSTM; ``c0``, ``x0``,
     ``c1``, ... for a QRNN, ``x`` where its window is 2; ``pairs0``, ``seen0``, ... for a
@@ -53,9 +49,8 @@ def build(
     :param stored: the model's weights as they are to be stored and multiplied.
     :param losses: for scoring: a further input ``targets`` (T, N) int64 and a further output
         ``losses`` (T, N), the negative log-likelihood of the targets in nats.
-    :raises UserError: when the model has layers not expressed here, or is larger than 2 GiB.
+    :raises UserError: when the model is larger than 2 GiB.
     """
-    refuse_unknown(config)
     graph, vocab_size = Graph(), len(stored.weights["decoder.bias"])
     ids = graph.input("ids", TensorProto.INT64, ["T", "N"])
     logits = graph.output("logits", ["T", "N", vocab_size])
@@ -77,13 +72,6 @@ def build(
     if losses:
         add_losses(graph, scores, ids)
     return graph.model(metadata)
-
-
-def refuse_unknown(config: Config) -> None:
-    """Raise a UserError when the model has layers that :func:`build` does not know."""
-    if config.model not in KNOWN:
-        unknown = f"the ONNX export does not know {config.model} layers"
-        raise UserError(f"{unknown}: export with --format gluon")
 
 
 def add_embedding(graph: Graph, stored: Quantized, ids: str) -> str:

@@ -36,12 +36,13 @@ def load(
     if Path(path).suffix == ".onnx":
         return load_onnx(path, ctx, features)
     # here, because an ONNX file needs no MXNet
+    from gluonlm.inference.predictor import Predictor
     from gluonlm.model.checkpoint import make_model, read_model
 
     stored = read_model(path)
     arithmetic = integers(stored, ctx, features)  # of an INT8 file, without a model in MXNet
     if arithmetic is None:
-        return language_model(make_model(stored, ctx and [ctx]), ctx)
+        arithmetic = Predictor(make_model(stored, ctx and [ctx]).model, ctx)
     return LanguageModel(arithmetic, stored.dictionary, stored.config, stored.level, stored.path)
 
 
@@ -60,24 +61,11 @@ def load_onnx(
     return LanguageModel(model, *model.description(), Path(path))
 
 
-def language_model(trained: "Trained", ctx: "mx.Context | None" = None) -> LanguageModel:
-    """A model of MXNet that is there already; computed in float32, whatever its file holds."""
-    from gluonlm.inference.predictor import Predictor
-
-    rest = trained.dictionary, trained.config, trained.level, trained.path
-    return LanguageModel(Predictor(trained.model, ctx), *rest)
-
-
 def integers(
     stored: "Stored | Trained", ctx: "mx.Context | None" = None, features: bool = False
 ) -> OnnxModel | None:
-    """The arithmetic of integers; None where float32 is what the checkpoint wants, or all there is.
-
-    That there is no integer arithmetic for a checkpoint of integers is said on stderr.
-
-    :param ctx: the device that was asked for. :param features: whether hidden states are wanted.
-    :raises UserError: when onnx or onnxruntime is not installed.
-    """
+    """The arithmetic of integers; None where float32 is what the checkpoint wants, or all there is,
+    which is said on stderr. A UserError when onnx or onnxruntime is not installed."""
     if not has_integers(stored):
         return None
     if features:
@@ -85,12 +73,9 @@ def integers(
     if ctx is not None and ctx.device_type == "gpu":
         return simulated("on a GPU")
     require("onnx", "onnx", "onnxruntime")
-    from gluonlm.onnx.layers import KNOWN, build  # here, because only this needs onnx
+    from gluonlm.onnx.layers import build  # here, because only this needs onnx
 
-    kind = stored.config.model
-    if kind not in KNOWN:
-        return simulated(f"for {kind} layers")
-    if kind not in ("LSTM", "QRNN", "Transformer"):
+    if (kind := stored.config.model) not in ("LSTM", "QRNN", "Transformer"):
         simulated(f"for {kind} layers")
     graph = build(stored.config, stored.quantized, describe(stored), losses=True)
     return OnnxModel(graph.SerializeToString())

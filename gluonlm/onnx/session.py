@@ -3,13 +3,11 @@
     >>> model = OnnxModel("runs/ptb/model.onnx")
     >>> logits, state = model.predict([[4], [7]], model.begin_state(1))  # (2, 1, V)
 
-It is an :class:`gluonlm.inference.language_model.Arithmetic`: ``gluonlm.load`` adds the vocabulary
-and all that one asks of a model of MXNet.
+``gluonlm.load`` adds the vocabulary and all that one asks of a model of MXNet
+(:class:`gluonlm.inference.language_model.LanguageModel`).
 """
 
 import re
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +25,7 @@ if TYPE_CHECKING:
 FORMAT = "gluonlm onnx 1"
 ADVICE = "give an ONNX file that `python -m gluonlm.export` wrote"
 DIGEST = 32  # characters
+State = list[np.ndarray]
 # the metadata entry "digest" as protobuf has it, up to its value
 SEAL = b"\x72\x2a\x0a\x06digest\x12\x20"
 # the key by which a tensor names another file, in each way that protobuf can write it: ours never
@@ -75,27 +74,23 @@ class OnnxModel:
             damage = f"the ONNX file's vocabulary or settings are damaged ({error})"
             raise UserError(f"{damage}: export it again") from None
 
-    def begin_state(self, batch_size: int) -> list[np.ndarray]:
-        """A state of zeros, arrays (1, N, H), of a Transformer (M, N, C)."""
+    def begin_state(self, batch_size: int) -> State:
+        """A state of zeros: arrays (1, N, H), of a Transformer (M, N, C)."""
         shapes = [(steps, batch_size, size) for steps, _, size in self.states.values()]
         return [np.zeros(shape, np.float32) for shape in shapes]
 
-    def predict(
-        self, ids: np.ndarray, state: Sequence[np.ndarray]
-    ) -> tuple[np.ndarray, list[np.ndarray]]:
+    def predict(self, ids: np.ndarray, state: State) -> tuple[np.ndarray, State]:
         """Token ids (T, N) and a state -> logits (T, N, V) float32 and the new state."""
         return self._run("logits", ids, ids, state)
 
-    def losses(
-        self, ids: np.ndarray, targets: np.ndarray, state: Sequence[np.ndarray]
-    ) -> tuple[np.ndarray, list[np.ndarray]]:
+    def losses(self, ids: np.ndarray, targets: np.ndarray, state: State) -> tuple:
         """Ids and targets (T, N) and a state -> -ln p of the targets (T, N) and the new state."""
         if not self.scores:
             logits, state = self.predict(ids, state)
             return cross_entropy(logits, targets), state
         return self._run("losses", ids, targets, state)
 
-    def _run(self, output: str, ids: np.ndarray, targets: np.ndarray, state: Sequence[np.ndarray]):
+    def _run(self, output: str, ids: np.ndarray, targets: np.ndarray, state: State) -> tuple:
         """One output and the new state."""
         feed = dict(zip(self.states, state, strict=True), ids=np.asarray(ids, np.int64))
         if self.scores:
@@ -131,30 +126,21 @@ def seal(content: bytes) -> bytes:
 
 
 def read_file(path: Path) -> bytes:
-    """The content of an ONNX file.
-
-    :raises UserError: when there is none, or its content does not fit its digest.
-    """
+    """The content of an ONNX file; a UserError when there is none, or its content does not fit its
+    digest."""
     if not path.is_file():
         raise UserError(f"there is no file {path}: {ADVICE}")
     content = path.read_bytes()
-    begin = len(content) - len(SEAL) - DIGEST
-    if begin < 0 or not content.startswith(SEAL, begin):
-        if FORMAT.encode() in content:
-            lacking = "is of an earlier version and has no digest"
-            print(
-                f"note: {path} {lacking}: whether it is intact cannot be checked", file=sys.stderr
-            )
-    elif seal(content[:begin]) != content:
+    begin = max(0, len(content) - len(SEAL) - DIGEST)
+    ours = FORMAT.encode() in content or content.startswith(SEAL, begin)
+    if ours and seal(content[:begin]) != content:
         raise UserError(f"{path} is damaged: its content does not fit its digest; export it again")
     return content
 
 
 def open_session(content: bytes, threads: int, name: str = "the model"):
-    """A model in ONNX Runtime, on the CPU.
-
-    :raises UserError: when onnxruntime is not installed, or it cannot read the model.
-    """
+    """A model in ONNX Runtime, on the CPU; a UserError when onnxruntime is not installed, or it
+    cannot read the model."""
     require("onnx", "onnxruntime")
     import onnxruntime
 

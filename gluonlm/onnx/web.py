@@ -26,11 +26,8 @@ ROWS = Scheme(mode="symmetric", per="row", activations="float")
 
 
 def web_file(trained: Trained, name: str = "") -> bytes:
-    """The content of a file for the page.
-
-    :param name: what the page calls the model.
-    :raises UserError: when the page cannot compute such a model.
-    """
+    """The content of a file for the page, which calls the model ``name``; a UserError when it
+    cannot compute such a model."""
     config = trained.config
     if config.model != "LSTM" or config.splits or config.adaptive:
         kind = config.model if config.model != "LSTM" else "LSTM with an adaptive softmax"
@@ -51,10 +48,8 @@ def web_file(trained: Trained, name: str = "") -> bytes:
 
 
 def page(trained: Trained, name: str = "") -> str:
-    """The page as one HTML text: style, scripts and the model's file, in letters, inside.
-
-    :raises UserError: as :func:`web_file`.
-    """
+    """The page as one HTML text: style, scripts and the model's file, in letters, inside. Raises a
+    UserError as :func:`web_file`."""
     html = (PAGE / "index.html").read_text(encoding="utf-8")
     letters = base64.b64encode(gzip.compress(web_file(trained, name), mtime=0)).decode()
 

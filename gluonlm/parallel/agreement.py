@@ -13,7 +13,7 @@ from gluonlm.config import Config, option
 from gluonlm.system.errors import UserError
 from gluonlm.system.machine import version
 from gluonlm.text.corpus import Corpus
-from gluonlm.training.group import Group
+from gluonlm.training.session import Group
 
 
 def check_equal(group: Group, config: Config, corpus: Corpus, devices: int, kvstore: str) -> None:

@@ -21,7 +21,7 @@ from mxnet import nd
 
 from gluonlm.parallel.supervisor import RESUME
 from gluonlm.system.errors import UserError, exit_now
-from gluonlm.training.group import LOCAL, Group, pack, unpack
+from gluonlm.training.session import LOCAL, Group, pack, unpack
 
 KVSTORES = (*LOCAL, "dist_sync", "dist_async", "horovod")
 ASSEMBLY = 120.0  # seconds for workers and servers to find each other, once all have been started
@@ -261,10 +261,8 @@ def join(kvstore: str) -> Group:
 
 
 def join_horovod() -> HorovodGroup:
-    """The group of the workers that horovodrun has started.
-
-    :raises UserError: when Horovod is not installed, or this process was not started by it.
-    """
+    """The group of the workers that horovodrun has started; a UserError when Horovod is not
+    installed, or this process was not started by it."""
     try:
         import horovod.mxnet as horovod
     except (ImportError, OSError) as error:

@@ -26,8 +26,7 @@ SOURCE = Path(__file__).with_name("blas.c")
 WHEEL = "scipy-openblas32"
 SHAPE = 700, 4096, 256  # of the measured product: batch 20 x 35, a part of a decoder
 ROUNDS = 8
-# of the speed of MXNet's: with the wheel's, no result depends on the number of threads
-WORTH = 0.85
+WORTH = 0.85  # of MXNet's speed: with the wheel's, no result depends on the number of threads
 BY_ROWS, PLAIN = 101, 111  # of cblas.h
 
 
@@ -54,7 +53,8 @@ def serve_mxnet(threads: int) -> Rates | None:
 
     Call it before mxnet is imported, after OpenMP and the number of threads are set.
     """
-    if sys.platform != "linux" or os.environ.get("GLUONLM_BLAS") == "mxnet" or served():
+    served = hasattr(ctypes.CDLL(None), "cblas_sgemm")  # by a BLAS that the user has loaded
+    if sys.platform != "linux" or os.environ.get("GLUONLM_BLAS") == "mxnet" or served:
         return None
     own, wheel = mxnet_openblas(), wheel_file(WHEEL, "libscipy_openblas.so")
     if not own or not wheel:
@@ -69,11 +69,6 @@ def serve_mxnet(threads: int) -> Rates | None:
     except (UserError, OSError, AttributeError):  # no compiler, or another processor's library
         return None
     return rates
-
-
-def served() -> bool:
-    """Whether the user has loaded a BLAS for the whole process already, which then serves MXNet."""
-    return hasattr(ctypes.CDLL(None), "cblas_sgemm")
 
 
 def mxnet_openblas() -> Path | None:

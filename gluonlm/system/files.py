@@ -1,12 +1,14 @@
-"""Where files go, and writing them: whole or not at all, or a sentence when that fails."""
+"""Where files go, and writing them: whole or not at all, or a sentence when that fails; locks."""
 
 import errno
+import fcntl
 import itertools
 import json
 import os
+import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gluonlm.system.errors import UserError
@@ -19,10 +21,8 @@ NUMBERS = itertools.count()  # of this process's temporary files
 
 
 def cache_folder() -> Path:
-    """The folder of downloads and compiled code.
-
-    ``$GLUONLM_DATA``, ``$XDG_CACHE_HOME/gluonlm`` or ``~/.cache/gluonlm``.
-    """
+    """The folder of downloads: ``$GLUONLM_DATA``, or ``gluonlm`` in ``$XDG_CACHE_HOME`` or
+    ``~/.cache``."""
     if given := os.environ.get("GLUONLM_DATA"):
         return expanded(given)
     try:
@@ -32,10 +32,7 @@ def cache_folder() -> Path:
 
 
 def expanded(path: str) -> Path:
-    """A path with ``~`` and ``~name`` written out.
-
-    :raises UserError: when there is no such user.
-    """
+    """A path with ``~`` and ``~name`` written out; a UserError when there is no such user."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -56,10 +53,7 @@ def writing(path: Path) -> Iterator[None]:
 
 def write_output(path: Path, content: bytes | str) -> None:
     """Write what a command was asked to write; everything that a user can name goes through here.
-
-    :raises UserError: when :func:`check_output` does, or the disk is full; an old file is then
-        untouched.
-    """
+    Raises a UserError as :func:`check_output` and :func:`write_atomically`."""
     make_way(path)
     write_atomically(path, content.encode() if isinstance(content, str) else content)
 
@@ -72,10 +66,8 @@ def make_way(path: Path) -> None:
 
 
 def check_output(path: Path) -> None:
-    """Say before the work, and not after it, that :func:`write_output` would fail.
-
-    :raises UserError: when there is a folder, or what training has made, or nothing can be written.
-    """
+    """Say before the work, and not after it, that :func:`write_output` would fail; a UserError when
+    there is a folder, or what training has made, or nothing can be written."""
     with writing(path):
         if path.is_dir():
             raise UserError(f"{path} is a folder: name a file")
@@ -119,10 +111,8 @@ def is_run(folder: Path) -> bool:
 def write_atomically(path: Path, content: bytes) -> None:
     """Replace a file such that a reader, or a crash, sees the whole old or the whole new one.
 
-    What is no file but a device or a pipe is written to.
-
-    :raises UserError: when the disk is full or the place cannot be written; the old file is then
-        untouched.
+    :param path: a device or a pipe is written to.
+    :raises UserError: when that fails; the old file is then untouched.
     """
     with writing(path):
         if is_device(path):
@@ -139,3 +129,36 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+class Lock:
+    """The right to write a run's folder, which ends with the process, however that ends."""
+
+    def __init__(self, folder: Path):
+        self.path = folder / ".lock"
+        while True:
+            self.file = open(self.path, "a+")  # noqa: SIM115
+            try:
+                fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self.file.seek(0)
+                holder = self.file.read().strip() or "another process"
+                self.file.close()
+                raise UserError(
+                    f"{folder} is being trained by {holder}: wait until it ends, or choose another "
+                    "folder"
+                ) from None
+            except OSError:  # a file system without locks
+                pass
+            with suppress(FileNotFoundError):  # it may have been released meanwhile
+                if os.path.samestat(os.fstat(self.file.fileno()), self.path.stat()):
+                    break
+            self.file.close()
+        self.file.truncate(0)
+        self.file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        self.file.flush()
+
+    def release(self) -> None:
+        """Let others have it."""
+        self.path.unlink(missing_ok=True)
+        self.file.close()

@@ -1,5 +1,4 @@
-"""GPUs for MXNet's CUDA build: its libraries from the nvidia-*-cu11 wheels, and which GPUs can run
-it.
+"""GPUs for MXNet's CUDA build: which can run it, and its libraries from the nvidia-*-cu11 wheels.
 
 Only the last function needs mxnet: the libraries are loaded before it, and the driver is asked.
 """
@@ -13,8 +12,7 @@ from gluonlm.system.errors import UserError
 from gluonlm.system.machine import version
 
 DRIVER = "libcuda.so.1"
-# what libmxnet.so of mxnet-cu112 1.9.1 links to, with the folder of its wheel, in an order that
-# loads
+# what libmxnet.so of mxnet-cu112 1.9.1 links to: folder of its wheel, in an order that loads
 LIBRARIES = {
     "libcudart.so.11.0": "cuda_runtime",
     "libcublasLt.so.11": "cublas",
@@ -27,8 +25,7 @@ LIBRARIES = {
     "libnccl.so.2": "nccl",
     "libcudnn.so.8": "cudnn",
 }
-# the wheel holds machine code for 5.0, 6.0, 7.0, 8.0 and 8.6; code for x.y runs on x.z from z = y
-# on
+# the wheel holds machine code for 5.0, 6.0, 7.0, 8.0 and 8.6, which runs on later minor versions
 GENERATIONS = (5, 6, 7, 8)
 NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
 MAJOR, MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
@@ -63,7 +60,7 @@ class Gpu:
 def load_libraries() -> tuple[str, ...] | None:
     """Load the CUDA libraries for the whole process, each from the wheels if the system has none.
 
-    Returns which are missing; does nothing and returns None without MXNet's CUDA 11.2 build.
+    :return: which are missing; None without MXNet's CUDA 11.2 build, for which nothing is loaded.
     """
     if version("mxnet-cu112") is None:
         return None
@@ -91,10 +88,8 @@ def loads(path: str) -> bool:
 
 
 def list_gpus() -> list[Gpu]:
-    """The GPUs that this process may use, numbered as MXNet numbers them; no kernel is run.
-
-    :raises UserError: when there is no driver or it does not work.
-    """
+    """The GPUs that this process may use, numbered as MXNet numbers them; no kernel is run. A
+    UserError when there is no driver or it does not work."""
     try:
         driver = ctypes.CDLL(DRIVER)
     except OSError:
@@ -107,10 +102,8 @@ def list_gpus() -> list[Gpu]:
 
 
 def ask(function, *arguments) -> bool:
-    """Call a function of the driver; False without a GPU for this process, which may be hidden.
-
-    :raises UserError: when it fails.
-    """
+    """Call a function of the driver; False without a GPU for this process, which may be hidden. A
+    UserError when it fails."""
     status = function(*arguments)
     if status not in (0, NO_DEVICE):
         raise UserError(

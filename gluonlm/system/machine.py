@@ -7,6 +7,8 @@ import json
 import math
 import os
 import platform
+import re
+import resource
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -77,42 +79,33 @@ def cpu_flags() -> set[str]:
     return set(cpu_info("flags").split())
 
 
-def check_memory(need: int, what: str) -> None:
-    """Raise a UserError when something needs more memory than there is."""
+def check_memory(need: int, what: str, advice: str) -> None:
+    """Raise a UserError when something needs more bytes of memory than there are."""
     available = available_memory()
     if need > available:
         raise UserError(
             f"{what} needs at least {need / 2**30:.3g} GiB of memory, and there are "
-            f"{available / 2**30:.3g}: lower --emsize, --nhid, --nlayers, --batch-size or --bptt"
+            f"{available / 2**30:.3g}: {advice}"
         )
 
 
 def available_memory() -> float:
     """Bytes that this process can still get, infinity where that cannot be known."""
     limits = [math.inf]
-    with contextlib.suppress(OSError, ValueError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                limits.append(1024 * int(line.split()[1]))
-    with contextlib.suppress(OSError, ValueError, ImportError):
-        import resource
-
-        limit, _ = resource.getrlimit(resource.RLIMIT_AS)  # ulimit -v
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        if limit != resource.RLIM_INFINITY:
-            limits.append(limit - pages * resource.getpagesize())
-    with contextlib.suppress(OSError, ValueError):
-        group = Path("/sys/fs/cgroup")
-        most = int((group / "memory.max").read_text())
-        limits.append(most - int((group / "memory.current").read_text()))
+    if free := re.search(r"MemAvailable: *(\d+) kB", read(Path("/proc/meminfo"))):
+        limits.append(1024 * int(free[1]))
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)  # ulimit -v
+    if limit != resource.RLIM_INFINITY and (pages := read(Path("/proc/self/statm"))):
+        limits.append(limit - int(pages.split()[0]) * resource.getpagesize())
+    group = Path("/sys/fs/cgroup")
+    if (most := read(group / "memory.max")).isdigit():  # else "max"
+        limits.append(int(most) - int(read(group / "memory.current")))
     return max(0, min(limits))
 
 
 def record(out: Path | None, command: Sequence[str], **figures: Any) -> dict[str, Any]:
-    """What a benchmark measured, with its command and the machine; as JSON in ``out``.
-
-    :raises UserError: when it cannot be written.
-    """
+    """What a benchmark measured, with its command and the machine; as JSON in ``out``. A UserError
+    when it cannot be written."""
     result = {"command": shlex.join(command), "machine": machine_record(), **figures}
     if out:
         write_output(out, json.dumps(result, indent=1) + "\n")

@@ -31,20 +31,16 @@ OPENMP = ("-fopenmp",) if platform.system() == "Linux" else ()  # Apple's compil
 
 @cache
 def load_operators(name: str) -> None:
-    """Make the operators of gluonlm/model/NAME.c known to MXNet, in this process once and for all.
-
-    :raises UserError: when there is no C compiler, it fails, or the cache folder cannot be written.
-    """
+    """Make the operators of gluonlm/model/NAME.c known to MXNet in this process; a UserError when
+    there is no C compiler, it fails, or the cache folder cannot be written."""
     import mxnet as mx
 
     mx.library.load(str(compiled(FOLDER / f"{name}.c")), verbose=False)
 
 
 def compiled(source: Path) -> Path:
-    """The library made from a C file, compiled unless the same compiler did so for the same CPU.
-
-    :raises UserError: as :func:`load_operators`.
-    """
+    """The library made from a C file, compiled unless the same compiler did so for the same CPU;
+    raises a UserError as :func:`load_operators`."""
     compiler = find_compiler()
     command = [compiler, *FLAGS, *LIBRARY, *OPENMP]
     # a home folder may serve several machines
@@ -75,10 +71,8 @@ def compiled(source: Path) -> Path:
 
 
 def own_cache() -> Path:
-    """The folder of compiled code, which this user alone may write.
-
-    :raises UserError: when there is none and it cannot be made, or it is not safe.
-    """
+    """The folder of compiled code, which this user alone may write; a UserError when there is none
+    and it cannot be made, or it is not safe."""
     advice = "set XDG_CACHE_HOME to a folder that only you can write"
     try:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -110,10 +104,7 @@ def digest_of(path: Path) -> str:
 
 
 def find_compiler() -> str:
-    """The C compiler: the one named by ``CC``, or the usual ones.
-
-    :raises UserError: when there is none.
-    """
+    """The C compiler named by ``CC``, or the first of the usual ones; a UserError without."""
     names = (os.environ["CC"],) if os.environ.get("CC") else ("cc", "gcc", "clang")
     found = next(filter(None, map(shutil.which, names)), None)
     if found is None:

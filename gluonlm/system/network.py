@@ -9,10 +9,7 @@ from gluonlm.system.errors import UserError
 
 
 def is_free(address: str, port: int) -> bool:
-    """Whether one can listen at a port of this machine.
-
-    :raises UserError: when the machine has no such address.
-    """
+    """Whether one can listen at a port; a UserError when the machine has no such address."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -26,10 +23,7 @@ def is_free(address: str, port: int) -> bool:
 
 
 def free_port(address: str) -> int:
-    """A free port whose successor is free too.
-
-    :raises UserError: when this machine has no such address.
-    """
+    """A free port whose successor is free too; errors are those of :func:`is_free`."""
     while True:
         port = random.randrange(20_000, 60_000)
         if is_free(address, port) and is_free(address, port + 1):
@@ -51,10 +45,7 @@ def own_address(hosts: list[str]) -> str:
 
 
 def connect(address: str, port: int, patience: float) -> socket.socket:
-    """A connection to the root of a training, tried for ``patience`` seconds.
-
-    :raises UserError: when there is none.
-    """
+    """A connection to the root of a training, tried for ``patience`` seconds, else a UserError."""
     give_up = time.monotonic() + patience
     while True:
         try:

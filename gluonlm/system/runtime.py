@@ -1,5 +1,4 @@
-"""Gives the user a fast MXNet: threads, OpenMP, BLAS, memory and CUDA libraries, all set before
-mxnet is imported.
+"""A fast MXNet: threads, OpenMP, BLAS, memory and CUDA libraries, set before mxnet is imported.
 
 ``import gluonlm`` calls :func:`prepare`; nothing else is needed. What the user has set in the
 environment wins, and where a library is missing or the platform is another one, that part is left
@@ -23,10 +22,8 @@ from gluonlm.system.machine import cpu_flags, read, usable_cpus, wheel_file
 from gluonlm.system.memory import keep_memory
 
 # How a thread of Intel's OpenMP waits for work: it spins for 0.1 ms, which bridges the gaps between
-# operators, without giving its core away for the moment, then sleeps. The default, 200 ms with
-# sched_yield, lasts for ever where each of
-# MXNet's engine threads has a team of its own; with other work on the machine they take the cores
-# from each other.
+# operators, without giving its core away for the moment, then sleeps. By default it spins for
+# 200 ms: the teams of MXNet's engine threads then take the cores from each other.
 WAITING = {"KMP_BLOCKTIME": "100us", "KMP_USE_YIELD": "0"}
 ADDRESSES, THREAD_ADDRESSES = 900 << 20, 16 << 20  # bytes: of MXNet's libraries, of a thread
 MOST_THREADS = 4  # a processor: far more cannot be started, and OpenMP ends the process
@@ -47,11 +44,8 @@ class Runtime:
 
 @cache
 def prepare() -> Runtime:
-    """Set up the process for MXNet; call before mxnet is imported. Calling it again changes
-    nothing.
-
-    :raises UserError: when MXNet would not find room.
-    """
+    """Set up the process for MXNet, once, before mxnet is imported; a UserError when MXNet would
+    not find room."""
     given = asked_threads()
     if "mxnet" in sys.modules:
         warnings.warn(
@@ -69,10 +63,8 @@ def prepare() -> Runtime:
 
 
 def set_threads() -> int:
-    """Set the number of threads and how they wait, unless the user has; returns the number.
-
-    MXNet takes half of the processors when it is not told.
-    """
+    """Set the number of threads, of which MXNet takes half, and how they wait, unless the user has;
+    returns the number."""
     threads = asked_threads()
     if threads is None:
         if os.environ.get("OMP_NUM_THREADS"):
@@ -180,8 +172,7 @@ def blas_core() -> str | None:
 
 
 def load_openmp() -> str | None:
-    """Make Intel's OpenMP serve the whole process, so that all of MXNet shares one; None if it
-    cannot.
+    """Make Intel's OpenMP serve the whole process, so that all of MXNet shares one; None without.
 
     An OpenMP that already serves all stays; one that only some library uses is promoted, since two
     of Intel's or LLVM's in one process end it.

@@ -28,8 +28,7 @@ class SafeStream:
     def __getattr__(self, name):
         return getattr(self.stream, name)
 
-    def write(self, text: str) -> int:
-        """Write the text; what the encoding does not have is written as an escape."""
+    def write(self, text: str) -> int:  # what the encoding does not have becomes an escape
         try:
             self.stream.write(text)
         except UnicodeEncodeError:
@@ -40,7 +39,6 @@ class SafeStream:
         return len(text)
 
     def flush(self) -> None:
-        """Flush the stream."""
         try:
             self.stream.flush()
         except OSError as error:

@@ -104,8 +104,7 @@ class Threads:
 
     :param most: the number on a quiet machine (default: what the runtime has found); with 1 nothing
         is ever measured.
-    :param change: is called with the number to use, each time.
-    :param clock: gives seconds.
+    :param change: is called with the number to use. :param clock: gives seconds.
     """
 
     def __init__(

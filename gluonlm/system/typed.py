@@ -28,10 +28,8 @@ NAMES = {
 
 
 def parse(text: str, kind: Any) -> Any:
-    """The value of that type in a JSON text.
-
-    :raises ValueError: when it is not JSON or not of that type.
-    """
+    """The value of that type in a JSON text; a ValueError when it is not JSON or not of that
+    type."""
     try:
         return typed(json.loads(text), kind, "its text")
     except RecursionError:
@@ -39,10 +37,8 @@ def parse(text: str, kind: Any) -> Any:
 
 
 def typed(value: Any, kind: Any, where: str) -> Any:
-    """A value as one of that type; lists become tuples, mappings dataclasses, where it says so.
-
-    :raises ValueError: when it is of another type.
-    """
+    """A value as one of that type; lists become tuples, mappings dataclasses, where it says so. A
+    ValueError when it is of another type."""
     origin, inner = get_origin(kind), get_args(kind)
     if dataclasses.is_dataclass(kind) and is_mapping(value):
         return of_dataclass(value, kind, where)

@@ -10,10 +10,10 @@ from pathlib import Path
 import mxnet as mx
 import numpy as np
 
-from gluonlm.config import Config
+from gluonlm.config import OPTIMIZERS, Config
 from gluonlm.model.checkpoint import Trained, build_model
 from gluonlm.model.precision import check_precision
-from gluonlm.model.weights import model_bytes
+from gluonlm.model.weights import model_bytes, splits_of
 from gluonlm.system.machine import check_memory
 from gluonlm.text.corpus import Corpus
 from gluonlm.training.loop import Training
@@ -40,14 +40,13 @@ def fit(config: Config, corpus: Corpus, folder: str | Path, session: Session = O
 def prepare(
     config: Config, corpus: Corpus, run: Run, session: Session, origin: Trained | None = None
 ) -> Training:
-    """A training before its first step, of a new model or from a trained one (``origin``).
-
-    :raises UserError: when it cannot be: for the text, the memory, or the precision.
-    """
+    """A training before its first step, of a new model or from a trained one (``origin``); a
+    UserError when it cannot be: for the text, the memory, or the precision."""
     on_gpu = session.contexts[0].device_type == "gpu"
     check_precision(config.precision, on_gpu)
     if not on_gpu:
-        check_memory(memory_need(config, len(corpus.dictionary)), "training")
+        advice = "lower --emsize, --nhid, --nlayers, --batch-size or --bptt"
+        check_memory(memory_need(config, len(corpus.dictionary)), "training", advice)
     np.random.seed(config.seed)
     mx.random.seed(config.seed)
     model = build_model(config, len(corpus.dictionary), list(session.contexts))
@@ -62,9 +61,10 @@ def prepare(
 
 def memory_need(config: Config, vocab_size: int) -> int:
     """Bytes that weights, gradients, the optimizer, a segment's outputs and MXNet itself take."""
-    copies = 2 + 2 * (config.optimizer != "sgd") + (config.nonmono is not None)
-    words = vocab_size
-    if config.softmax_samples or config.splits or config.adaptive:
-        words = config.softmax_samples
+    copies = 2 + OPTIMIZERS[config.optimizer].moments
+    if config.averages and (config.nonmono is not None or config.finetune):
+        copies += 1
+    sampled = config.softmax_samples or splits_of(config, vocab_size)
+    words = config.softmax_samples if sampled else vocab_size
     outputs = 4 * config.batch_size * config.bptt * (config.emsize + words)
     return copies * model_bytes(config, vocab_size) + outputs + ENGINE

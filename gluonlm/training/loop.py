@@ -8,10 +8,14 @@
 import math
 import time
 from contextlib import nullcontext
+from functools import partial
 
 import numpy as np
 
+from gluonlm.compress.pruning import Pruner
+from gluonlm.compress.schedule_file import rules_of
 from gluonlm.config import Config
+from gluonlm.model.checkpoint import Trained
 from gluonlm.model.pretrained import ENCODER, start_from_vectors
 from gluonlm.model.rnn import RNNModel
 from gluonlm.model.softmax import SampledSoftmax, decoder_loss
@@ -19,17 +23,17 @@ from gluonlm.system.errors import UserError
 from gluonlm.system.runtime import prepare as runtime
 from gluonlm.text.batches import batchify, get_batch, random_length, segments
 from gluonlm.text.corpus import Corpus
-from gluonlm.training.group import LOCAL, SINGLE, Group
 from gluonlm.training.loss_scale import LossScale
 from gluonlm.training.optim import Average, Schedule, Updater, stalled
 from gluonlm.training.progress import Display
 from gluonlm.training.resume import Progress, StopRequest, save_training
 from gluonlm.training.run import Run
-from gluonlm.training.session import ON_CPU, Session
+from gluonlm.training.session import LOCAL, ON_CPU, SINGLE, Group, Session
 from gluonlm.training.step import Objective, State, evaluate, seed_step, train_step
 from gluonlm.training.tensorboard import Events
 
 PLOT_SECONDS = 10  # at most so often is the curve drawn, which takes as long as a short epoch
+tell = partial(print, flush=True)  # what the loop has decided
 FAR = 5.0  # nats above ln V, the loss of guessing: what does worse than that has diverged
 
 
@@ -54,7 +58,7 @@ class Training:
             del trained[ENCODER]
         self.updater = Updater(trained, config.optimizer, config.wdecay, local, self.group)
         self.updater.scale = LossScale() if config.precision == "float16" else None
-        self.pruner = session.pruner(model, self.updater, config)
+        self.pruner = Pruner(model, self.updater, rules_of(config), config.epochs)
         self.average = Average(parameters) if config.finetune and config.averages else None
         self.schedule = Schedule(config)
         loss_of = decoder_loss
@@ -71,10 +75,8 @@ class Training:
         self.display = Display(config.epochs, session.log_interval, self._log, corpus.level)
 
     def begin(self, command: str) -> None:
-        """Write the run's first files; from then on it can be resumed, exactly.
-
-        :param command: what has been typed.
-        """
+        """Write the run's first files, with the command that was typed; from then on it can be
+        resumed, exactly."""
         if path := self.config.embeddings:
             found = start_from_vectors(path, self.model, self.corpus.dictionary)
             if self.group.rank == 0:
@@ -98,10 +100,8 @@ class Training:
         return sum(math.prod(parameter.shape) for parameter in self.model.trainables().values())
 
     def fit(self) -> bool:
-        """Train to the last epoch; False if Ctrl-C or SIGTERM stopped it, with all work saved.
-
-        :raises UserError: when training diverges or a checkpoint cannot be written.
-        """
+        """Train to the last epoch; False if Ctrl-C or SIGTERM stopped it, with all work saved. A
+        UserError when training diverges or a checkpoint cannot be written."""
         self.updater.synchronize()
         stopped = False
         with StopRequest() as stop:
@@ -209,8 +209,8 @@ class Training:
             improved = loss < progress.best_loss or self.pruner.pruned > progress.pruned
             if improved:
                 progress.best_loss, progress.pruned = loss, self.pruner.pruned
-                pruned = tuple(self.pruner.kept)
-                self.run.save_best(self.model, corpus.dictionary, self.config, corpus.level, pruned)
+                best = self.model, corpus.dictionary, self.config, corpus.level, self.run.best
+                self.run.save_best(Trained(*best, tuple(self.pruner.kept)))
         return loss, improved
 
     def _react(self, valid_loss: float) -> None:
@@ -257,11 +257,8 @@ class Training:
 def training_columns(
     corpus: Corpus, config: Config, devices: int, group: Group = SINGLE
 ) -> np.ndarray:
-    """This worker's columns (L, N) of the training text.
-
-    :raises UserError: when the text is too short for all columns, or they cannot be divided over
-        workers and devices.
-    """
+    """This worker's columns (L, N) of the training text; a UserError when the text is too short for
+    all columns, or they cannot be divided over workers and devices."""
     size = config.batch_size
     if size % (devices * group.world_size):
         workers = f"{group.world_size} workers of " if group.world_size > 1 else ""
@@ -273,8 +270,3 @@ def training_columns(
             "use a smaller batch or more text"
         )
     return np.ascontiguousarray(batchify(corpus.train, size)[:, group.columns(size)])
-
-
-def tell(sentence: str) -> None:
-    """Print what the loop has decided, at once."""
-    print(sentence, flush=True)

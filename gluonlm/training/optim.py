@@ -14,8 +14,8 @@ from mxnet.gluon import Parameter
 
 from gluonlm.config import OPTIMIZERS, SCHEDULES, Config
 from gluonlm.system.threads import Threads
-from gluonlm.training.group import SINGLE, Group, pack, unpack
 from gluonlm.training.loss_scale import LossScale
+from gluonlm.training.session import SINGLE, Group, pack, unpack
 
 
 def global_norm(arrays: Sequence[nd.NDArray]) -> float:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 from tqdm import tqdm
 
+from gluonlm.inference.scoring import displayed
+
 
 class Display:
     """Progress of a run on stderr, and its interval records for the log.
@@ -74,44 +76,11 @@ class Display:
             print(f"{worse}: lower --lr", file=sys.stderr)
 
     def close(self) -> None:
-        """Remove the progress bar."""
         if self.bar is not None:
             self.bar.close()
-
-
-def displayed(loss: float, level: str) -> str:
-    """A mean loss in nats as the level has it: perplexity, or bits per character."""
-    return f"{bits(loss):.4f}" if level == "char" else f"{perplexity(loss):.2f}"
-
-
-def unit_of(level: str) -> str:
-    """What :func:`displayed` gives."""
-    return "bits per character" if level == "char" else "perplexity"
 
 
 def shown(loss: float, level: str) -> str:
     """Figure and unit, short and as wide as any other."""
     unit, width = ("bpc", 7) if level == "char" else ("ppl", 8)
     return f"{unit} {displayed(loss, level):>{width}}"
-
-
-def units_shown(units: dict[str, float], loss: float) -> str:
-    """The measures by which words, subwords and characters can be compared, if there are any beside
-    the perplexity of ``loss`` itself."""
-    others = {name: v for name, v in units.items() if not math.isclose(v, math.exp(loss))}
-    return "".join(f" | {name.replace('_', ' ')} {value:.4f}" for name, value in others.items())
-
-
-def named(loss: float, level: str) -> str:
-    """Figure and unit in words."""
-    return f"{unit_of(level)} {displayed(loss, level)}"
-
-
-def bits(loss: float) -> float:
-    """A loss in nats as bits."""
-    return loss / math.log(2)
-
-
-def perplexity(loss: float) -> float:
-    """exp(loss) for a mean loss in nats per token, infinity where it overflows."""
-    return math.inf if loss >= 700 else math.exp(loss)

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gluonlm.inference.scoring import bits
 from gluonlm.system.machine import machine_record
 from gluonlm.text.corpus import Corpus
 from gluonlm.text.ngrams import baselines
 from gluonlm.training.loop import Training
-from gluonlm.training.progress import bits
 
 # training tokens that the baselines read: 650 MB of counts, some ten seconds
 COUNTED = 10_000_000
@@ -27,7 +27,6 @@ class Result:
 
     @property
     def test_perplexity(self) -> float:
-        """exp of the test loss."""
         return math.exp(self.test_loss)
 
 

@@ -99,16 +99,11 @@ def save_training(training) -> None:
 
 
 def load_training(training) -> None:
-    """Continue where the run's last checkpoint stands; rank 0 reads it for all.
-
-    :raises UserError: when there is none, or it does not fit this run's text, settings, devices and
-        workers.
-    """
+    """Continue where the run's last checkpoint stands; rank 0 reads it for all. A UserError when
+    there is none, or it does not fit this run's text, settings, devices and workers."""
     run, group = training.run, training.group
     state = run.load_state() if group.rank == 0 else (None, None, None)
     arrays, progress, schedule = group.broadcast(*state)
-    if "position" in progress:  # a checkpoint of the first version
-        progress["batch"] = progress.pop("position") // training.config.bptt
     then = read_progress(training, progress, schedule)
     check_same_settings(training, json.loads(then.settings))
     check_same_text(training, then.corpus)
@@ -179,10 +174,8 @@ def check_same_text(training, then: dict[str, str]) -> None:
 
 
 def load_hidden(training, arrays: dict[str, np.ndarray]) -> None:
-    """Divide the hidden states of all columns over the devices of all workers, however many.
-
-    :param arrays: by device and index in the state, such as "0.1".
-    """
+    """Divide the hidden states of all columns, by device and index in the state such as "0.1", over
+    the devices of all workers, however many."""
     states, group = training.states, training.group
     then, now = len(arrays) // len(states[0]), len(states) * group.world_size
     if then != now:

@@ -13,6 +13,7 @@ import mxnet as mx
 import numpy as np
 
 from gluonlm.config import Config
+from gluonlm.inference.scoring import bits, unit_of
 from gluonlm.model.checkpoint import (
     BEST,
     LAST,
@@ -27,11 +28,8 @@ from gluonlm.model.checkpoint import (
 from gluonlm.model.rnn import RNNModel
 from gluonlm.model.storage import read_arrays, reading, write_arrays
 from gluonlm.system.errors import UserError
-from gluonlm.system.files import MODEL_SUFFIXES, write_atomically, writing
-from gluonlm.system.lock import Lock
+from gluonlm.system.files import MODEL_SUFFIXES, Lock, write_atomically, writing
 from gluonlm.system.typed import parse
-from gluonlm.text.vocabulary import Dictionary
-from gluonlm.training.progress import bits, unit_of
 
 
 class Run:
@@ -87,10 +85,8 @@ class Run:
 
     @classmethod
     def open(cls, path: Path) -> tuple["Run", Config]:
-        """An existing run and its settings, by its folder or its model file.
-
-        :raises UserError: when there is none, or another process trains it.
-        """
+        """An existing run and its settings, by its folder or its model file; a UserError when there
+        is none, or another process trains it."""
         folder = folder_of(path)
         settings = read_json(folder / "config.json")
         command = settings.pop("command", "")
@@ -107,11 +103,8 @@ class Run:
             raise UserError(f"{self.folder} holds a trained run already: {advice}")
 
     def claim(self, made: bool = False) -> None:
-        """Make the folder and lock it.
-
-        :param made: whether it has been made for this run.
-        :raises UserError: when another process has locked it.
-        """
+        """Make the folder, unless it was ``made`` for this run, and lock it; a UserError when
+        another process has."""
         with writing(self.folder):
             self.made = made or not self.folder.exists()
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -135,10 +128,8 @@ class Run:
         self.close()
 
     def begin(self, config: Config, command: str) -> None:
-        """Write config.json, again if a resumed run has other settings; an old result goes.
-
-        :raises UserError: when that cannot be done.
-        """
+        """Write config.json, again if a resumed run has other settings; an old result goes. A
+        UserError when that cannot be done."""
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / "result.json").unlink(missing_ok=True)
@@ -183,30 +174,19 @@ class Run:
             parts = [parse(metadata[name], dict[str, Any]) for name in ("progress", "schedule")]
         return arrays, *parts
 
-    def save_best(
-        self,
-        model: RNNModel,
-        dictionary: Dictionary,
-        config: Config,
-        level: str,
-        pruned: tuple[str, ...] = (),
-    ) -> None:
-        """Write the best model so far."""
-        save_model(Trained(model, dictionary, config, level, self.best, pruned))
+    def save_best(self, trained: Trained) -> None:
+        """Write the best model so far, whose path is :attr:`best`."""
+        save_model(trained)
 
     def restore(self, model: RNNModel) -> None:
         """Set the model's weights to the best of this run."""
         set_parameters(model, read_arrays(self.best, MODEL_FORMAT)[0], self.best)
 
     def write_result(self, result: dict) -> None:
-        """Write result.json."""
         write_atomically(self.folder / "result.json", json.dumps(result, indent=1).encode())
 
     def plot(self, level: str) -> None:
-        """Draw curve.png: perplexity, or bits per character, by step.
-
-        What keeps it from being drawn is told and no more: a picture is not worth a run.
-        """
+        """Draw curve.png; what keeps it from being drawn is told: a picture is not worth a run."""
         try:
             from matplotlib.figure import Figure
 

@@ -1,44 +1,70 @@
-"""What may change whenever a run is resumed: devices, workers, and how it is watched."""
+"""Where a run is computed and how it is watched: what may change whenever it is resumed.
 
-from collections.abc import Callable, Sequence
+A :class:`Session` has devices and a :class:`Group` of workers, each of which reads columns of the
+batch. This one has a single worker. Those of several, in :mod:`gluonlm.parallel.group`, have its
+methods; all workers must call them in the same order.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import mxnet as mx
+import numpy as np
+from mxnet import nd
 
-from gluonlm.config import Config
-from gluonlm.model.rnn import RNNModel
-from gluonlm.system.errors import UserError
-from gluonlm.training.group import SINGLE, Group
-from gluonlm.training.optim import Updater
-
-PRUNER = "give Session(pruner=gluonlm.compress.schedule_file.pruner_of)"
+LOCAL = ("local", "device", "nccl")  # kvstores over the devices of one process
 
 
-class NoPruning:
-    """Prunes nothing; :func:`gluonlm.compress.schedule_file.pruner_of` makes what does."""
+class Group:
+    """The group of a single worker.
 
-    kept, pruned, sparsity, end = (), 0, 0.0, 0.0
+    :ivar rank: number of this worker; rank 0 is the one that writes.
+    :ivar world_size: number of workers.
+    :ivar asynchronous: whether the workers take steps without waiting for each other.
+    """
 
-    def __init__(self, model: RNNModel, updater: Updater, config: Config):
-        if config.prune is not None or config.compress:
-            raise UserError(f"to prune, {PRUNER}")
+    rank, world_size, asynchronous = 0, 1, False
 
-    def advance(self, epochs: float) -> bool:
-        """Prune what the schedule wants; whether that was anything."""
-        return False
+    def columns(self, count: int) -> slice:
+        """This worker's share of ``count`` columns; all shares together are all columns."""
+        first, last = (rank * count // self.world_size for rank in (self.rank, self.rank + 1))
+        return slice(first, last)
 
-    def keep_zeros(self, names: Sequence[str]) -> None:
-        """Take the zeros of these tensors for pruned."""
-        if names:
-            raise UserError(f"to keep what is pruned, {PRUNER}")
+    def all_gather_object(self, what: str, value: Any) -> list:
+        """The values of all workers, in the order of their ranks: anything that JSON knows.
 
-    def state(self) -> dict:
-        """The masks, for a checkpoint."""
-        return {}
+        :param what: a name for the value, by which workers at different places are noticed.
+        """
+        return [value]
 
-    def load_state(self, arrays: dict) -> None:
-        """Put back what :meth:`state` gave."""
+    def all_gather(self, arrays: list[nd.NDArray]) -> list[nd.NDArray]:
+        """The arrays of all workers in one list; each has as many of the same shapes."""
+        return arrays
+
+    def broadcast(self, arrays: dict[str, np.ndarray] | None, *values: Any) -> tuple:
+        """Rank 0's arrays and further values for all workers."""
+        return arrays, *values
+
+    def all_reduce(self, gradients: Sequence[nd.NDArray]) -> None:
+        """Replace each array by its mean over the workers if they take steps together."""
+
+    def all_reduce_flags(self, stop: bool, save: bool) -> tuple[bool, bool]:
+        """Whether to stop and to save before the next step: what any worker wants, for all."""
+        return stop, save
+
+    def synchronize(self, weights: nd.NDArray) -> nd.NDArray:
+        """The same weights for all workers: those of rank 0, or those that the servers have."""
+        return weights
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+
+SINGLE = Group()
 
 
 @dataclass(frozen=True)
@@ -51,7 +77,20 @@ class Session:
     log_interval: int = 200  # batches between two log records
     checkpoint_seconds: float = 60.0  # work at risk in a crash
     tensorboard: bool = False  # events of the log for TensorBoard
-    pruner: Callable[[RNNModel, Updater, Config], Any] = NoPruning
 
 
 ON_CPU = Session()
+
+
+def pack(arrays: Sequence[nd.NDArray]) -> nd.NDArray:
+    """All elements of the arrays as one vector on the CPU."""
+    return nd.concat(*(array.reshape(-1).as_in_context(mx.cpu()) for array in arrays), dim=0)
+
+
+def unpack(flat: nd.NDArray, arrays: Sequence[nd.NDArray]) -> None:
+    """Set arrays from the vector of all their elements."""
+    start = 0
+    for array in arrays:
+        part = flat[start : start + array.size].reshape(array.shape)
+        array[:] = part.as_in_context(array.context)
+        start += array.size

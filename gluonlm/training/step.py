@@ -20,8 +20,8 @@ from gluonlm.model.softmax import decoder_loss
 from gluonlm.system import memory
 from gluonlm.text.batches import evaluation_columns
 from gluonlm.text.vocabulary import Dictionary
-from gluonlm.training.group import SINGLE, Group
 from gluonlm.training.optim import Updater
+from gluonlm.training.session import SINGLE, Group
 
 State = list[nd.NDArray]
 
@@ -31,8 +31,7 @@ class Objective:
     """What a step makes smaller.
 
     :ivar loss_of: gives the losses (T*n,) of features (T, n, C) and targets (T, n).
-    :ivar alpha: a weight of :func:`gluonlm.model.regularize.activation_penalty`; :ivar beta: the
-        other one.
+    :ivar alpha, beta: the weights of :func:`gluonlm.model.regularize.activation_penalty`.
     """
 
     loss_of: Callable[[RNNModel, nd.NDArray, np.ndarray], nd.NDArray] = decoder_loss
@@ -93,10 +92,7 @@ def evaluate(
     ctx: mx.Context | None = None,
     group: Group = SINGLE,
 ) -> float:
-    """Mean negative log-likelihood in nats over every token of ``ids``; its exp is the perplexity.
-
-    The text is cut in ``batch_size`` columns that are read side by side from a zero state, divided
-    over the workers.
+    """:func:`gluonlm.inference.scoring.evaluate` of an RNNModel, the columns divided over workers.
 
     :raises UserError: when ``ids`` is empty.
     """

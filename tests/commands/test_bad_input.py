@@ -44,7 +44,7 @@ def trained(cats, tmp_path_factory):
         (["--batch-size", "1000"], "too few for --batch-size 1000"),
         (["--gpu", "zero"], "--gpu zero: give GPU numbers"),
         (["--tiny", "--preset", "austen"], "argument --preset: not allowed with argument --tiny"),
-        (["--log-interval", "0"], "--log-interval 0"),
+        (["--log-interval", "0"], "argument --log-interval: must be at least 1, not 0"),
         (["--gpu", ""], "--gpu '': give GPU numbers"),
         (["--seed", str(2**32)], "--seed 4294967296: must be at most 4294967295"),
         (["--decay", "1e200"], "--decay 1e\\+200: must be at most 1"),

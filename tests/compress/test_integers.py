@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gluonlm.compress.rounding import (
+from gluonlm.compress.quantization import (
     ACTIVATIONS,
     WEIGHTS,
     Integers,

@@ -481,7 +481,7 @@ def test_the_scan_leaves_the_model_as_it_was(text, tmp_path, capsys):
     ("line", "message"),
     [
         ("--sparsity 1.5", "no share of weights"),
-        ("--sparsity 0.5 --compress x.yaml", "leave one out"),
+        ("--sparsity 0.5 --compress x.yaml", "not allowed with argument --sparsity"),
         ("--save x.safetensors", "add --sparsity"),
         ("--sparsity 0.5 --save runs", "give a file"),
         ("--sparsity 0.5 --tensors decoder.weight", "no tensor decoder.weight"),

@@ -8,7 +8,6 @@ import pytest
 
 import gluonlm
 from gluonlm import generate
-from gluonlm.inference.scoring import evaluate
 from gluonlm.model.checkpoint import MODELS, model_file
 from gluonlm.system.errors import UserError
 from gluonlm.system.machine import RESULTS
@@ -25,7 +24,7 @@ def model():
 def test_it_has_the_perplexity_of_its_record(model):
     record = json.loads((RESULTS / "austen-lstm-400-47" / "result.json").read_text())
     corpus = load_corpus("austen", None, model.dictionary)
-    loss = evaluate(model, corpus.test, corpus.dictionary, 10)
+    loss = model.evaluate(corpus.test, 10)
     assert loss == pytest.approx(record["test_loss"], abs=0.005)  # it is 8-bit integers
     assert f"reaches [{record['test_perplexity']:.2f}]" in (ROOT / "README.md").read_text()
 

@@ -143,7 +143,7 @@ def test_a_table_and_json_lines(path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--batch-size", "0"], "--batch-size must be at least 1"),
+        (["--batch-size", "0"], "argument --batch-size: must be at least 1, not 0"),
         (["/nowhere/text.txt"], "there is no file"),
     ],
 )

@@ -419,8 +419,8 @@ def test_finetuning_keeps_the_model_as_it_is(text, tmp_path, line):
         train.main(f"--finetune {tmp_path / 'first'} {line}".split())
 
 
-def test_a_checkpoint_of_the_first_version_resumes(text, tmp_path):
-    """It said where the run stood by row, and its settings knew none of AWD-LSTM's."""
+def test_a_checkpoint_that_knows_fewer_settings_resumes(text, tmp_path):
+    """A setting that is new has its default, in which the run was trained."""
     run_folder = tmp_path / "run"
     config = Config(data=str(text), emsize=8, nhid=8, batch_size=4, bptt=8, epochs=1)
     run_of_then = Run.new(run_folder)
@@ -430,8 +430,8 @@ def test_a_checkpoint_of_the_first_version_resumes(text, tmp_path):
     save_training(whole)
     arrays, metadata = read_arrays(run_folder / LAST, STATE_FORMAT)
     progress = json.loads(metadata["progress"])
-    old = {"epoch", "step", "loss_sum", "tokens", "seconds", "best_loss", "best_epoch", "log_bytes"}
-    progress = {**{name: progress[name] for name in old}, "position": 24}
+    old = {"epoch", "batch", "step", "loss_sum", "tokens", "seconds", "best_loss", "best_epoch"}
+    progress = {name: progress[name] for name in {*old, "log_bytes"}}
     metadata = {**metadata, "progress": json.dumps(progress)}
     write_arrays(run_folder / LAST, STATE_FORMAT, arrays, metadata)
     run_of_then.close()

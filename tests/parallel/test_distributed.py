@@ -29,12 +29,11 @@ from gluonlm.parallel.agreement import check_asynchronous, check_equal
 from gluonlm.parallel.group import KVStoreGroup
 from gluonlm.system.errors import UserError
 from gluonlm.text.corpus import load_corpus
-from gluonlm.training.group import Group
 from gluonlm.training.loop import Training, training_columns
 from gluonlm.training.optim import Updater
 from gluonlm.training.resume import load_training, save_training
 from gluonlm.training.run import Run
-from gluonlm.training.session import Session
+from gluonlm.training.session import Group, Session
 
 
 def test_four_workers_of_a_quarter_make_the_weights_of_one(text, alone, tmp_path):

@@ -326,7 +326,7 @@ def test_a_host_that_cannot_be_reached_or_lacks_the_folder(
         ),
         (["-n", "2"], "say how many workers and where"),
         (["-n", "0", "--local"], "say how many workers and where"),
-        (["-n", "1", "-s", "0", "--local"], "at least one server"),
+        (["-n", "1", "-s", "0", "--local"], "argument -s/--servers: must be at least 1, not 0"),
         (
             ["-n", "1", "-H", "x" * 70],
             "cannot find a way to xxx.*: check its name",

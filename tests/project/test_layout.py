@@ -17,12 +17,12 @@ RANKS = {  # a room may import rooms of its own rank or a lower one; no two room
     "system": 0,
     "text": 1,
     "model": 2,
-    "training": 3,
     "inference": 3,
     "compress": 4,
-    "onnx": 4,
-    "parallel": 4,
-    "teaching": 5,  # what only the notebooks import
+    "training": 5,
+    "onnx": 5,
+    "parallel": 6,
+    "teaching": 7,  # what only the notebooks import
 }
 SETTINGS = {"config", "presets", "errors"}  # at the top of the package, for all to import
 FRONT_DOOR = {"RUNTIME", "prepare", "__version__"}  # what a library may use of gluonlm itself

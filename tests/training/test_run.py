@@ -12,17 +12,21 @@ import sys
 import threading
 import time
 
+import mxnet as mx
 import pytest
 from small import SMALL, fit
 
 import gluonlm
 from gluonlm import train
-from gluonlm.config import Config
+from gluonlm.config import OPTIMIZERS, Config, Optimizer
 from gluonlm.model.checkpoint import load_model
 from gluonlm.model.storage import read_arrays, write_arrays
+from gluonlm.model.weights import model_bytes
 from gluonlm.system.errors import UserError
-from gluonlm.system.lock import Lock
+from gluonlm.system.files import Lock
 from gluonlm.text.corpus import load_corpus
+from gluonlm.training.fit import memory_need
+from gluonlm.training.optim import tensors
 from gluonlm.training.run import Run, read_log
 
 LAST = "last.safetensors"
@@ -75,13 +79,11 @@ def test_fit_from_python(cats, tmp_path, done, capsys):
         gluonlm.fit(config, load_corpus(str(cats)), tmp_path / "run")
 
 
-def test_pruning_from_python_needs_a_pruner(cats, tmp_path):
-    config = Config(data=str(cats), emsize=8, nhid=8, batch_size=4, bptt=5, prune=0.5)
-    with pytest.raises(
-        UserError, match=r"Session\(pruner=gluonlm.compress.schedule_file.pruner_of\)"
-    ):
-        gluonlm.fit(config, load_corpus(str(cats)), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+def test_fit_prunes_too(cats, tmp_path):
+    config = Config(data=str(cats), emsize=8, nhid=8, batch_size=4, bptt=5, prune=0.5, epochs=2)
+    run = gluonlm.fit(config, load_corpus(str(cats)), tmp_path / "run")
+    assert run.records("epoch")[-1]["sparsity"] == pytest.approx(0.5, abs=0.01)
+    assert "encoder.weight" in load_model(run.folder).pruned
 
 
 def test_a_folder_has_one_owner(cats, tmp_path, copied):
@@ -104,7 +106,7 @@ def test_a_folder_has_one_owner(cats, tmp_path, copied):
 
 def test_a_lock_ends_with_its_process(tmp_path):
     program = f"import sys, time; sys.path.insert(0, {str(tmp_path)!r})\n"
-    program += "from pathlib import Path; from gluonlm.system.lock import Lock\n"
+    program += "from pathlib import Path; from gluonlm.system.files import Lock\n"
     program += f"lock = Lock(Path({str(tmp_path)!r})); print('locked', flush=True); time.sleep(60)"
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "locked\n"
@@ -347,6 +349,18 @@ def test_memory_that_does_not_suffice_is_told_before_any_is_taken(cats, tmp_path
         train.main(["--data", str(cats), "--save", str(tmp_path / "run"), "--nhid", "900000"])
     assert time.monotonic() - started < 20
     assert not (tmp_path / "run").exists()
+
+
+def test_memory_counts_what_the_optimizer_remembers(monkeypatch):
+    monkeypatch.setitem(OPTIMIZERS, "momentum", Optimizer("sgd", lr=1.0, moments=1))
+    need = {name: memory_need(Config(optimizer=name), 100) for name in ("sgd", "momentum", "adam")}
+    weights = model_bytes(Config(), 100)
+    assert need["momentum"] - need["sgd"] == need["adam"] - need["momentum"] == weights
+    assert memory_need(Config(nonmono=5), 100) - need["sgd"] == weights
+    assert memory_need(Config(nonmono=5, schedule="linear"), 100) == need["sgd"]  # no average
+    for name, kind in OPTIMIZERS.items():
+        states = mx.optimizer.create(kind.name).create_state(0, mx.nd.zeros(1))
+        assert name == "momentum" or len(tensors(states)) == kind.moments
 
 
 def test_leftovers_of_a_killed_process_go(copied):
