@@ -261,7 +261,7 @@ def test_nothing_to_evaluate(trained, tmp_path):
     (tmp_path / "empty.txt").write_text("")
     with pytest.raises(UserError, match="empty"):
         evaluate.main([str(trained), "--data", str(tmp_path / "empty.txt")])
-    with pytest.raises(UserError, match="--batch-size 0"):
+    with pytest.raises(UserError, match="argument --batch-size: must be at least 1, not 0"):
         evaluate.main([str(trained), "--batch-size", "0"])
 
 
