@@ -486,7 +486,7 @@ def test_the_scan_leaves_the_model_as_it_was(text, tmp_path, capsys):
         ("--sparsity 0.5 --save runs", "give a file"),
         ("--sparsity 0.5 --tensors decoder.weight", "no tensor decoder.weight"),
         ("--compress missing.yaml", "cannot be read"),
-        ("--sensitivity --tokens 0", "at least 1"),
+        ("--sensitivity --tokens 0", "argument --tokens: must be at least 1, not 0"),
         ("--tensors decoder.weight", "says what --sparsity is for"),
         ("--tokens 5", "are for the scan: add --sensitivity"),
         ("--sparsity 0.5 --levels 0.3", "are for the scan: add --sensitivity"),
