@@ -13,15 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from gluonlm.config import NEEDS, Config, option
+from gluonlm.system import streams
 from gluonlm.system.errors import UserError
-from gluonlm.system.streams import (
-    INTERRUPTS,
-    SafeStream,
-    discard,
-    interruptible,
-    open_streams,
-    printable,
-)
 
 if TYPE_CHECKING:
     from gluonlm.inference.language_model import LanguageModel
@@ -127,14 +120,14 @@ def run(main: Callable[[list[str]], object]) -> None:
     The exit code is 0 if it returns, 2 with one sentence when :func:`sentence_of` has one, 130
     after Ctrl-C, 143 after TERM, and as for ``cat`` 141 when the reader of the output has gone.
     """
-    open_streams()
+    streams.open_streams()
     try:
-        with interruptible():
+        with streams.interruptible():
             main(sys.argv[1:])
             sys.stdout.flush()
     except KeyboardInterrupt as error:
         number = error.args[0] if error.args else signal.SIGINT
-        end(INTERRUPTS[number], 128 + number)
+        end(streams.INTERRUPTS[number], 128 + number)
     except BrokenPipeError:  # `| head`: nobody is left to tell
         end("", 128 + signal.SIGPIPE)
     except Exception as error:
@@ -172,9 +165,9 @@ def interpreter() -> str:
 
 def end(message: str, code: int) -> None:
     """Exit with a message on stderr, whatever state the streams are in."""
-    discard(sys.stdout)
+    streams.discard(sys.stdout)
     if message:
-        print(printable(message), file=SafeStream(sys.stderr), flush=True)
+        print(streams.printable(message), file=streams.SafeStream(sys.stderr), flush=True)
     sys.exit(code)
 
 

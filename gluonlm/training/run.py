@@ -14,17 +14,8 @@ import numpy as np
 
 from gluonlm.config import Config
 from gluonlm.inference.scoring import bits, unit_of
-from gluonlm.model.checkpoint import (
-    BEST,
-    LAST,
-    MODEL_FORMAT,
-    STATE_FORMAT,
-    Trained,
-    best_file,
-    read_json,
-    save_model,
-    set_parameters,
-)
+from gluonlm.model import checkpoint
+from gluonlm.model.checkpoint import Trained, best_file, read_json
 from gluonlm.model.rnn import RNNModel
 from gluonlm.model.storage import read_arrays, reading, write_arrays
 from gluonlm.system.errors import UserError
@@ -45,7 +36,7 @@ class Run:
 
     def __init__(self, folder: Path, best: Path | None = None, command: str = ""):
         self.folder, self.command = folder, command
-        self.best, self.last = best or folder / BEST, folder / LAST
+        self.best, self.last = best or folder / checkpoint.BEST, folder / checkpoint.LAST
         self.log_path, self.config_path = folder / "log.jsonl", folder / "config.json"
         self.lock: Lock | None = None
         self.made = False  # the folder, by this process
@@ -165,22 +156,24 @@ class Run:
         """Write what resuming needs."""
         metadata = {"progress": json.dumps(progress), "schedule": json.dumps(schedule)}
         stored = {name: array.asnumpy() for name, array in arrays.items()}
-        write_arrays(self.last, STATE_FORMAT, stored, metadata)
+        write_arrays(self.last, checkpoint.STATE_FORMAT, stored, metadata)
 
     def load_state(self) -> tuple[dict[str, np.ndarray], dict, dict]:
         """Read what :meth:`save_state` wrote: arrays, progress, schedule."""
-        arrays, metadata = read_arrays(self.last, STATE_FORMAT)
+        arrays, metadata = read_arrays(self.last, checkpoint.STATE_FORMAT)
         with reading(self.last):
             parts = [parse(metadata[name], dict[str, Any]) for name in ("progress", "schedule")]
         return arrays, *parts
 
     def save_best(self, trained: Trained) -> None:
         """Write the best model so far, whose path is :attr:`best`."""
-        save_model(trained)
+        checkpoint.save_model(trained)
 
     def restore(self, model: RNNModel) -> None:
         """Set the model's weights to the best of this run."""
-        set_parameters(model, read_arrays(self.best, MODEL_FORMAT)[0], self.best)
+        checkpoint.set_parameters(
+            model, read_arrays(self.best, checkpoint.MODEL_FORMAT)[0], self.best
+        )
 
     def write_result(self, result: dict) -> None:
         write_atomically(self.folder / "result.json", json.dumps(result, indent=1).encode())

@@ -331,7 +331,8 @@ def test_damaged_metadata_is_told_in_a_sentence(tmp_path):
         metadata = {**good, name: value}
         if value is None:
             del metadata[name]
-        (tmp_path / "x.onnx").write_bytes(built(untrained(tmp_path), metadata).SerializeToString())
+        content = built(untrained(tmp_path), metadata).SerializeToString()
+        (tmp_path / "x.onnx").write_bytes(seal(content))
         with pytest.raises(UserError, match="vocabulary or settings are damaged"):
             gluonlm.load(tmp_path / "x.onnx")
 
