@@ -5,6 +5,5 @@ In: ids, a state, targets. Out: logits or losses in nats, a new state; a checkpo
 
 ``rnn`` is the model, ``qrnn`` and ``transformer`` are layers of their own, ``regularize`` is what
 training adds; ``softmax`` and ``adaptive`` are decoders with their loss; ``weights`` names each
-matrix, ``quantized`` holds them as integers, ``checkpoint`` and ``storage`` are files, ``exchange``
-those of other programs.
+matrix, ``checkpoint`` is the file.
 """

@@ -325,7 +325,7 @@ def test_a_host_that_cannot_be_reached_or_lacks_the_folder(
             "there is no no-such-ssh on this machine: install an",
         ),
         (["-n", "2"], "say how many workers and where"),
-        (["-n", "0", "--local"], "say how many workers and where"),
+        (["-n", "0", "--local"], "argument -n/--workers: must be at least 1, not 0"),
         (["-n", "1", "-s", "0", "--local"], "argument -s/--servers: must be at least 1, not 0"),
         (
             ["-n", "1", "-H", "x" * 70],
