@@ -1,8 +1,8 @@
 """Where a run is computed and how it is watched: what may change whenever it is resumed.
 
-A :class:`Session` has devices and a :class:`Group` of workers, each of which reads columns of the
-batch. This one has a single worker. Those of several, in :mod:`gluonlm.parallel.group`, have its
-methods; all workers must call them in the same order.
+A :class:`Session` has devices and a :class:`Group` of workers, each of which reads its columns of
+the batch. The group here has a single worker; those of several, in :mod:`gluonlm.parallel.group`,
+have its methods, which all workers must call in the same order.
 """
 
 from collections.abc import Sequence
