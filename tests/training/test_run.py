@@ -330,7 +330,7 @@ def test_all_is_saved_before_it_is_shown(cats, tmp_path, monkeypatch):
             fit(cats, tmp_path / "run", "--epochs", "1")
     assert state(tmp_path / "run")[1]["epoch"] == 1
     with monkeypatch.context() as patch:
-        patch.setattr(train, "sample", broken)
+        patch.setattr(train.LanguageModel, "generate", broken)
         with pytest.raises(RuntimeError, match="the display"):
             train.main(["--resume", str(tmp_path / "run")])
     assert (tmp_path / "run" / "result.json").exists()
