@@ -321,7 +321,7 @@ def test_training_outside_of_the_main_thread(cats, tmp_path, done):
 def test_all_is_saved_before_it_is_shown(cats, tmp_path, monkeypatch):
     """A display that fails in a way that nobody thought of loses nothing."""
 
-    def broken(*_):
+    def broken(*_, **__):
         raise RuntimeError("the display")
 
     with monkeypatch.context() as patch:
