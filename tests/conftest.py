@@ -19,9 +19,10 @@ from gluonlm.training.run import Run  # noqa: E402
 
 # The files whose tests take longest, in this order: they begin first, or one worker would end with
 # them alone.
-LONG = ("test_distributed", "test_documented", "test_site", "test_notebooks", "test_bench")
-LONG += ("test_robustness", "test_launch", "test_training", "test_runtime", "test_streams")
-LONG += ("test_teaching", "test_awd", "test_blas", "test_ablation", "test_austen")
+LONG = ("test_distributed", "test_site", "test_bench", "test_runtime", "test_robustness")
+LONG += ("test_notebooks", "test_blas", "test_training", "test_documented", "test_launch")
+LONG += ("test_web", "test_teaching", "test_austen", "test_qrnn", "test_awd", "test_corpus")
+LONG += ("test_doctor", "test_streams", "test_ablation")
 
 
 class Files(LoadScopeScheduling):

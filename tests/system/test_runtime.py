@@ -180,7 +180,7 @@ def test_no_warning_in_the_right_order():
 FAULTS = """
 import resource, gluonlm, mxnet
 from mxnet import nd
-a, b = nd.ones((700, 2)), nd.ones((2, 33278))
+a, b = nd.ones((350, 2)), nd.ones((2, 33278))
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     nd.dot(a, b).wait_to_read()
@@ -191,7 +191,7 @@ print([faults() for _ in range(40)][-1])
 
 @pytest.mark.skipif(not memory.keep_memory(), reason="memory is kept with glibc only")
 def test_a_large_array_is_not_mapped_anew():
-    pages = 700 * 33278 * 4 // os.sysconf("SC_PAGE_SIZE")
+    pages = 350 * 33278 * 4 // os.sysconf("SC_PAGE_SIZE")
     assert int(process(FAULTS)[0]) < pages / 20
     assert (
         int(process(FAULTS, MALLOC_MMAP_THRESHOLD_="1000000")[0]) > pages / 20
