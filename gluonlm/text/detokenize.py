@@ -13,7 +13,7 @@ quotation marks with a direction is here.
 from collections.abc import Iterable
 from functools import cache, lru_cache
 
-from gluonlm.text.subwords import BLANK, Subwords
+from gluonlm.text.subwords import BLANK, encoder
 from gluonlm.text.tokenizer import NUMBER, tokenize
 from gluonlm.text.vocabulary import EOS, Dictionary
 
@@ -140,16 +140,10 @@ def line_tokens(line: str, dictionary: Dictionary, level: str) -> list[str]:
         return words
     if level == "subword":
         line = line.lower() if rules.get("lowercase") else line
-        return subwords(dictionary.about["subwords"]).encode(line)
+        return encoder(dictionary.about["subwords"])(line)
     if rules.get("tokenizer") == "moses":
         words = tokenize(line, rules["lowercase"], rules["numbers"])
     return [spelled(word, dictionary) for word in words]
-
-
-@lru_cache(maxsize=2)
-def subwords(model: str) -> Subwords:
-    """The model of subwords in a vocabulary, decoded once."""
-    return Subwords(model)
 
 
 def spelled(word: str, dictionary: Dictionary) -> str:

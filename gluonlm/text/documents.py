@@ -18,7 +18,7 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import chain, dropwhile, islice, takewhile
 from pathlib import Path
 from typing import BinaryIO
 
@@ -61,8 +61,7 @@ class Sources:
                     yield from self.read(Path(path).name, file)
 
     def folder(self, folder: Path) -> Iterator[tuple[str, Iterator[str]]]:
-        """The texts in a folder and the folders in it, by name; hidden files and those that are no
-        text are not."""
+        """The texts in a folder and the folders in it, by name, except hidden files."""
         skipped = 0
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
             name = path.relative_to(folder)
@@ -143,24 +142,14 @@ class Sources:
             return
         self.notes.append(f"{name}: Project Gutenberg's header and licence were left out")
         body = chain(head[start + 1 :], lines)
-        for line in islice(body, 60):  # who produced the text, if that is said
-            if CREDITS.match(line.strip()):
-                for line in body:  # noqa: B007
-                    if not line.strip():
-                        break
-            else:
-                yield line
-                if line.strip():
-                    break
-        for line in body:
-            if FOOTER.search(line):
-                return
-            yield line
+        first = next((line for line in body if line.strip()), "")
+        credits = CREDITS.match(first.strip())  # a paragraph that says who produced the text
+        body = dropwhile(str.strip, body) if credits else chain([first], body)
+        yield from takewhile(lambda line: not FOOTER.search(line), body)
 
 
 def physical_lines(text: Iterator[str], longest: int | None = LONG) -> Iterator[str]:
-    """The lines of a text; one longer than ``longest`` in pieces, cut at blanks if there are
-    any."""
+    """The lines of a text; one longer than ``longest`` in pieces, cut at blanks if it has any."""
     carry = ""
     for block in text:
         *lines, carry = (carry + block).split("\n")

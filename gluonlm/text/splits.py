@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from gluonlm.system.errors import UserError
 from gluonlm.text.checks import Checks
-from gluonlm.text.subwords import Subwords
+from gluonlm.text.subwords import encoder, learn
 from gluonlm.text.vocabulary import EOS, RARE, UNK, Dictionary
 
 SPLITS = ("train", "valid", "test")
@@ -97,10 +97,10 @@ class Splits:
                     f"nothing is left for the {split} text (share {share:g}): give more text or "
                     f"another --split"
                 )
-        subwords = None
+        tokens_of, extra = {"word": str.split, "char": list}.get(self.level), {}
         if self.level == "subword":
-            subwords = Subwords.learn((unit.text for unit in self.units("train")), size)
-        tokens_of = {"word": str.split, "char": list}.get(self.level) or subwords.encode
+            extra["subwords"] = learn((unit.text for unit in self.units("train")), size)
+            tokens_of = encoder(extra["subwords"])
         seen = Counter()
         for unit in self.units("train"):
             seen.update(tokens_of(unit.text))
@@ -108,7 +108,6 @@ class Splits:
             seen["\n"] = self.counts["train"]["units"]
         known = Dictionary.from_counts(seen, size and size - 2, least)
         figures = {s: self.write(s, tokens_of, known, checks) for s in ("valid", "test", "train")}
-        extra = {"subwords": subwords.text} if subwords else {}
         special = {UNK} if self.level == "char" else {UNK, EOS}
         return {
             "vocabulary": len(special.union(known.idx2word)),
