@@ -8,7 +8,8 @@ one of 200 units over characters (both of random weights), and the bundled 8-bit
 is `python -m gluonlm.score`, from reading the file to writing the table. ``alone`` is a loop over
 ``model.perplexity(line)``. ``limit`` is the speed of the model's products alone, in float32 on
 batches of 2,048 tokens: no way of batching can be faster. All is lines per second of processor time
-on one thread, which programs beside it hardly disturb.
+on one thread, which programs beside it hardly disturb. ``off`` compares the sum over the lines that
+were scored alone, the state carried over, with that of `python -m gluonlm.evaluate`.
 """
 
 import argparse
@@ -26,7 +27,7 @@ if __name__ == "__main__":
     os.environ["OMP_NUM_THREADS"] = "1"
 
 import gluonlm  # isort: skip
-from gluonlm import score
+from gluonlm import evaluate, score
 from gluonlm.cli import run
 from gluonlm.config import Config
 from gluonlm.inference.lines import ROWS
@@ -52,9 +53,10 @@ def main(argv: list[str]) -> dict:
         rows = [measured(path, text, options.alone) for path in [*paths, BUNDLED]]
     for row in rows:
         limit = f", limit {row['limit']:,.0f}" if row["limit"] else ""
+        off = "" if row["off"] is None else f", sum off by {row['off']:.0e}"
         print(
             f"{row['model']}: {row['together']:,.0f} lines/s together, {row['alone']:,.0f} alone, "
-            f"ratio {row['ratio']:.1f}{limit}"
+            f"ratio {row['ratio']:.1f}{limit}{off}"
         )
     command = ["python", "benchmarks/scoring.py", *argv]
     return record(options.out, command, lines=options.lines, models=rows)
@@ -93,7 +95,10 @@ def measured(path: Path, text: Path, alone: int) -> dict:
     with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
         began = time.process_time()
         totals = score.main([str(path), str(text)])
-    together = totals["lines"] / (time.process_time() - began)
+        together = totals["lines"] / (time.process_time() - began)
+        some = text.with_name("some.txt")
+        some.write_text("".join(lines))
+        off = difference(path, some) if path != BUNDLED else None
     tokens = totals["tokens"] / totals["lines"]  # of a line
     return {
         "model": path.stem,
@@ -102,8 +107,16 @@ def measured(path: Path, text: Path, alone: int) -> dict:
         "alone": one,
         "ratio": together / one,
         "limit": limit(model) / tokens if path != BUNDLED else None,
+        "off": off,
         "peak_mib": peak_bytes() / 2**20,
     }
+
+
+def difference(path: Path, text: Path) -> float:
+    """By what share the sum of a text's lines differs from evaluate's, which reads it as one."""
+    lines = score.main([str(path), str(text), "--carry"])["log_probability"]
+    whole = evaluate.main([str(path), "--data", str(text), "--batch-size", "1"])
+    return abs(1 + lines / (whole.loss * whole.tokens))
 
 
 def limit(model: gluonlm.LanguageModel) -> float:

@@ -170,8 +170,7 @@ def checked(ids: np.ndarray, dictionary: Dictionary, files: DatasetFiles, split:
 
 
 def say_unknown(name: str, dictionary: Dictionary, ids: dict[str, np.ndarray], given: bool) -> None:
-    """Tell on stderr how much of the texts a vocabulary does not know: a given one, or that of the
-    training text."""
+    """Tell on stderr what a vocabulary, given or new, does not know of the texts."""
     train, valid, test = (
         100 * float(np.mean(ids[split] == dictionary.unk_id))
         for split in ("train", "valid", "test")
@@ -210,8 +209,7 @@ def encode_span(span: Span, dictionary: Dictionary, level: str) -> np.ndarray:
 
 
 def gather(pieces: Iterable[np.ndarray]) -> np.ndarray:
-    """Join int32 arrays; an array('i') grows in place, concatenating a list would take twice the
-    memory."""
+    """Join int32 arrays by growing one; to concatenate a list would take twice the memory."""
     tokens = array("i")
     for piece in pieces:
         tokens.frombytes(piece.view(np.uint8))
@@ -219,8 +217,7 @@ def gather(pieces: Iterable[np.ndarray]) -> np.ndarray:
 
 
 def word_blocks(span: Span) -> Iterator[list[str]]:
-    """The words of a text by blocks, ``<eos>`` for each line end; a last line without one gets
-    it."""
+    """The words of a text by blocks, ``<eos>`` after each line, also if the last has no end."""
     last = "\n"
     for block in blocks(span):
         last = block[-1]
@@ -230,8 +227,7 @@ def word_blocks(span: Span) -> Iterator[list[str]]:
 
 
 def index_words(span: Span, limits: Limits = ALL) -> tuple[Dictionary, np.ndarray]:
-    """Vocabulary and ids of a text in one pass: numbered by first appearance, by frequency in the
-    end."""
+    """Vocabulary and ids of a text in one pass: numbered anew when the frequencies are known."""
     first_seen: defaultdict[str, int] = defaultdict(itertools.count().__next__)
     ids = gather(
         np.fromiter(map(first_seen.__getitem__, w), np.int32, len(w)) for w in word_blocks(span)
@@ -255,8 +251,7 @@ def code_points(text: str) -> np.ndarray:
 
 
 def index_characters(spans: Iterable[Span], limits: Limits | None = None) -> Dictionary:
-    """The characters of all spans by falling frequency; without ``limits`` a closed vocabulary,
-    else with ``<unk>``."""
+    """The characters of all spans by falling frequency, without ``limits`` a closed vocabulary."""
     counts = np.zeros(CODE_POINTS, np.int64)
     for span in spans:
         encoding = span.encoding
@@ -287,7 +282,6 @@ def character_ids(
         if unknown < 0 and (bad := np.flatnonzero(ids < 0)).size:
             raise UserError(
                 f"{span.path} contains {piece[bad[0]]!r}, which is none of the {len(dictionary)} "
-                f"characters "
-                "of this vocabulary: remove or replace it"
+                "characters of this vocabulary: remove or replace it"
             )
         yield ids

@@ -25,8 +25,7 @@ BETWEEN = {"@-@": "-", "@,@": ",", "@.@": "."}  # WikiText: no blank on either s
 
 @cache
 def moses():
-    """The Moses detokenizer; gluonnlp's SacreMosesDetokenizer calls the same one, and would load
-    MXNet for it."""
+    """The Moses detokenizer, which gluonnlp calls, too, but with MXNet loaded."""
     from sacremoses import MosesDetokenizer
 
     return MosesDetokenizer("en")
@@ -40,8 +39,7 @@ def parted(before: tuple[str, ...], token: str) -> bool:
 
 
 def example(word: str) -> str:
-    """A short word that stands beside others as this one does, so that few pairs have to be asked
-    for."""
+    """A short word that stands beside others as this one does, so that few pairs are asked for."""
     return word[-1:].replace("s", "is") if word.isascii() and word.isalpha() else word
 
 

@@ -52,8 +52,7 @@ class Rules:
 
     @property
     def least(self) -> int:
-        """How often a word must be seen; by default twice, so that words seen once teach
-        ``<unk>``."""
+        """How often a word must be seen: usually twice, so that the others teach ``<unk>``."""
         usual = 2 if self.level == "word" and self.vocab_size is None else 1
         return self.min_count or usual
 
@@ -94,8 +93,7 @@ def install(scratch: Path, out: Path) -> None:
 
 
 def select(title: str, lines: Iterable[str], rules: Rules) -> Iterator[tuple[str, str]]:
-    """(title, line) for each line that belongs to a document, whose title may be a line of the
-    file."""
+    """(title, line) for each line of a document, whose title may be a line of the file."""
     inside = rules.begin is None
     for line in lines:
         stripped = line.strip()
@@ -109,8 +107,7 @@ def select(title: str, lines: Iterable[str], rules: Rules) -> Iterator[tuple[str
 
 
 def units(lines: Iterator[str], rules: Rules) -> Iterator[Unit]:
-    """What becomes a line each: lines at character level, else the sentences of paragraphs or
-    lines."""
+    """What becomes a line each: at character level a line, else a sentence."""
     if rules.level == "char":
         for line in lines:
             whole, text = not line.endswith(JOIN), dropped(line.removesuffix(JOIN), rules)
@@ -146,8 +143,7 @@ def dropped(text: str, rules: Rules) -> str:
 
 
 def paragraphs(lines: Iterator[str], rules: Rules) -> Iterator[tuple[str, bool]]:
-    """Paragraphs of a wrapped text, else lines, without what the rules drop; False for a line that
-    goes on."""
+    """Paragraphs of a wrapped text, else lines, as far as kept; False for one that goes on."""
     head = list(islice(lines, LOOKED_AT))
     wrapped = is_wrapped(head) if rules.wrapped is None else rules.wrapped
     lines = chain(head, lines)
@@ -165,8 +161,7 @@ def joined(lines: Iterable[str]) -> Iterator[str]:
 
 
 def is_wrapped(lines: list[str]) -> bool:
-    """Whether the lines of a text are cut at some width, as those of Project Gutenberg are, with
-    blank lines between."""
+    """Whether the lines of a text are cut at some width, with blank lines between paragraphs."""
     full = [line for line in lines if line.strip()]
     blank = len(lines) - len(full)
     if blank <= len(full) / TALLEST or max(map(len, full), default=0) > WIDEST:

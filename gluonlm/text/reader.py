@@ -24,6 +24,7 @@ BLOCK = 1 << 20  # bytes read at once: NumPy's work on it dwarfs Python's, its w
 UNSPACED = {ord(" "): None, ord("_"): " "}
 LONGEST_WORD = 1 << 20  # characters
 INVISIBLE = dict.fromkeys(map(ord, "\ufeff\u200b\u2060"))  # byte-order mark, zero-width blanks
+SHARES = (0.8, 0.1)  # of a single file that train and validate; the rest is the test
 BAR_FROM = 64 << 20  # bytes from which on reading takes long enough for a progress bar
 
 
@@ -114,8 +115,7 @@ def decoded(
 
 
 def progress_bar(total: int | None, name: str, **options) -> tqdm:
-    """A bar that counts bytes; in a log file, where each state is printed below the last, a rare
-    one."""
+    """A bar that counts bytes; rarely drawn in a log file, where each state is a line."""
     seconds = 0.2 if sys.stderr.isatty() else 20
     return tqdm(total=total, desc=name, unit="B", unit_scale=True, mininterval=seconds, **options)
 
@@ -137,8 +137,8 @@ def count_lines(span: Span) -> int:
     return sum(data.count(b"\n") for data in byte_blocks(span))
 
 
-def split_by_lines(path: Path, shares: tuple[float, ...] = (0.8, 0.1)) -> list[Span]:
-    """Cut a file into contiguous spans: these shares of its lines, then the rest.
+def split_by_lines(path: Path) -> list[Span]:
+    """Cut a file into contiguous spans of ``SHARES`` of its lines, and the rest.
 
     A text of fewer than ten lines is cut at blanks, or where there are none between two characters.
 
@@ -150,15 +150,14 @@ def split_by_lines(path: Path, shares: tuple[float, ...] = (0.8, 0.1)) -> list[S
         raise UserError(f"{path} is empty: give a file with text")
     if size < 10:
         raise UserError(
-            f"{path} has only {size} characters, too few to be split 80/10/10 into training, "
-            f"validation and test: "
-            "give a longer text, or a folder with train.txt, valid.txt and test.txt"
+            f"{path} has only {size} characters, too few to be split 80/10/10: give a longer text, "
+            "or a folder with train.txt, valid.txt and test.txt"
         )
     if lines >= 10:
-        wanted = np.round(np.cumsum(shares) * lines).astype(int)  # lines before each cut
+        wanted = np.round(np.cumsum(SHARES) * lines).astype(int)  # lines before each cut
         cuts = line_ends(whole, wanted)
     else:
-        cuts = [gap(path, round(share * size)) for share in np.cumsum(shares)]
+        cuts = [gap(path, round(share * size)) for share in np.cumsum(SHARES)]
     cuts = [0, *cuts, None]
     return [Span(path, start, stop) for start, stop in zip(cuts, cuts[1:], strict=False)]
 

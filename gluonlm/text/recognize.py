@@ -47,8 +47,7 @@ def other_kind(head: bytes, start: int = 0) -> str | None:
 
 
 def utf_16(head: bytes) -> str | None:
-    """The kind of UTF-16 that begins so: by its mark, or by the zero bytes that most letters then
-    have."""
+    """The kind of UTF-16 that begins so, by its mark or the zero bytes of most letters."""
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "utf-16"
     for first, encoding in ((0, "utf-16-be"), (1, "utf-16-le")):

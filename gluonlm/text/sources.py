@@ -20,8 +20,7 @@ BUNDLED = Path(__file__).resolve().parents[2] / "data"
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set by name. ``closed``: its alphabet is that of all three splits, without
-    ``<unk>``."""
+    """A data set by name; the alphabet of a ``closed`` one is that of all three splits."""
 
     name: str
     level: str

@@ -1,5 +1,4 @@
-"""The three texts of a data set while it is prepared: filled document by document, then given their
-vocabulary."""
+"""The three texts of a data set in the making: filled by document, then given a vocabulary."""
 
 import hashlib
 import json
@@ -29,8 +28,7 @@ class Unit(NamedTuple):
 
 
 class Splits:
-    """Three texts that grow in files of a temporary folder; ``close`` is called by
-    :meth:`finish`."""
+    """Three texts that grow in files of a temporary folder, which :meth:`finish` closes."""
 
     def __init__(self, folder: Path, shares: tuple[float, float, float], level: str):
         self.folder, self.shares, self.level = folder, shares, level
@@ -93,10 +91,8 @@ class Splits:
         self.open.close()
         for split, share in zip(SPLITS, self.shares):
             if not self.counts[split]["units"]:
-                raise UserError(
-                    f"nothing is left for the {split} text (share {share:g}): give more text or "
-                    f"another --split"
-                )
+                lacking = f"nothing is left for the {split} text (share {share:g})"
+                raise UserError(f"{lacking}: give more text or another --split")
         tokens_of, extra = {"word": str.split, "char": list}.get(self.level), {}
         if self.level == "subword":
             extra["subwords"] = learn((unit.text for unit in self.units("train")), size)

@@ -26,8 +26,7 @@ ENDING = re.compile(
 
 @cache
 def moses():
-    """The Moses tokenizer; gluonnlp's SacreMosesTokenizer calls the same one, and would load MXNet
-    for it."""
+    """The Moses tokenizer, which gluonnlp calls, too, but with MXNet loaded."""
     from sacremoses import MosesTokenizer
 
     return MosesTokenizer("en")
@@ -35,8 +34,7 @@ def moses():
 
 @cache
 def abbreviations() -> dict[str, bool]:
-    """Words whose full stop does not end a sentence, such as Mr and Dr; True: only before a number,
-    such as No."""
+    """Words whose full stop ends no sentence; True: only before a number, such as No."""
     from sacremoses.corpus import NonbreakingPrefixes
 
     words = (line.split() for line in NonbreakingPrefixes().words("en"))

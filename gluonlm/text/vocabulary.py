@@ -1,5 +1,4 @@
-"""The vocabulary of a model: tokens by id and ids by token. Needs only numpy, so that serving needs
-no more."""
+"""The vocabulary of a model: tokens by id and ids by token. Serving needs only numpy for it."""
 
 import itertools
 import json
@@ -50,8 +49,7 @@ class Dictionary:
     def from_counts(
         cls, counts: Counter, max_size: int | None = None, min_count: int = 1
     ) -> "Dictionary":
-        """At most ``max_size`` tokens seen ``min_count`` times, by falling frequency (ties:
-        alphabetical)."""
+        """At most ``max_size`` tokens seen ``min_count`` times, by frequency, then by alphabet."""
         ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
         return cls(word for word, count in ordered[:max_size] if count >= min_count)
 
@@ -71,10 +69,8 @@ class Dictionary:
     def __getitem__(self, word: str) -> int:
         index = self.word2idx.get(word, self.unk_id)
         if index is None:
-            raise UserError(
-                f"{word!r} is not among the {len(self)} tokens of this vocabulary, which has no "
-                f"{UNK}"
-            )
+            known = f"the {len(self)} tokens of this vocabulary"
+            raise UserError(f"{word!r} is not among {known}, which has no {UNK}")
         return index
 
     @property
@@ -89,13 +85,11 @@ class Dictionary:
 
     @property
     def start_id(self) -> int:
-        """The id that stands before the first token of a text: a line end, or token 0 where there
-        is none."""
+        """The id before the first token of a text: a line end, or token 0 where there is none."""
         return self.word2idx.get(EOS, self.word2idx.get("\n", 0))
 
     def encode(self, words: Iterable[str]) -> np.ndarray:
-        """Ids int32 (len(words),); an unknown token is ``<unk>``, or a UserError if there is
-        none."""
+        """Ids int32 (len(words),); an unknown token is ``<unk>``, or else a UserError."""
         words, unk = list(words), self.unk_id
         if unk is None:
             return np.fromiter(map(self.__getitem__, words), np.int32, len(words))
