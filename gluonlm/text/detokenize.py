@@ -134,11 +134,12 @@ def tokens_of(text: str, dictionary: Dictionary, level: str) -> tuple[list[str],
 def line_tokens(line: str, dictionary: Dictionary, level: str) -> list[str]:
     """The tokens of a line, words or subwords."""
     words, rules = line.split(), dictionary.about.get("rules", {})
-    if all(word in dictionary for word in words):
-        return words
-    if level == "subword":
+    known = all(word in dictionary for word in words)
+    if level == "subword" and not (known and BLANK in line):  # "in" may be the end of a word, too
         line = line.lower() if rules.get("lowercase") else line
         return encoder(dictionary.about["subwords"])(line)
+    if known:
+        return words
     if rules.get("tokenizer") == "moses":
         words = tokenize(line, rules["lowercase"], rules["numbers"])
     return [spelled(word, dictionary) for word in words]

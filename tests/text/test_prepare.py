@@ -21,6 +21,7 @@ from gluonlm import evaluate, train
 from gluonlm.prepare import main
 from gluonlm.system.errors import UserError
 from gluonlm.text.corpus import UNK, load_corpus, read_split
+from gluonlm.text.detokenize import tokens_of
 from gluonlm.text.preparation import Rules, is_wrapped, select
 from gluonlm.text.splits import Splits, Unit
 
@@ -215,6 +216,10 @@ def test_subwords_come_back_as_the_text_and_lie_in_the_vocabulary(prepared, tmp_
     words = prepared(TEXT)[0]["splits"]
     for split in SPLITS:  # the same text at word level has as many words and characters
         assert sizes[split] == {name: words[split][name] for name in ("words", "characters")}
+    assert {"e", "n"} <= set(corpus.dictionary.idx2word)  # within a word; a line begins one
+    tokens = tokens_of("n e", corpus.dictionary, "subword")[0]
+    assert "".join(tokens) == "▁n▁e"
+    assert tokens_of("▁ n ▁ e", corpus.dictionary, "subword")[0] == ["▁", "n", "▁", "e"]
     with pytest.raises(UserError, match="no 100000 subwords|change --vocab-size"):
         prepared("a b\n" * 50, "--level", "subword", "--vocab-size", "3")
 
