@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "notebooks"
 SANITIZE = FOLDER / "nbval.cfg"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-MAX_LINES, MAX_BYTES = 30, 350_000
+MAX_LINES, MAX_BYTES, MAX_WIDTH = 30, 350_000, 250
 MAX_DRAWING = 0.2  # share of the code lines of a lesson
 DRAWING = re.compile(
     r"\b(plt|axes|panels|figure|teaching\.(figure|lines|bars|rows|heat_strip|draw_\w+|box|arrow|dress))\b"
@@ -166,6 +166,8 @@ def complaints(notebook, public: set[str]) -> list[str]:
         for output in cell.outputs:
             if output.output_type == "error" or output.get("name") == "stderr":
                 found.append(f"cell {i}: {output.get('name', 'error')} in the output")
+            if (width := max(map(len, output.get("text", "").split("\n")))) > MAX_WIDTH:
+                found.append(f"cell {i}: a printed line of {width} characters")
             if ABSOLUTE_PATH.search(
                 str(output.get("text", "")) + str(output.get("data", {}).get("text/plain", ""))
             ):
@@ -296,7 +298,7 @@ def test_the_rules_can_be_broken():
 
     notebook = new_notebook(
         cells=[
-            cell("def batchify(): ...", 1),
+            cell("def batchify(): ...", 1, new_output("stream", text=f"{'x' * 251}\nx")),
             cell("def batchify(): ...", 2, tags=["from-scratch"]),
             cell("x = 1", 4, new_output("stream", name="stderr", text="oops")),
             cell(
@@ -317,6 +319,7 @@ def test_the_rules_can_be_broken():
         "cell 3: execution count 4",
         "cell 6: times of its execution",
         "cell 1: redefines batchify of the package",
+        "cell 1: a printed line of 251 characters",
         "cell 2: written from scratch, but the next cell asserts nothing",
         "cell 3: stderr in the output",
         "cell 4: 31 lines",
