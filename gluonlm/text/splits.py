@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from gluonlm.system.errors import UserError
 from gluonlm.text.checks import Checks
-from gluonlm.text.subwords import encoder, learn
+from gluonlm.text.subwords import encoder, learn_subwords
 from gluonlm.text.vocabulary import EOS, RARE, UNK, Dictionary
 
 SPLITS = ("train", "valid", "test")
@@ -95,7 +95,7 @@ class Splits:
                 raise UserError(f"{lacking}: give more text or another --split")
         tokens_of, extra = {"word": str.split, "char": list}.get(self.level), {}
         if self.level == "subword":
-            extra["subwords"] = learn((unit.text for unit in self.units("train")), size)
+            extra["subwords"] = learn_subwords((unit.text for unit in self.units("train")), size)
             tokens_of = encoder(extra["subwords"])
         seen = Counter()
         for unit in self.units("train"):

@@ -1,6 +1,6 @@
 """Subwords: pieces of words that a training text teaches, by the sentencepiece library.
 
-    >>> model = learn(sentences, 8000)
+    >>> model = learn_subwords(sentences, 8000)
     >>> encoder(model)("she was unhappily married")
     ['▁she', '▁was', '▁un', 'happ', 'ily', '▁married']
 
@@ -19,7 +19,7 @@ BLANK = "▁"
 LEARNED_FROM = 1_000_000  # sentences at the beginning of the training text
 
 
-def learn(sentences: Iterable[str], vocab_size: int) -> str:
+def learn_subwords(sentences: Iterable[str], vocab_size: int) -> str:
     """The model that fits the sentences, with at most ``vocab_size`` pieces."""
     from sentencepiece import SentencePieceTrainer
 
