@@ -31,6 +31,8 @@ DRAWING = re.compile(
 )
 SOLUTION = re.compile(r"<details>.*?```python\n(.*?)```.*?</details>", re.DOTALL)
 ABSOLUTE_PATH = re.compile(r"(?<![\w.:/])/(home|root|work|tmp|usr|opt|var|Users|mnt)/|[A-Z]:\\\\")
+# nobody looks at the pictures of these runs; a large one takes four times as long as a small one
+SMALL = "--IPKernelApp.exec_lines=from gluonlm.teaching import figures; figures.DPI = 20"
 NUMBER = re.compile(r"\d(?:[\d,.]*\d)?(?:e-\d+)?")
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
@@ -71,11 +73,10 @@ def executed(path: Path):
     notebook.cells += [
         new_code_cell(code, metadata={"tags": ["solution"]}) for code in solutions(notebook)
     ]
+    executor = ExecutePreprocessor(timeout=600, kernel_name="python3", extra_arguments=[SMALL])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GLUONLM_WORKLOAD", "tiny")
-        ExecutePreprocessor(timeout=600, kernel_name="python3").preprocess(
-            notebook, {"metadata": {"path": FOLDER}}
-        )
+        executor.preprocess(notebook, {"metadata": {"path": FOLDER}})
     return notebook
 
 
