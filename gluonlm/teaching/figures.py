@@ -93,7 +93,7 @@ def dress(axes: Axes, **settings: Any) -> None:
         if axis.get_scale() == "log":
             low, high = axis.get_view_interval()
             short = high / low < 100 and f"{name}ticks" not in settings
-            axis.set_major_formatter("{x:,g}")
+            axis.set_major_formatter("{x:,.12g}")
             axis.set_minor_formatter(two_and_five if short else "")
     if len(axes.get_legend_handles_labels()[1]) > 1:
         axes.legend()
@@ -101,7 +101,7 @@ def dress(axes: Axes, **settings: Any) -> None:
 
 def two_and_five(value: float, _: int | None = None) -> str:
     """The label of a minor tick of a short log axis: between 10 and 100 there are 20 and 50."""
-    return f"{value:,g}" if f"{value:e}"[0] in "25" else ""
+    return f"{value:,.12g}" if f"{value:e}"[0] in "25" else ""
 
 
 def lines(
