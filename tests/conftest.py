@@ -22,7 +22,7 @@ from gluonlm.training.run import Run  # noqa: E402
 LONG = ("test_distributed", "test_site", "test_bench", "test_runtime", "test_robustness")
 LONG += ("test_notebooks", "test_blas", "test_training", "test_documented", "test_launch")
 LONG += ("test_web", "test_teaching", "test_austen", "test_qrnn", "test_awd", "test_corpus")
-LONG += ("test_doctor", "test_streams", "test_ablation")
+LONG += ("test_doctor", "test_pruning", "test_streams", "test_ablation")
 
 
 class Files(LoadScopeScheduling):
