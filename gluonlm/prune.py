@@ -69,14 +69,6 @@ def align(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def prune_at_once(trained: Trained, rules: tuple[Rule, ...]) -> tuple[str, ...]:
-    """Prune a model to where rules end; returns the names of all tensors that are pruned now."""
-    pruner = Pruner(trained.model, Updater(trained.model.trainables(), "sgd", 0.0))
-    pruner.keep_zeros(trained.pruned)
-    pruner.prune({name: rule.final for name, rule in match(rules, pruner.tensors).items()})
-    return tuple(pruner.kept)
-
-
 def sensitivity(
     trained: Trained, ids: np.ndarray, levels: Sequence[float]
 ) -> dict[str, list[float]]:
@@ -164,10 +156,12 @@ def main(argv: list[str]) -> Trained:
 def pruned(trained: Trained, rules: tuple[Rule, ...], ids: np.ndarray) -> Trained:
     """The model pruned to where the rules end; prints its loss on a text before and after."""
     before = loss(trained, ids)
-    names = prune_at_once(trained, rules)
+    pruner = Pruner(trained.model, Updater(trained.model.trainables(), "sgd", 0.0))
+    pruner.keep_zeros(trained.pruned)
+    pruner.prune({name: rule.final for name, rule in match(rules, pruner.tensors).items()})
     after = displayed(loss(trained, ids), trained.level)
     print(f"validation {named(before, trained.level)} before, {after} after pruning")
-    return replace(trained, pruned=names)
+    return replace(trained, pruned=tuple(pruner.kept))
 
 
 def loss(trained: Trained, ids: np.ndarray) -> float:

@@ -58,7 +58,12 @@ class OnnxModel:
         self.scores = inputs.pop("targets", None) is not None  # a graph that gives losses, too
         self.states = inputs  # name: (steps, "N", size)
         self.outputs = [f"{name}_out" for name in self.states]
-        self.options = lazy_outputs() if self.scores else None
+        self.options = None
+        if self.scores:  # then only what the wanted outputs need is computed
+            import onnxruntime
+
+            self.options = onnxruntime.RunOptions()
+            self.options.only_execute_path_to_fetches = True
         # these operators find one range for all columns of a call
         self.independent = b"DynamicQuantize" not in content
 
@@ -97,15 +102,6 @@ class OnnxModel:
             feed["targets"] = np.asarray(targets, np.int64)
         result, *state = self.session.run([output, *self.outputs], feed, self.options)
         return result, state
-
-
-def lazy_outputs():
-    """Options of a call by which only what the wanted outputs need is computed."""
-    import onnxruntime
-
-    options = onnxruntime.RunOptions()
-    options.only_execute_path_to_fetches = True
-    return options
 
 
 def describe(trained: "Trained") -> dict[str, str]:
