@@ -49,21 +49,15 @@ def check_versions(report: Report) -> None:
         "numpy": numpy or "not installed",
         "mxnet": " and ".join(builds) or "not installed",
     }
-    report.problem_if(
-        sys.version_info[:2] != (3, 10),
-        "gluonlm is made for Python 3.10: build its environment with `make env`",
-    )
-    report.problem_if(
-        numpy is None or tuple(map(int, numpy.split(".")[:2])) >= (1, 24),
-        "MXNet 1.9.1 needs numpy before 1.24: build the environment with `make env`",
-    )
-    report.problem_if(
-        len(builds) > 1, "two builds of mxnet overwrite each other: delete .venv and run `make env`"
-    )
+    note, other = report.problem_if, sys.version_info[:2] != (3, 10)
+    note(other, "gluonlm is made for Python 3.10: build its environment with `make env`")
+    new = numpy is None or tuple(map(int, numpy.split(".")[:2])) >= (1, 24)
+    note(new, "MXNet 1.9.1 needs numpy before 1.24: build the environment with `make env`")
+    twice = "two builds of mxnet overwrite each other: delete .venv and run `make env`"
+    note(len(builds) > 1, twice)
 
 
 def mxnet_works(report: Report) -> bool:
-    """Whether MXNet can be imported."""
     try:
         import mxnet  # noqa: F401
     except (ImportError, OSError, AttributeError) as error:
@@ -78,31 +72,25 @@ def check_speed_settings(report: Report) -> None:
     """Processor, threads, OpenMP, BLAS, the C compiler."""
     prepared, cores = gluonlm.RUNTIME, runtime.usable_cores()
     told = os.environ.get("OPENBLAS_CORETYPE")
+    own_blas = f"MXNet's own for {told or 'what it takes this processor for'}"
     report.findings |= {
         "processor": f"{machine.cpu_model()}, {cores} usable cores",
         "threads": str(prepared.threads),
         "OpenMP": prepared.openmp or "MXNet's own",
-        "BLAS": str(
-            prepared.blas or f"MXNet's own for {told or 'what it takes this processor for'}"
-        ),
+        "BLAS": str(prepared.blas or own_blas),
     }
     try:
         report.findings["C compiler"] = native.find_compiler()
     except UserError as error:
         report.findings["C compiler"] = f"none: {error}"
-    report.problem_if(
-        prepared.threads > cores,
-        f"OMP_NUM_THREADS asks for {prepared.threads} threads on {cores} cores, which then wait "
-        "for each other: unset it",
-    )
-    report.problem_if(
-        sys.platform == "linux" and platform.machine() == "x86_64" and not prepared.openmp,
-        "Intel's OpenMP is missing, training is slower without: `pip install intel-openmp`",
-    )
-    report.problem_if(
-        bool(told and runtime.blas_core() and told not in FAST_CORES),
-        f"BLAS uses its kernels for {told} on a processor that has AVX2: unset OPENBLAS_CORETYPE",
-    )
+    note, threads = report.problem_if, prepared.threads
+    crowd = f"OMP_NUM_THREADS asks for {threads} threads on {cores} cores, which then wait"
+    note(threads > cores, f"{crowd} for each other: unset it")
+    lacking = sys.platform == "linux" and platform.machine() == "x86_64" and not prepared.openmp
+    note(lacking, "Intel's OpenMP is missing, training is slower: `pip install intel-openmp`")
+    slow = f"BLAS uses its kernels for {told} on a processor that has AVX2"
+    wrong = bool(told and runtime.blas_core() and told not in FAST_CORES)
+    note(wrong, f"{slow}: unset OPENBLAS_CORETYPE")
 
 
 def check_gpus(report: Report) -> None:
