@@ -16,13 +16,11 @@ import shlex
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from gluonlm.cli import Parser, dashes, run
+from gluonlm.cli import Parser, at_least, dashes, run
 from gluonlm.system.errors import UserError
 from gluonlm.text.checks import Checks
 from gluonlm.text.documents import Sources
 from gluonlm.text.preparation import Rules, prepare
-
-NUMBERS = ("vocab_size", "min_count")
 
 
 def parser() -> Parser:
@@ -41,9 +39,10 @@ def parser() -> Parser:
     tokens("--numbers", action="store_true", help="N for each number in digits")
     words = "a sentence per line, or lines and paragraphs as they are"
     tokens("--sentences", action=argparse.BooleanOptionalAction, default=True, help=words)
-    tokens("--vocab-size", type=int, metavar="N", help="keep the N most frequent, <unk> for others")
+    words = "keep the N most frequent, <unk> for others"
+    tokens("--vocab-size", type=at_least(3), metavar="N", help=words)
     words = "keep what occurs N times (2 at word level without --vocab-size)"
-    tokens("--min-count", type=int, metavar="N", help=words)
+    tokens("--min-count", type=at_least(1), metavar="N", help=words)
     add_text_options(options)
     return options
 
@@ -67,9 +66,6 @@ def rules_of(options: argparse.Namespace) -> Rules:
     """The options as rules; a UserError when one of them makes no sense."""
     if min(options.shares) <= 0:
         raise UserError("--split: give three shares above 0, such as 80 10 10")
-    for name in NUMBERS:
-        if (value := getattr(options, name)) is not None and value < 1 + 2 * (name == "vocab_size"):
-            raise UserError(f"--{name.replace('_', '-')} {value}: is too small")
     for pattern in filter(None, [options.document, options.begin, options.end, *options.drop]):
         try:
             re.compile(pattern)

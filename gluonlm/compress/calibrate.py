@@ -18,7 +18,6 @@ and ``projection``. Three ranges of each:
 """
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from gluonlm.compress.quantization import LEVELS
 from gluonlm.model.checkpoint import Trained, read_json
 from gluonlm.model.quantized import CLIPS
 from gluonlm.model.rnn import RNNModel
+from gluonlm.model.storage import digest
 from gluonlm.model.weights import named_arrays
 from gluonlm.system.errors import UserError
 from gluonlm.system.files import write_output
@@ -77,10 +77,7 @@ def read_statistics(path: Path, model: RNNModel) -> Statistics:
 
 def fingerprint(model: RNNModel) -> str:
     """A number that changes with any of the model's weights."""
-    digest = hashlib.sha256()
-    for name, array in sorted(named_arrays(model).items()):
-        digest.update(name.encode() + array.tobytes())
-    return digest.hexdigest()[:16]
+    return digest(named_arrays(model), {})[:16]
 
 
 def calibrate(trained: Trained, tokens: int = TOKENS) -> Statistics:

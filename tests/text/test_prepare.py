@@ -251,7 +251,7 @@ def test_a_second_end_can_be_dropped(prepared):
     ("options", "complaint"),
     [
         (["--split", "80", "20", "0"], "three shares above 0"),
-        (["--vocab-size", "2"], "--vocab-size 2: is too small"),
+        (["--vocab-size", "2"], "argument --vocab-size: must be at least 3, not 2"),
         (["--drop", "("], "no regular expression"),
         (["--encoding", "klingon"], "there is no such encoding"),
         (["--encoding", "utf-16"], "not in the encoding utf-16"),
