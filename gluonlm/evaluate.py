@@ -35,8 +35,10 @@ CACHE = ("theta", "lambdasm", "window")
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = Parser("evaluate", __doc__)
     add = parser.add_argument
-    add("checkpoint", nargs="?", help="folder of a run, model file, or exported .onnx file")
-    add("--onnx", metavar="FILE", help="an exported model, whatever its name, on the CPU")
+    model = parser.add_mutually_exclusive_group(required=True).add_argument
+    model("checkpoint", nargs="?", help="folder of a run, model file, or exported .onnx file")
+    model("--onnx", metavar="FILE", help="an exported model, whatever its name, on the CPU")
+    model("--save", metavar="FILE", help="pointer.py's: the same as FILE --cache")
     add("--data", help="data set, folder or text file (default: what the model was trained on)")
     add("--split", choices=("train", "valid", "test"), help="of a data set (default: test)")
     add("--batch-size", type=at_least(1), help="text columns (default: the run's; with a cache 1)")
@@ -45,17 +47,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--theta", type=float, help="how sharply the cache looks (default: what suits the data)")
     add("--lambdasm", type=float, help="share of the cache in the mixture")
     add("--window", type=int, help="tokens that the cache reaches back")
-    add("--save", metavar="FILE", help="pointer.py's: the same as FILE --cache")
     add("--model", choices=MODELS, help="pointer.py's: the file knows it")
     add("--bptt", type=int, help="pointer.py's: the result does not depend on it")
     add("--record", type=Path, metavar="FILE", help="write the figures as JSON, too")
     add_gpu(parser)
     options = parser.parse_args(argv)
     if options.save:
-        if options.checkpoint:
-            raise UserError(
-                f"--save {options.save} names the model: leave out {options.checkpoint}"
-            )
         options.checkpoint, options.cache = options.save, True
     return options
 
@@ -63,8 +60,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def check(options: argparse.Namespace) -> None:
     """Raise a UserError for options that do not fit each other."""
     single = is_file(options.data)
-    if (options.checkpoint is None) == (options.onnx is None):
-        raise UserError("say what to evaluate: a run's folder, a model file, or --onnx FILE")
     if single and options.split:
         raise UserError("--data is a single file, which is read whole: leave out --split")
     if (given := cache_options(options)) and not options.cache:

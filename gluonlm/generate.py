@@ -35,9 +35,10 @@ REPETITION = ("repetition_penalty", "no_repeat")
 def parser() -> Parser:
     parser = Parser("generate", __doc__)
     add = parser.add_argument
-    add("run", nargs="?", help="a run's folder, model file or .onnx file (default: model.pt)")
-    add("--checkpoint", help="the same by option")
-    add("--onnx", metavar="FILE", help="an exported model, whatever its name, on the CPU")
+    model = parser.add_mutually_exclusive_group().add_argument
+    model("run", nargs="?", help="a run's folder, model file or .onnx file (default: model.pt)")
+    model("--checkpoint", help="the same by option")
+    model("--onnx", metavar="FILE", help="an exported model, whatever its name, on the CPU")
     add("--seed-text", default="", metavar="TEXT", help="continue this phrase")
     add("--words", type=int, default=1000, help="words or characters to write (default: 1000)")
     add("--sentences", type=int, help="stop after so many sentences, or lines")
@@ -71,8 +72,6 @@ def add_strategy(group: argparse._ArgumentGroup) -> None:
 def model_path(options: argparse.Namespace) -> Path:
     """The model that the user means."""
     path = options.run or options.checkpoint
-    if sum(map(bool, (options.run, options.checkpoint, options.onnx))) > 1:
-        raise UserError("give the model once: as the first argument, by --checkpoint, or --onnx")
     if not (path or options.onnx or DEFAULT_MODEL.exists()):
         raise UserError("say which model is to write: austen, a run's folder or a model file")
     return Path(path or DEFAULT_MODEL)

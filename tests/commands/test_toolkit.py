@@ -25,7 +25,7 @@ def test_a_line_of_pointer_py(cats, saved, capsys):
     theirs = evaluate.main(line)
     assert "cache: --theta 1 --lambdasm 0.1 --window 500" in capsys.readouterr().out
     assert theirs == evaluate.main([str(saved), "--cache", *cache, "--data", str(cats)])
-    with pytest.raises(UserError, match="--save .* names the model: leave out"):
+    with pytest.raises(UserError, match="argument --save: not allowed with argument checkpoint"):
         evaluate.main([str(saved), "--save", str(saved)])
 
 

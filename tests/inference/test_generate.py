@@ -219,7 +219,7 @@ def test_model_pt_is_the_default(tmp_path, monkeypatch):
         ("--sentences 1 --eos forbid", "is forbidden"),
         ("--seed -1", "argument --seed: must be at least 0, not -1"),
         ("--cuda", "--gpu 0"),
-        ("--checkpoint other.pt", "give the model once"),
+        ("--checkpoint other.pt", "argument --checkpoint: not allowed with argument run"),
     ],
 )
 def test_bad_settings_are_told_in_a_sentence(words, options, what):

@@ -200,7 +200,7 @@ def test_the_command_writes_the_same_text_without_mxnet(trained):
     assert printed.startswith("--- 1 ---\nthe cat")
     assert printed == joined(generate_text([str(trained), *arguments]))
     assert printed == joined(generate_text(["--onnx", file, *arguments, "--temperature", "1"]))
-    with pytest.raises(UserError, match="give the model once"):
+    with pytest.raises(UserError, match="argument --onnx: not allowed with argument run"):
         generate_text([str(trained), "--onnx", file])
 
 
@@ -353,8 +353,8 @@ def test_no_file_or_a_folder(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "say what to evaluate"),
-        (["run", "--onnx", "model.onnx"], "say what to evaluate"),
+        ([], "one of the arguments checkpoint --onnx --save is required"),
+        (["run", "--onnx", "model.onnx"], "argument --onnx: not allowed with argument checkpoint"),
         (["--onnx", "model.onnx", "--gpu", "0"], "leave out --gpu"),
     ],
 )
