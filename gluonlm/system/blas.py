@@ -53,8 +53,9 @@ def serve_mxnet(threads: int) -> Rates | None:
 
     Call it before mxnet is imported, after OpenMP and the number of threads are set.
     """
-    served = hasattr(ctypes.CDLL(None), "cblas_sgemm")  # by a BLAS that the user has loaded
-    if sys.platform != "linux" or os.environ.get("GLUONLM_BLAS") == "mxnet" or served:
+    if sys.platform != "linux" or os.environ.get("GLUONLM_BLAS") == "mxnet":
+        return None
+    if hasattr(ctypes.CDLL(None), "cblas_sgemm"):  # the user has loaded one for all
         return None
     own, wheel = mxnet_openblas(), wheel_file(WHEEL, "libscipy_openblas.so")
     if not own or not wheel:

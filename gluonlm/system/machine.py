@@ -99,7 +99,7 @@ def available_memory() -> float:
         limits.append(limit - int(pages.split()[0]) * resource.getpagesize())
     group = Path("/sys/fs/cgroup")
     if (most := read(group / "memory.max")).isdigit():  # else "max"
-        limits.append(int(most) - int(read(group / "memory.current")))
+        limits.append(int(most) - int(read(group / "memory.current") or 0))
     return max(0, min(limits))
 
 

@@ -171,9 +171,8 @@ class Run:
 
     def restore(self, model: RNNModel) -> None:
         """Set the model's weights to the best of this run."""
-        checkpoint.set_parameters(
-            model, read_arrays(self.best, checkpoint.MODEL_FORMAT)[0], self.best
-        )
+        arrays, _ = read_arrays(self.best, checkpoint.MODEL_FORMAT)
+        checkpoint.set_parameters(model, arrays, self.best)
 
     def write_result(self, result: dict) -> None:
         write_atomically(self.folder / "result.json", json.dumps(result, indent=1).encode())

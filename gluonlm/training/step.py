@@ -31,7 +31,7 @@ class Objective:
     """What a step makes smaller.
 
     :ivar loss_of: gives the losses (T*n,) of features (T, n, C) and targets (T, n).
-    :ivar alpha, beta: the weights of :func:`gluonlm.model.regularize.activation_penalty`.
+    :ivar alpha: with ``beta`` the weights of :func:`gluonlm.model.regularize.activation_penalty`.
     """
 
     loss_of: Callable[[RNNModel, nd.NDArray, np.ndarray], nd.NDArray] = decoder_loss
