@@ -229,26 +229,22 @@ class Config:
 # what a setting has no effect without: whether it is there, and its name
 NEEDS: dict[str, tuple[Callable[[Config], bool], str]] = {
     "vectors": (
-        lambda config: (
-            bool(config.embeddings or config.finetune) and not (config.prune or config.compress)
-        ),
+        lambda c: bool(c.embeddings or c.finetune) and not (c.prune or c.compress),
         "--embeddings or beside pruning",
     ),
-    "qrnn": (lambda config: config.model == "QRNN", "--model QRNN"),
-    "attention": (lambda config: config.model == "Transformer", "--model Transformer"),
-    "recurrence": (lambda config: config.model != "Transformer", "a recurrent --model"),
-    "layers": (lambda config: config.nlayers > 1 or config.model == "Transformer", "more layers"),
-    "no splits": (lambda config: not config.splits, "--splits none"),
+    "qrnn": (lambda c: c.model == "QRNN", "--model QRNN"),
+    "attention": (lambda c: c.model == "Transformer", "--model Transformer"),
+    "recurrence": (lambda c: c.model != "Transformer", "a recurrent --model"),
+    "layers": (lambda c: c.nlayers > 1 or c.model == "Transformer", "more layers"),
+    "no splits": (lambda c: not c.splits, "--splits none"),
     "narrow": (
-        lambda config: (
-            config.tied and config.emsize != config.nhid and config.model != "Transformer"
-        ),
+        lambda c: c.tied and c.emsize != c.nhid and c.model != "Transformer",
         "a recurrent --model, --tied and an --emsize other than --nhid",
     ),
-    "plateau": (lambda config: config.schedule == "plateau", "--schedule plateau"),
+    "plateau": (lambda c: c.schedule == "plateau", "--schedule plateau"),
     "averaging": (
         # a finetuned run may repeat what the run before it had
-        lambda config: bool(config.finetune) or (config.averages and config.optimizer == "sgd"),
+        lambda c: bool(c.finetune) or (c.averages and c.optimizer == "sgd"),
         "--optimizer sgd and a --schedule that does not fall to 0",
     ),
 }
