@@ -1,6 +1,6 @@
 #: make generate  four sentences by the model that comes with the project (ARGS='--seed 7' for others)
 #: make train   train on the bundled novels, then evaluate (ARGS="--epochs 3" adds options)
-#: make test    lint, format check, all tests with coverage (ARGS="-k NAME" runs some, ARGS="-n 0" in one process)
+#: make test    lint, format check, all tests with coverage (ARGS="-k NAME": some, without it; ARGS="-n 0": in one process)
 #: make quick   lint, format check and the quick tests, under a minute: after every change
 #: make size    lines of the package, its longest function and parameter list
 #: make bench   speed against stock MXNet and PyTorch (ARGS="--torch-python PYTHON" for the latter)
@@ -45,9 +45,10 @@ lint: env
 
 # A worker per core; each keeps the tests that share something: a file's, or a notebook's (tests/conftest.py).
 PYTEST := $(PYTHON) -m pytest --numprocesses auto --no-loadscope-reorder
+COVERAGE := $(if $(filter -k,$(ARGS)),, --cov --cov-report=term-missing:skip-covered --cov-fail-under=90)
 
 test: lint
-	$(PYTEST) --cov --cov-report=term-missing:skip-covered --cov-fail-under=90 $(ARGS)
+	$(PYTEST)$(COVERAGE) $(ARGS)
 
 # Without notebooks and pages, groups of workers, benchmarks and whatever else is long (tests/conftest.py).
 quick: lint
