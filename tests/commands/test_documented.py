@@ -5,6 +5,7 @@ What SMALLER and prepare() change makes it short; what ELSEWHERE names is tried 
 
 import importlib
 import io
+import json
 import os
 import re
 import shlex
@@ -37,6 +38,7 @@ ELSEWHERE = {
     "python benchmarks/exchange.py": "PyTorch is not installed",
     "python benchmarks/attention.py": "tests/project/test_bench.py",
     "python benchmarks/busy.py": "tests/project/test_bench.py",
+    "python benchmarks/kinds.py": "tests/text/test_kinds.py",
     "python benchmarks/page.py": "tests/onnx/test_web.py",
     "python benchmarks/qrnn.py": "tests/project/test_bench.py",
     "python benchmarks/weight_drop.py": "tests/project/test_bench.py",
@@ -54,6 +56,7 @@ SMALLER = {  # program: what is added to its command
     "loading": "--pairs 1 --sizes 1 --out figures.json",
     "preparing": "--megabytes 0.05 --out figures.json",
     "scoring": "--lines 30 --alone 5 --out figures.json",
+    "subwords": "--data ptb --units 4 --more=--max-batches=1 --out figures.json",
     "sparse": "--sparsities 0.9 --rows 2 --texts 1 --seconds 0.05 --out figures.json",
     "tradeoff": str(ROOT / "results" / "quantized-ptb-ours-tied-6.json"),
 }
@@ -89,7 +92,13 @@ def desk(tmp_path_factory) -> Path:
         (folder / "ptb" / f"{split}.txt").write_text("\n".join(part) + "\n")
     options = ["--data", str(folder / "ptb"), "--save", str(folder / "runs" / "NAME"), "--tied"]
     train.main([*options, *SMALLER["train"].split()])
-    (folder / "sentences.txt").write_text("\n".join(lines[:300]) + "\n")
+    text = "\n".join(lines[:300]) + "\n"
+    (folder / "sentences.txt").write_text(text)
+    for name in ("articles", "modules"):
+        (folder / name).mkdir()
+        (folder / name / "one.txt").write_text(text)
+    rows = (json.dumps({"text": line}) + "\n" for line in lines[:300])
+    (folder / "novels.jsonl").write_text("".join(rows))
     return folder
 
 

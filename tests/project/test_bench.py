@@ -257,7 +257,7 @@ def test_what_weight_drop_costs(tmp_path):
 ABLATIONS = [f"ablation.py --finetune runs/ptb-awd-400-{begun} --epochs 3" for begun in (5, 9)]
 
 
-@pytest.mark.parametrize("line", ["step.py", "quality.py", *ABLATIONS])
+@pytest.mark.parametrize("line", ["step.py", "quality.py", "subwords.py", *ABLATIONS])
 def test_the_guide_shows_the_recorded_table(line):
     script, *options = line.split()
     shown = bench(*options, "--table", script=script).stdout.strip()
