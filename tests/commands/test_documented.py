@@ -37,6 +37,7 @@ ELSEWHERE = {
     "python continue.py": "PyTorch is not installed; tests/model/test_exchange.py has its files",
     "python benchmarks/exchange.py": "PyTorch is not installed",
     "python benchmarks/attention.py": "tests/project/test_bench.py",
+    "python benchmarks/before.py": "needs the clone of an earlier version",
     "python benchmarks/busy.py": "tests/project/test_bench.py",
     "python benchmarks/kinds.py": "tests/text/test_kinds.py",
     "python benchmarks/page.py": "tests/onnx/test_web.py",
