@@ -21,6 +21,7 @@ def model():
     return gluonlm.load("austen")
 
 
+@pytest.mark.long
 def test_it_has_the_perplexity_of_its_record(model):
     record = json.loads((RESULTS / "austen-lstm-400-47" / "result.json").read_text())
     corpus = load_corpus("austen", None, model.dictionary)

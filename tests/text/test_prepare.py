@@ -333,6 +333,7 @@ def test_a_wrong_description_of_a_data_set_is_told(prepared, tmp_path, wrong):
         load_corpus(str(tmp_path / "out"))
 
 
+@pytest.mark.long
 def test_levels_are_compared_by_word_and_character(prepared, tmp_path, capsys):
     small = ["--emsize", "8", "--nhid", "8", "--epochs", "1", "--batch-size", "4", "--bptt", "5"]
     for level in ("word", "subword"):
