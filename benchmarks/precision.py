@@ -13,6 +13,7 @@ import json
 import math
 import statistics
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from gluonlm import train
@@ -73,6 +74,19 @@ def table(results: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
+def gather(
+    options: argparse.Namespace, command: list[str], compare: Callable, table: Callable
+) -> dict:
+    """Compare on each data set, record that beside the others' figures, and show the table."""
+    before = json.loads(options.out.read_text()) if options.out.is_file() else {}
+    results = before.get("data", {})
+    for data in () if options.table else options.data:
+        results[Path(data).stem] = compare(data, options)
+        before = record(options.out, command, data=results)
+    print(table(results))
+    return before
+
+
 def main(argv: list[str]) -> dict:
     """Train, compare and record."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
@@ -83,14 +97,7 @@ def main(argv: list[str]) -> dict:
     parser.add_argument("--out", type=Path, default=RESULTS / "precision.json")
     parser.add_argument("--table", action="store_true", help="only show what --out holds")
     options = parser.parse_args(argv)
-    before = json.loads(options.out.read_text()) if options.out.is_file() else {}
-    results = before.get("data", {})
-    for data in () if options.table else options.data:
-        results[Path(data).stem] = compare(data, options)
-        command = ["python", "benchmarks/precision.py", *argv]
-        before = record(options.out, command, data=results)
-    print(table(results))
-    return before
+    return gather(options, ["python", "benchmarks/precision.py", *argv], compare, table)
 
 
 if __name__ == "__main__":

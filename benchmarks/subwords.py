@@ -10,17 +10,18 @@ fast-cpu. Recorded in results/subwords.json, where other data sets stay as they 
 """
 
 import argparse
-import json
 import math
 import tempfile
 import time
 from pathlib import Path
 
+from precision import gather
+
 from gluonlm import train
 from gluonlm.cli import run
 from gluonlm.model.weights import model_bytes
 from gluonlm.presets import resolve
-from gluonlm.system.machine import RESULTS, record
+from gluonlm.system.machine import RESULTS
 from gluonlm.text import locate
 from gluonlm.text.subwords import encoder, learn_subwords
 from gluonlm.text.vocabulary import EOS, RARE, UNK
@@ -118,14 +119,7 @@ def main(argv: list[str]) -> dict:
     parser.add_argument("--out", type=Path, default=RESULTS / "subwords.json")
     parser.add_argument("--table", action="store_true", help="only show what --out holds")
     options = parser.parse_args(argv)
-    before = json.loads(options.out.read_text()) if options.out.is_file() else {}
-    results = before.get("data", {})
-    for data in () if options.table else options.data:
-        results[Path(data).stem] = compare(data, options)
-        command = ["python", "benchmarks/subwords.py", *argv]
-        before = record(options.out, command, data=results)
-    print(table(results))
-    return before
+    return gather(options, ["python", "benchmarks/subwords.py", *argv], compare, table)
 
 
 if __name__ == "__main__":
