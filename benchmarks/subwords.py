@@ -21,6 +21,7 @@ from gluonlm import train
 from gluonlm.cli import run
 from gluonlm.model.weights import model_bytes
 from gluonlm.presets import resolve
+from gluonlm.system.errors import UserError
 from gluonlm.system.machine import RESULTS
 from gluonlm.text import locate
 from gluonlm.text.subwords import encoder, learn_subwords
@@ -64,12 +65,14 @@ def trained(text: Text, units: int, epochs: int, more: list[str]) -> dict:
         sizes = [f"--emsize={units}", f"--nhid={units}", f"--epochs={epochs}"]
         began, run = time.process_time(), f"{folder}/run"
         command = ["--preset", "fast-cpu", "--data", folder, "--save", run, *sizes, *more]
-        loss = train.main(command).test_loss
+        result = train.main(command)
         seconds = time.process_time() - began
+    if not result.finished:
+        raise UserError("stopped before the end: nothing of this data set is recorded")
     tokens = sum(len(line.split()) + 1 for line in text["test"])
     figures = {"vocabulary": vocabulary(text), "units": units, "tokens": tokens}
     figures["parameters"] = parameters(units, figures["vocabulary"])
-    return {**figures, "nats": loss * tokens, "processor_seconds": round(seconds)}
+    return {**figures, "nats": result.test_loss * tokens, "processor_seconds": round(seconds)}
 
 
 def compare(data: str, options: argparse.Namespace) -> dict:
