@@ -162,6 +162,7 @@ def test_a_short_log_axis_has_labels_between_the_powers_of_ten():
     assert labels == ["20", "", "50", "2,000"]
     teaching.lines(axes, {"a": [1, 90_000]}, yscale="log")
     assert axes.yaxis.get_minor_formatter()(20) == ""
+    assert axes.yaxis.get_major_formatter()(1e6) == "1,000,000"  # not 1e+06 beside 100,000
     axes = matplotlib.figure.Figure().subplots()
     teaching.lines(axes, {"a": [1, 64]}, yscale="log", yticks=[1, 8, 64])
     assert axes.yaxis.get_minor_formatter()(20) == ""  # it has the labels it was given
