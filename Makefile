@@ -61,7 +61,7 @@ bench: env
 	$(PYTHON) benchmarks/step.py $(ARGS)
 
 lab: env
-	$(PYTHON) -m jupyterlab notebooks/01_language_model.ipynb $(ARGS)
+	$(PYTHON) -m jupyterlab notebooks/01_language_model.ipynb $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
 
 # Nothing is executed: the pages are the committed notebooks. A failed build forgets all, or the next would not warn again.
 docs: .venv-docs/.synced

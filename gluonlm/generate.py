@@ -36,7 +36,7 @@ def parser() -> Parser:
     parser = Parser("generate", __doc__)
     add = parser.add_argument
     model = parser.add_mutually_exclusive_group().add_argument
-    model("run", nargs="?", help="a run's folder, model file or .onnx file (default: model.pt)")
+    model("run", nargs="?", help="a run's folder, model file or .onnx file (or ./model.pt)")
     model("--checkpoint", help="the same by option")
     model("--onnx", metavar="FILE", help="an exported model, whatever its name, on the CPU")
     add("--seed-text", default="", metavar="TEXT", help="continue this phrase")

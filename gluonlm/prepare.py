@@ -122,8 +122,11 @@ def main(argv: list[str]) -> dict:
         "rules": {name: asdict(rules)[name] for name in ("tokenizer", "lowercase", "numbers")},
         "command": shlex.join(["python", "-m", "gluonlm.prepare", *argv]),
     }
+    replaces = (options.out / "dataset.json").is_file()
     made, checks = prepare(sources, options.out, rules, about)
     print(report(made, checks, options.out))
+    if replaces:
+        print(f"note: the data set that was in {options.out} before has been replaced")
     return made
 
 

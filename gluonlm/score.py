@@ -16,10 +16,12 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
+from itertools import chain
 from pathlib import Path
 
 from gluonlm.cli import Parser, add_gpu, at_least, open_model, run
 from gluonlm.inference.lines import COLUMNS, Line, score_lines
+from gluonlm.system.errors import UserError
 from gluonlm.text.documents import physical_lines
 from gluonlm.text.reader import decoded, open_file
 
@@ -85,14 +87,19 @@ def main(argv: list[str]) -> dict[str, float]:
     """Score as the command line says; returns the totals, which stderr shows."""
     options = parser().parse_args(argv)
     model = open_model(options.run, options.gpu)
+    lines = read_lines(options.file)
+    first = next(lines, None)  # what is wrong with the text is said before the table begins
+    if first is None:
+        name = "standard input" if options.file == "-" else options.file
+        raise UserError(f"{name} is empty: give text, a sentence a line")
     if not options.json:
         extra = ["words"] * options.words + ["next"] * bool(options.next)
         print("\t".join(["log_probability", "tokens", "unknown", "perplexity", *extra, "text"]))
     write = as_json if options.json else row
     count = tokens = 0
     total, began = 0.0, time.monotonic()
-    how, lines = (options.batch_size, options.carry, options.next), read_lines(options.file)
-    for line in score_lines(model, lines, *how):
+    how = options.batch_size, options.carry, options.next
+    for line in score_lines(model, chain([first], lines), *how):
         print(write(line, options.words, options.next > 0))
         count, tokens = count + 1, tokens + len(line.ids)
         total += line.log_probability

@@ -4,6 +4,7 @@ is bounded."""
 import io
 import itertools
 import json
+import os
 import sys
 import tracemalloc
 
@@ -145,8 +146,10 @@ def test_a_table_and_json_lines(path, capsys, monkeypatch):
     [
         (["--batch-size", "0"], "argument --batch-size: must be at least 1, not 0"),
         (["/nowhere/text.txt"], "there is no file"),
+        ([os.devnull], f"{os.devnull} is empty: give text, a sentence a line"),
     ],
 )
-def test_impossible_requests_are_said(path, arguments, complaint):
+def test_impossible_requests_are_said_before_anything_else(path, arguments, complaint, capsys):
     with pytest.raises(UserError, match=complaint):
         main([str(path), *arguments])
+    assert not capsys.readouterr().out

@@ -262,6 +262,12 @@ def test_impossible_options_are_said(prepared, options, complaint):
         prepared(TEXT, *options)
 
 
+def test_a_data_set_that_is_replaced_is_named(prepared, tmp_path):
+    note = f"the data set that was in {tmp_path / 'out'} before has been replaced"
+    assert note not in prepared(TEXT)[2]
+    assert note in prepared(TEXT.upper())[2]
+
+
 def test_places_that_would_be_overwritten_are_refused(prepared, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "train.txt").write_text("mine\n")
