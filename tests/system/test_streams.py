@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 
@@ -79,9 +80,9 @@ def test_a_command_that_is_ended_while_importing_says_so_in_one_line(
     tmp_path, number, word, imported
 ):
     line = [sys.executable, "-v", "-m", "gluonlm.train", "--help"]  # -v: says what it imports
-    with subprocess.Popen(
-        line, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    ) as process:
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    heeds = partial(signal.signal, number, signal.SIG_DFL)  # a shell's background jobs ignore INT
+    with subprocess.Popen(line, cwd=tmp_path, preexec_fn=heeds, **pipes) as process:
         while f"/{imported}" not in process.stderr.readline():
             assert process.poll() is None
         time.sleep(0.05)
