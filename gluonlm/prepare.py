@@ -124,9 +124,9 @@ def main(argv: list[str]) -> dict:
     }
     replaces = (options.out / "dataset.json").is_file()
     made, checks = prepare(sources, options.out, rules, about)
-    print(report(made, checks, options.out))
     if replaces:
         print(f"note: the data set that was in {options.out} before has been replaced")
+    print(report(made, checks, options.out))
     return made
 
 

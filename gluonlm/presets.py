@@ -38,14 +38,10 @@ def resolve(preset: str, given: dict[str, Any]) -> Config:
 def reaches(preset: str) -> dict[str, float]:
     """The test perplexity of a recipe's record by data set; a package without its repository has
     no records."""
-    paths = {
-        data: RESULTS / record / "result.json"
-        for data, record in RECIPES[preset].get("reaches", {}).items()
-    }
     return {
         data: json.loads(path.read_text())["test_perplexity"]
-        for data, path in paths.items()
-        if path.is_file()
+        for data, record in RECIPES[preset].get("reaches", {}).items()
+        if (path := RESULTS / record / "result.json").is_file()
     }
 
 
