@@ -71,12 +71,14 @@ docs: .venv-docs/.synced
 
 # The stamp makes this instantaneous while nothing has changed. A system Python 3.10 without its C headers cannot
 # build gluonnlp: uv then fetches an interpreter of its own, as it does where there is no 3.10 at all.
+# What uv says is shown, but for the names of all packages; its exit code goes around the filter by descriptor 3.
 define sync
 @command -v cc >/dev/null || command -v gcc >/dev/null \
   || { echo "error: no C compiler found: install one (Debian, Ubuntu: apt install gcc)" >&2; exit 1; }
 @headers='import os, sysconfig; exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))'; \
 python=$$($(UV) python find 2>/dev/null) && "$$python" -c "$$headers" || managed=--managed-python; \
-$(UV) sync --locked $$managed --no-default-groups $(1)
+{ { $(UV) sync --locked $$managed --no-default-groups $(1) 2>&1; echo $$? >&3; } \
+  | grep -v '^ [-+~] ' >&2; } 3>&1 | { read -r code; exit "$$code"; }
 endef
 
 $(SYNCED): pyproject.toml uv.lock .python-version | $(filter .uv/bin/uv,$(UV))

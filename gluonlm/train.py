@@ -270,6 +270,8 @@ def finish(training: Training, finished: bool, onnx: str | None) -> Result:
         print(f"stopped; go on {how} --resume {shlex.quote(str(run.folder))}")
     if exported:
         print(exported.report)
+    if finished and validated:
+        print(f"write with it: {interpreter()} -m gluonlm.generate {shlex.quote(str(run.folder))}")
     return result
 
 

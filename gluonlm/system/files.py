@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -59,10 +60,13 @@ def write_output(path: Path, content: bytes | str) -> None:
 
 
 def make_way(path: Path) -> None:
-    """Make the folder of an output that may be written; raises a UserError if it may not."""
+    """Make the folder of an output that may be written, and say so, for its name may be mistyped; a
+    UserError if it may not be written."""
     check_output(path)
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.parent.exists():
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        print(f"note: the folder {path.parent} is new", file=sys.stderr)
 
 
 def check_output(path: Path) -> None:

@@ -9,6 +9,8 @@ from tqdm import tqdm
 
 from gluonlm.inference.scoring import displayed
 
+FIRST_SECONDS = 5.0  # of training, after which a first line shows that it goes on
+
 
 class Display:
     """Progress of a run on stderr, and its interval records for the log.
@@ -22,6 +24,7 @@ class Display:
     ):
         self.epochs, self.log_interval, self.log, self.level = epochs, log_interval, log, level
         self.bar: tqdm | None = None
+        self.spoken = False  # whether a line has been shown
         self._reset()
 
     def _reset(self) -> None:
@@ -41,23 +44,29 @@ class Display:
         self.tokens += tokens
         self.batch += 1
         self.bar.update()
-        if self.bar.disable and self.batch % self.log_interval and self.batch < self.batches:
+        seconds = time.monotonic() - self.started
+        logged = self.batch % self.log_interval == 0 or self.batch == self.batches
+        first = self.bar.disable and not self.spoken and seconds > FIRST_SECONDS
+        if self.bar.disable and not (logged or first):
             return
-        mean, speed = self.loss / self.tokens, self.tokens / (time.monotonic() - self.started)
+        mean, speed = self.loss / self.tokens, self.tokens / seconds
         text = f"loss {mean:.3f}, {shown(mean, self.level)}, {speed:.0f} tokens/s"
         self.bar.set_postfix_str(text, refresh=False)
-        if self.batch % self.log_interval == 0 or self.batch == self.batches:
+        if self.bar.disable:
+            self._print_line(mean, speed, lr, (self.batches - self.batch) * tokens / speed)
+        if logged:
             record = {"step": step, "loss": mean, "lr": lr, "tokens_per_second": speed}
             self.log({"kind": "interval", **record})
-            if self.bar.disable:
-                left = (self.batches - self.batch) * tokens / speed
-                print(
-                    f"epoch {self.epoch + 1:3d} | batch {self.batch:5d}/{self.batches} | "
-                    f"lr {lr:.4g} | loss {mean:5.3f} | {shown(mean, self.level)} | "
-                    f"{speed:6.0f} tokens/s | {left:4.0f} s left in the epoch",
-                    file=sys.stderr,
-                )
             self._reset()
+
+    def _print_line(self, loss: float, speed: float, lr: float, left: float) -> None:
+        self.spoken = True
+        print(
+            f"epoch {self.epoch + 1:3d}/{self.epochs} | batch {self.batch:5d}/{self.batches} | "
+            f"lr {lr:.4g} | loss {loss:5.3f} | {shown(loss, self.level)} | "
+            f"{speed:6.0f} tokens/s | {left:4.0f} s left in the epoch",
+            file=sys.stderr,
+        )
 
     def end_epoch(self, record: dict, vocab_size: int) -> None:
         """Print the epoch's summary line."""

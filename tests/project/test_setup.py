@@ -236,7 +236,7 @@ def bare_machine(tmp_path) -> Path:
     for name in ("Makefile", "pyproject.toml", "uv.lock", ".python-version"):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "bin").mkdir()
-    for tool in ("sh", "awk", "rm", "touch", "cat", "mkdir", "chmod"):
+    for tool in ("sh", "awk", "grep", "rm", "touch", "cat", "mkdir", "chmod"):
         (tmp_path / "bin" / tool).symlink_to(shutil.which(tool))
     add_program(tmp_path, "cc", "exit 0")
     return tmp_path
@@ -273,6 +273,18 @@ def test_a_new_enough_uv_on_path_is_used_and_the_environment_is_built_once(bare_
     (bare_machine / "uv.lock").touch()
     assert make("env", cwd=bare_machine, PATH=path).returncode == 0
     assert "sync" in calls.read_text()
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_building_the_environment_names_no_package_but_every_error(bare_machine, code):
+    says = "echo 'Downloading mxnet'; echo ' + mxnet==1.9.1' >&2; echo 'error: no space' >&2"
+    failing = FAKE_UV.replace("sync)", f"sync) {says}; [ {code} = 0 ] || exit {code};")
+    add_program(bare_machine, "uv", failing.replace("VERSION", "0.8.0"))
+    result = make("env", cwd=bare_machine, PATH=str(bare_machine / "bin"))
+    assert result.returncode == 2 * code
+    assert result.stderr.startswith("Downloading mxnet\nerror: no space\n")
+    assert "mxnet==1.9.1" not in result.stdout + result.stderr
+    assert (bare_machine / ".venv" / ".synced-cpu").exists() == (code == 0)
 
 
 def test_the_environment_of_the_site_leaves_the_other_alone(bare_machine):

@@ -48,6 +48,12 @@ def test_no_command_replaces_what_training_made(run, name):
     assert content(run) | content(run.parent) == before
 
 
+def test_a_folder_that_is_made_for_an_output_is_named_once(tmp_path, capsys):
+    for name in ("first.txt", "second.txt"):
+        write_output(tmp_path / "mistyped" / "folder" / name, "words")
+    assert capsys.readouterr().err == f"note: the folder {tmp_path / 'mistyped/folder'} is new\n"
+
+
 def test_a_pruned_model_goes_where_every_output_may_go(run, tmp_path):
     small, other = tmp_path / "new" / "small.safetensors", tmp_path / "other.safetensors"
     other.write_bytes(b"old")

@@ -2,8 +2,10 @@
 
 import errno
 import importlib.util
+import itertools
 import json
 import os
+import shlex
 import shutil
 import signal
 import struct
@@ -17,7 +19,7 @@ import pytest
 from small import SMALL, fit
 
 import gluonlm
-from gluonlm import train
+from gluonlm import generate, train
 from gluonlm.config import OPTIMIZERS, Config, Optimizer
 from gluonlm.model.checkpoint import load_model
 from gluonlm.model.storage import read_arrays, write_arrays
@@ -27,6 +29,7 @@ from gluonlm.system.files import Lock
 from gluonlm.text.corpus import load_corpus
 from gluonlm.training.fit import memory_need
 from gluonlm.training.optim import tensors
+from gluonlm.training.progress import Display
 from gluonlm.training.run import Run, read_log
 
 LAST = "last.safetensors"
@@ -334,6 +337,30 @@ def test_all_is_saved_before_it_is_shown(cats, tmp_path, monkeypatch):
         with pytest.raises(RuntimeError, match="the display"):
             train.main(["--resume", str(tmp_path / "run")])
     assert (tmp_path / "run" / "result.json").exists()
+
+
+def test_the_first_line_comes_early_and_the_log_stays_as_it_is(monkeypatch, capsys):
+    seconds, logged = itertools.count(0, 2), []
+    monkeypatch.setattr("gluonlm.training.progress.time.monotonic", lambda: next(seconds))
+    display = Display(10, 4, logged.append)
+    display.start_epoch(1, 0, 6)
+    for step in range(1, 7):
+        display.step(step, 1.0, 20, 0.5)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(" | ")[:2] for line in lines] == [
+        ["epoch   2/10", f"batch     {batch}/6"] for batch in (3, 4, 6)
+    ]
+    assert [(record["step"], record["tokens_per_second"]) for record in logged] == [
+        (4, 10),
+        (6, 10),
+    ]
+
+
+def test_a_finished_run_tells_last_how_to_write_with_it(cats, tmp_path, capsys):
+    fit(cats, tmp_path / "a run", "--epochs", "1")
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("write with it: ")
+    generate.main([*shlex.split(last.partition(" -m gluonlm.generate ")[2]), "--words", "3"])
 
 
 def test_a_loss_far_above_guessing_ends_the_run(cats, tmp_path):
