@@ -16,6 +16,7 @@ from gluonlm.model.softmax import SampledSoftmax, decoder_loss
 from gluonlm.onnx.export import export_onnx
 from gluonlm.onnx.session import OnnxModel
 from gluonlm.text.corpus import Dictionary
+from gluonlm.training.fit import changes_few_rows
 from gluonlm.training.optim import Updater
 from gluonlm.training.step import Objective, evaluate, train_step
 
@@ -35,8 +36,10 @@ def set_up(work: Work):
         batch_size=work.batch,
         bptt=work.bptt,
         precision=work.precision,
+        softmax_samples=SAMPLES if work.mode == "sampled" else 0,
     )
-    model = build_model(config, work.vocab, gradients=work.mode in ("train", "sampled"))
+    how = {"gradients": work.mode in ("train", "sampled"), "sparse": changes_few_rows(config)}
+    model = build_model(config, work.vocab, **how)
     random = np.random.default_rng(1)
     facts = {"mxnet": mx.__version__, "threads": gluonlm.RUNTIME.threads}
     if work.mode == "evaluate":

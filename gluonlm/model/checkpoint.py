@@ -215,16 +215,21 @@ def computes_in_half(quantized: Quantized, contexts: Contexts) -> bool:
 
 
 def build_model(
-    config: Config, vocab_size: int, contexts: Contexts = None, gradients: bool = True
+    config: Config,
+    vocab_size: int,
+    contexts: Contexts = None,
+    gradients: bool = True,
+    sparse: bool = False,
 ) -> RNNModel:
     """A model as the settings say, initialized on the given devices (the CPU if None), hybridized.
 
     :param gradients: False for a model that is not to be trained, and gets its weights from a file:
         there is no memory for gradients, which take as much, and nothing random is drawn.
+    :param sparse: whether the embedding's gradient has only the rows of words that were seen.
     """
     if not gradients:  # rounding is for training
         config = replace(config, precision="float32")
-    model = RNNModel.from_config(config, vocab_size)
+    model = RNNModel.from_config(config, vocab_size, sparse)
     if not gradients:
         model.collect_params().setattr("grad_req", "null")
         model.collect_params().setattr("init", mx.init.Zero())

@@ -102,9 +102,12 @@ def make_layers(config: Config) -> list[HybridBlock]:
 
 
 class Body(HybridBlock):
-    """All below the decoder: word ids (T, N) and state -> features (T, N, C) and new state."""
+    """All below the decoder: word ids (T, N) and state -> features (T, N, C) and new state.
 
-    def __init__(self, config: Config, vocab_size: int, **kwargs):
+    :param sparse: whether the embedding's gradient has only the rows of words that were seen.
+    """
+
+    def __init__(self, config: Config, vocab_size: int, sparse: bool = False, **kwargs):
         super().__init__(**kwargs)
         given = config.dropouti, config.dropouth
         inside, between = (config.dropout if rate is None else rate for rate in given)
@@ -114,7 +117,8 @@ class Body(HybridBlock):
         make_dropout = LockedDropout if config.locked else nn.Dropout
         sizes, init = (vocab_size, config.emsize), mx.init.Uniform(INIT_RANGE)
         with self.name_scope():
-            self.encoder = WordDropEmbedding(*sizes, config.dropoute, weight_initializer=init)
+            how = {"weight_initializer": init, "sparse_grad": sparse}
+            self.encoder = WordDropEmbedding(*sizes, config.dropoute, **how)
             self.layers = nn.HybridSequential()
             self.layers.add(*make_layers(config))
             # by hand, for the fused operator's own dropout does nothing on a CPU
@@ -164,6 +168,7 @@ class RNNModel(HybridBlock):
     :param settings: those of a model, by their names in :class:`gluonlm.config.Config`: ``emsize``,
         ``nhid``, ``nlayers``, ``tied`` and so on; ``dropout`` is 0 if it is not given. With
         ``splits`` (:mod:`gluonlm.model.adaptive`) the logits are log-probabilities.
+    :param sparse: whether the embedding's gradient has only the rows of words that were seen.
 
     ``tied`` lets decoder and embedding share one (V, E) matrix (Press & Wolf 2017,
     arXiv:1608.05859); with E != H a linear projection H -> E precedes the decoder, or the last
@@ -175,14 +180,14 @@ class RNNModel(HybridBlock):
     :mod:`gluonlm.model.softmax`. :attr:`layout` says where each weight lies.
     """
 
-    def __init__(self, vocab_size: int, mode: str = "LSTM", **settings):
+    def __init__(self, vocab_size: int, mode: str = "LSTM", sparse: bool = False, **settings):
         super().__init__()
         config = Config(**{"dropout": 0.0, **settings, "model": mode})
         numbers.check_precision(config.precision)
         self.precision = config.precision
         self.layout, splits = layout(config, vocab_size), splits_of(config, vocab_size)
         with self.name_scope():
-            self.body = Body(config, vocab_size)
+            self.body = Body(config, vocab_size, sparse)
             self.body_with_outputs = BodyWithOutputs(self.body)
             options = {
                 "in_units": config.emsize if config.tied else layer_sizes(config)[-1][1],
@@ -195,9 +200,9 @@ class RNNModel(HybridBlock):
                 self.decoder = nn.Dense(vocab_size, flatten=False, **options)
 
     @classmethod
-    def from_config(cls, config: Config, vocab_size: int) -> "RNNModel":
+    def from_config(cls, config: Config, vocab_size: int, sparse: bool = False) -> "RNNModel":
         """The model that a run's settings describe, not yet initialized."""
-        return cls(mode=config.model, **{**vars(config), "vocab_size": vocab_size})
+        return cls(mode=config.model, sparse=sparse, **{**vars(config), "vocab_size": vocab_size})
 
     def hybrid_forward(self, F, inputs, state):
         features, state = self.body(inputs, state)

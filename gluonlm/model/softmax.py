@@ -145,6 +145,9 @@ class SampledSoftmax:
         ctx, words = features.context, as_ids(targets)
         ids, correction = self.candidates(words)
         rows, places = nd.array(ids, ctx), nd.array(np.searchsorted(ids, words), ctx)
-        weight = model.decoder.weight.data(ctx).take(rows)
+        matrix, (vocab_size, size) = model.decoder.weight.data(ctx), model.decoder.weight.shape
+        sparse = matrix.grad is not None and matrix.grad.stype == "row_sparse"
+        # take's gradient would be a whole matrix
+        weight = nd.Embedding(rows, matrix, vocab_size, size, sparse_grad=sparse)
         bias = model.decoder.bias.data(ctx).take(rows) + nd.array(correction, ctx)
         return cross_entropy(features, weight, bias, places, training_precision(model))

@@ -125,7 +125,9 @@ class Updater:
                 gradient *= mask
 
     def _gradients(self) -> list[nd.NDArray]:
-        return [parameter.grad(self.contexts[0]) for parameter in self.parameters.values()]
+        """Those on the first device; of a sparse one its rows (K, E)."""
+        gradients = [parameter.grad(self.contexts[0]) for parameter in self.parameters.values()]
+        return [one.data if one.stype == "row_sparse" else one for one in gradients]
 
     def _weights(self, device: int = 0) -> list[nd.NDArray]:
         return [parameter.list_data()[device] for parameter in self.parameters.values()]

@@ -78,6 +78,12 @@ class Session:
     checkpoint_seconds: float = 60.0  # work at risk in a crash
     tensorboard: bool = False  # events of the log for TensorBoard
 
+    @property
+    def alone(self) -> bool:
+        """Whether one worker computes on one processor."""
+        single = len(self.contexts) == 1 and self.group.world_size == 1
+        return single and self.contexts[0].device_type == "cpu"
+
 
 ON_CPU = Session()
 

@@ -133,7 +133,7 @@ def test_no_weight_depends_on_the_number_of_threads(settings, sampled):
         mx.random.seed(1)
         np.random.seed(1)
         config = Config(emsize=130, nhid=130, tied=True, **settings)
-        model = build_model(config, 3000)
+        model = build_model(config, 3000, sparse=sampled)
         updater = Updater(model.trainables(), "sgd", 0.0)
         random, states = np.random.default_rng(1), [model.begin_state(20)]
         loss_of = SampledSoftmax(np.ones(3000), 300) if sampled else decoder_loss

@@ -18,14 +18,17 @@ from gluonlm import train
 from gluonlm.config import Config
 from gluonlm.inference.predictor import Predictor
 from gluonlm.model.checkpoint import LAST, STATE_FORMAT, build_model, load_model
-from gluonlm.model.softmax import decoder_loss
+from gluonlm.model.softmax import SampledSoftmax, decoder_loss
 from gluonlm.model.storage import read_arrays
 from gluonlm.presets import resolve
 from gluonlm.system.errors import UserError
-from gluonlm.text.corpus import Dictionary
+from gluonlm.text.corpus import Dictionary, load_corpus
 from gluonlm.training import loop as training
+from gluonlm.training.fit import changes_few_rows, prepare
 from gluonlm.training.loop import evaluate, train_step
 from gluonlm.training.optim import Updater
+from gluonlm.training.run import Run
+from gluonlm.training.session import Session
 from gluonlm.training.step import Objective
 
 WORDS = [f"w{number}" for number in range(30)]
@@ -240,6 +243,59 @@ def test_two_devices_make_the_weights_of_one(penalties):
         np.testing.assert_allclose(
             weights_2[name], weights_1[name], rtol=1e-4, atol=1e-6, err_msg=name
         )
+
+
+@pytest.mark.parametrize("settings", [{"tied": True, "softmax_samples": 6}, {}])
+def test_a_gradient_of_rows_makes_the_weights_of_a_whole_one(settings):
+    """Words that are seen twice, drawn, or neither, and dropped ones."""
+    config = Config(emsize=8, nhid=8, dropout=0.3, dropoute=0.2, **settings)
+    segments = np.random.default_rng(0).integers(20, size=(3, 2, 5, 4))  # data and target (T, N)
+    loss_of = SampledSoftmax(np.ones(30), 6) if config.softmax_samples else decoder_loss
+    results = []
+    for sparse in (False, True):
+        mx.random.seed(1)
+        np.random.seed(1)
+        model = build_model(config, 30, sparse=sparse)
+        first = {name: p.data().asnumpy() for name, p in model.trainables().items()}
+        updater, states = Updater(model.trainables(), "sgd", 0.0), [model.begin_state(4)]
+        losses = []
+        for segment in segments:
+            how = 1.0, 0.25, Objective(loss_of)
+            loss, states = train_step(model, updater, *segment, states, *how)
+            losses.append(loss)
+        results.append((losses, {n: p.data().asnumpy() for n, p in model.trainables().items()}))
+    gradient = model.body.encoder.weight.grad()
+    assert gradient.stype == "row_sparse"
+    assert len(gradient.indices) < 30
+    assert results[1][0] == pytest.approx(results[0][0], rel=1e-6)
+    for name, weights in results[0][1].items():
+        assert (weights != first[name]).any()
+        np.testing.assert_allclose(results[1][1][name], weights, rtol=1e-5, atol=1e-7, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("sparse", "settings"),
+    [
+        (True, {"preset": "fast-cpu"}),
+        (True, {}),
+        (False, {"tied": True}),
+        (False, {"preset": "fast-cpu", "wdecay": 1e-6}),
+        (False, {"optimizer": "adam"}),
+        (False, {"prune": 0.5}),
+        (False, {"preset": "fast-cpu", "finetune": "runs/pruned"}),
+    ],
+)
+def test_only_a_step_that_leaves_most_rows_alone_has_a_gradient_of_rows(sparse, settings):
+    config = resolve(settings.pop("preset", "word-lm"), settings)
+    assert changes_few_rows(config) is sparse
+
+
+def test_training_has_a_gradient_of_rows_on_one_device_only(text, tmp_path):
+    """The sums over devices and workers take whole matrices."""
+    corpus, config = load_corpus(str(text)), Config(emsize=8, nhid=8, batch_size=4)
+    for contexts, kind in (([mx.cpu()], "row_sparse"), ([mx.cpu(0), mx.cpu(1)], "default")):
+        made = prepare(config, corpus, Run(tmp_path / kind), Session(contexts))
+        assert made.model.body.encoder.weight.list_grad()[0].stype == kind
 
 
 def test_weight_drop_on_two_devices_learns_the_raw_weights_of_both():
