@@ -57,13 +57,13 @@ class Predictor:
     def __init__(self, model: RNNModel, ctx: mx.Context | None = None):
         self.model, self.body = model, _Planned(model.body)
         self.ctx = ctx or model.decoder.weight.list_ctx()[0]
-        self.splits = getattr(model.decoder, "splits", ())
+        self.edges = getattr(model.decoder, "edges", ())
         self.threads = {"predict": Threads(), "read": Threads()}
 
     @cached_property
     def decoder(self) -> tuple[np.ndarray, np.ndarray]:
         """Weight (V, C) and bias (V,); of an adaptive softmax also of its clusters' entries."""
-        kinds = ("", "cluster_") if self.splits else ("",)
+        kinds = ("", "cluster_") if self.edges else ("",)
 
         def whole(name: str) -> np.ndarray:
             parts = [getattr(self.model.decoder, kind + name).data(self.ctx) for kind in kinds]
@@ -95,7 +95,9 @@ class Predictor:
             features, state = self.body(inputs, state)
             logits = self.decode(to_floats(features))
         logits += self.decoder[1]
-        return (log_probabilities(logits, self.splits) if self.splits else logits), state
+        if self.edges:
+            logits = log_probabilities(mx.nd, mx.nd.from_numpy(logits), self.edges).asnumpy()
+        return logits, state
 
     def losses(self, ids: np.ndarray, targets: np.ndarray, state: State) -> tuple:
         """Ids and targets (T, N) and a state -> -ln p of the targets (T, N) and the new state."""

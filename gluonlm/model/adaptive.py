@@ -56,20 +56,11 @@ class SplitDecoder(nn.Dense):
             self.cluster_bias = self.params.get("cluster_bias", shape=(len(splits),), init="zeros")
 
     def hybrid_forward(self, F, x, weight, bias, cluster_weight, cluster_bias):
-        first = self.splits[0]
-        rows = {"axis": 0, "begin": 0, "end": first}
-        head_weight = F.concat(F.slice_axis(weight, **rows), cluster_weight, dim=0)
-        head_bias = F.concat(F.slice_axis(bias, **rows), cluster_bias, dim=0)
-        head = log_softmax(F, x, head_weight, head_bias, first + len(self.splits))
-        parts = [F.slice_axis(head, axis=-1, begin=0, end=first)]
-        for k, (begin, end) in enumerate(zip(self.edges, self.edges[1:], strict=False)):
-            own_weight, own_bias = (
-                F.slice_axis(part, axis=0, begin=begin, end=end) for part in (weight, bias)
-            )
-            own = log_softmax(F, x, own_weight, own_bias, end - begin)
-            entry = F.slice_axis(head, axis=-1, begin=first + k, end=first + k + 1)
-            parts.append(F.broadcast_add(own, entry))
-        return F.concat(*parts, dim=-1)
+        weight, bias = F.concat(weight, cluster_weight, dim=0), F.concat(bias, cluster_bias, dim=0)
+        scores = F.FullyConnected(
+            x, weight, bias, num_hidden=self.edges[-1] + len(self.splits), flatten=False
+        )  # (T, N, V + K)
+        return log_probabilities(F, scores, self.edges)
 
     def loss(
         self, features: nd.NDArray, targets: np.ndarray | nd.NDArray, precision: str = "float32"
@@ -82,30 +73,24 @@ class SplitDecoder(nn.Dense):
         return loss(features.reshape((-1, features.shape[-1])), *arrays)
 
 
-def log_probabilities(scores: np.ndarray, splits: tuple[int, ...]) -> np.ndarray:
-    """What :class:`SplitDecoder` gives, in NumPy.
+def log_probabilities(F, scores, edges: tuple[int, ...]):
+    """Scores (..., V + K) of all words, then of the clusters' entries -> (..., V), F being ``mx.nd``
+    or ``mx.sym``.
 
-    :param scores: (..., V + K): the scores of all words, then those of the K clusters' entries.
-    :return: (..., V) log-probabilities.
+    :param edges: where the clusters begin, and V.
     """
-    first, edges = splits[0], (*splits, scores.shape[-1] - len(splits))
-    entries = scores[..., edges[-1] :]
 
-    def total(part):
-        highest = part.max(axis=-1, keepdims=True)
-        return highest + np.log(np.exp(part - highest).sum(axis=-1, keepdims=True))
+    def part(array, begin, end):
+        return F.slice_axis(array, axis=-1, begin=begin, end=end)
 
-    whole = total(np.concatenate([scores[..., :first], entries], axis=-1))
-    parts = [scores[..., :first] - whole]
-    for k, (begin, end) in enumerate(zip(edges, edges[1:], strict=False)):
-        own = scores[..., begin:end]
-        parts.append(own - total(own) + entries[..., k : k + 1] - whole)
-    return np.concatenate(parts, axis=-1)
-
-
-def log_softmax(F, x, weight, bias, size: int):
-    """log softmax(x W' + b) over the last axis."""
-    return F.log_softmax(F.FullyConnected(x, weight, bias, num_hidden=size, flatten=False), axis=-1)
+    first, vocab_size = edges[0], edges[-1]
+    head = F.concat(part(scores, 0, first), part(scores, vocab_size, None), dim=-1)
+    head = F.log_softmax(head)
+    parts = [part(head, 0, first)]
+    for k, (begin, end) in enumerate(zip(edges, edges[1:], strict=False), first):
+        own = F.log_softmax(part(scores, begin, end))
+        parts.append(F.broadcast_add(own, part(head, k, k + 1)))
+    return F.concat(*parts, dim=-1)
 
 
 class _SplitCrossEntropy(autograd.Function):
