@@ -7,9 +7,9 @@ says.
 Always the same model and global batch on random words, in runs of gluonlm.train that take turns:
 ``one`` worker of one thread; ``one_of_two_threads``; ``half`` of the batch by one worker;
 ``served``, one worker whose gradients go through a server; ``two`` workers of one thread each, with
-half of the columns each. The constants of
-:class:`gluonlm.parallel.cost.Cost` come from the first, third and fourth; its prediction for the
-fifth is recorded beside the measurement. Recorded in results/scaling.json.
+half of the columns each. The constants of the cost model (section 8 of
+notebooks/13_scaling_out.ipynb) come from the first, third and fourth; its prediction for the fifth
+is recorded beside the measurement. Recorded in results/scaling.json.
 """
 
 import argparse
@@ -19,13 +19,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from gluonlm.cli import run
-from gluonlm.parallel.cost import fit
 from gluonlm.system.errors import UserError
 from gluonlm.system.machine import RESULTS, record
 from gluonlm.training.run import read_log
@@ -79,6 +77,20 @@ def ratios(over: list[float], under: list[float]) -> dict[str, float]:
     return {"low": min(values), "median": round(statistics.median(values), 3), "high": max(values)}
 
 
+def fit(whole: float, half: float, served: float, size: float) -> dict[str, float]:
+    """The model's constants: seconds of a step with one worker over the whole batch, over half of it,
+    and over all of it with the gradient, of ``size`` bytes, sent to a server and fetched again."""
+    column = max(0.0, whole - half) / (BATCH / 2)
+    bandwidth = 2 * size / max(served - whole, 1e-9)
+    return {"fixed": whole - column * BATCH, "column": column, "size": size, "bandwidth": bandwidth}
+
+
+def predicted(cost: dict[str, float], workers: int) -> float:
+    """Seconds of a step of some workers with one server, which moves all their gradients."""
+    exchange = 2 * workers * cost["size"] / cost["bandwidth"]
+    return cost["fixed"] + cost["column"] * BATCH / workers + exchange
+
+
 def main(argv: list[str]) -> dict:
     """Measure, compare with the model, record."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
@@ -98,7 +110,7 @@ def main(argv: list[str]) -> dict:
                 seconds[name].append(one)
                 print(f"{name}: {1000 * one:.0f} ms a step", flush=True)
     median = {name: statistics.median(values) for name, values in seconds.items()}
-    cost = fit(median["one"], median["half"], median["served"], BATCH, 4 * parameters)
+    cost = fit(median["one"], median["half"], median["served"], 4 * parameters)
     figures = {
         "batch": BATCH,
         "steps": STEPS,
@@ -110,8 +122,8 @@ def main(argv: list[str]) -> dict:
         },
         "two_workers_faster_than_one": ratios(seconds["one"], seconds["two"]),
         "two_threads_faster_than_one": ratios(seconds["one"], seconds["one_of_two_threads"]),
-        "cost": {name: float(f"{value:.4g}") for name, value in asdict(cost).items()},
-        "predicted": {"two": round(cost.step(BATCH, 2, servers=1), 5)},
+        "cost": {name: float(f"{value:.4g}") for name, value in cost.items()},
+        "predicted": {"two": round(predicted(cost, 2), 5)},
     }
     print(json.dumps(figures, indent=1))
     out = options.out or (None if options.quick else RESULTS / "scaling.json")

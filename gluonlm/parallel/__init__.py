@@ -3,5 +3,5 @@
 In: gradients of each worker. Out: the same weights on all.
 
 ``supervisor`` starts the processes, ``agreement`` compares what they must have alike, ``group``
-sums; ``cost`` says when more workers stop paying.
+sums.
 """
