@@ -35,9 +35,7 @@ SSH = "ssh -o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=10"
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """The command line's settings; ``arguments`` are those of gluonlm.train."""
-    where = "[-n WORKERS] [-s SERVERS] [--local | -H HOSTS]"
-    usage = f"%(prog)s {where} [options] -- [options of gluonlm.train]"
-    parser = Parser("launch", __doc__, usage=usage)
+    parser = Parser("launch", __doc__)
     add = parser.add_argument
     add("-n", "--workers", type=at_least(1), help="number of workers")
     add("-s", "--servers", type=at_least(1), help="number of servers (default: one per machine)")
@@ -50,10 +48,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--port", type=int, help="the first of two ports at that address (default: any free ones)")
     wait = "seconds for all processes to come (default: %(default)g)"
     add("--wait", type=float, default=60.0, help=wait)
-    options, rest = parser.parse_known_args(argv[: argv.index("--")] if "--" in argv else argv)
-    if rest:
-        parser.error(f"unknown option {rest[0]}: options of gluonlm.train stand after --")
-    options.arguments = argv[argv.index("--") + 1 :] if "--" in argv else []
+    add("arguments", nargs="*", metavar="-- OPTION", help="options of gluonlm.train")
+    options = parser.parse_args(argv)
     if not any(argument.partition("=")[0] == "--kvstore" for argument in options.arguments):
         options.arguments += ["--kvstore", "dist_sync"]
     return options

@@ -3,7 +3,7 @@
 Each is the identity in evaluation. What a dropout keeps is divided by 1 - p, so that expectations
 do not change. :class:`gluonlm.model.rnn.Body` chooses among them by the rates of a Config.
 
->>> locked = LockedDropout(0.25)                       # one mask for all steps of a segment
+>>> locked = nn.Dropout(0.25, axes=LOCKED)             # one mask for all steps of a segment
 >>> encoder = WordDropEmbedding(10000, 400, rate=0.1)  # a dropped word is missing in all of it
 >>> dropped = drop_rows(mx.nd, weights, 0.5, 8, 24)    # DropConnect on rows 8 to 23
 
@@ -12,22 +12,11 @@ Shapes: T steps, N batch columns, C features, E embedding size, V vocabulary siz
 
 import mxnet as mx
 from mxnet import nd
-from mxnet.gluon import HybridBlock, nn
+from mxnet.gluon import nn
 
-
-class LockedDropout(HybridBlock):
-    """Variational dropout: (T, N, C) -> (T, N, C) under one mask (1, N, C).
-
-    A unit of a column is dropped at all steps or at none, so that the recurrence cannot wait for it
-    to come back (Gal & Ghahramani 2016, arXiv:1512.05287).
-    """
-
-    def __init__(self, rate: float, **kwargs):
-        super().__init__(**kwargs)
-        self.rate = rate
-
-    def hybrid_forward(self, F, inputs):
-        return F.Dropout(inputs, p=self.rate, axes=(0,)) if self.rate else F.identity(inputs)
+# variational dropout: a unit of a column is dropped at all steps or at none, so that the recurrence
+# cannot wait for it to come back (Gal & Ghahramani 2016, arXiv:1512.05287)
+LOCKED = (0,)  # the axis of (T, N, C) along which the mask is the same
 
 
 class WordDropEmbedding(nn.Embedding):

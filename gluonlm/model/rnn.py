@@ -23,7 +23,7 @@ from gluonlm.config import Config
 from gluonlm.model import precision as numbers
 from gluonlm.model.adaptive import SplitDecoder
 from gluonlm.model.qrnn import QRNNLayer
-from gluonlm.model.regularize import LockedDropout, WordDropEmbedding, drop_rows
+from gluonlm.model.regularize import LOCKED, WordDropEmbedding, drop_rows
 from gluonlm.model.transformer import TransformerLayer
 from gluonlm.model.weights import layer_shapes, layer_sizes, layout, projected, splits_of, stretches
 
@@ -114,7 +114,7 @@ class Body(HybridBlock):
         if config.model == "Transformer":  # its layers drop what they add themselves
             between = 0.0
         rates = [inside, *[between] * (config.nlayers - 1), config.dropout]
-        make_dropout = LockedDropout if config.locked else nn.Dropout
+        shared = LOCKED if config.locked else ()
         sizes, init = (vocab_size, config.emsize), mx.init.Uniform(INIT_RANGE)
         with self.name_scope():
             how = {"weight_initializer": init, "sparse_grad": sparse}
@@ -122,7 +122,9 @@ class Body(HybridBlock):
             self.layers = nn.HybridSequential()
             self.layers.add(*make_layers(config))
             # by hand, for the fused operator's own dropout does nothing on a CPU
-            self.dropouts = [make_dropout(rate) for rate in rates]  # of the embedding, of layers
+            self.dropouts = [
+                nn.Dropout(rate, shared) for rate in rates
+            ]  # of the embedding, of layers
             self.projection = None
             if projected(config):
                 units = self.layers[-1].hidden_size

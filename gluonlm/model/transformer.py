@@ -24,7 +24,7 @@ import numpy as np
 from mxnet.gluon import HybridBlock, nn
 
 from gluonlm.config import Config
-from gluonlm.model.regularize import LockedDropout
+from gluonlm.model.regularize import LOCKED
 from gluonlm.model.weights import transformer_shapes
 
 HIDDEN = 1e9  # taken off the score of what must not be seen
@@ -58,7 +58,7 @@ class TransformerLayer(HybridBlock):
         self.last = index == config.nlayers - 1
         rate = config.dropout if config.dropouth is None else config.dropouth
         with self.name_scope():
-            self.dropout = (LockedDropout if config.locked else nn.Dropout)(rate)
+            self.dropout = nn.Dropout(rate, axes=LOCKED if config.locked else ())
             for name, shape in transformer_shapes(config).items():
                 init = mx.init.Uniform(shape[1] ** -0.5) if len(shape) == 2 else mx.init.Zero()
                 if name == "position_bias":

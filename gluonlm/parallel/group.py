@@ -62,6 +62,12 @@ class SynchronousGroup(Group):
                 )
         return [value for _, value in messages]
 
+    def sum_all(self, key: str, arrays: list[nd.NDArray]) -> None:
+        """Replace each array by its sum over the workers, all in one message."""
+        flat = pack(arrays)
+        self.sum(key, flat)
+        unpack(flat, arrays)
+
     def own_and_zeros(self, arrays: list[nd.NDArray]) -> list[nd.NDArray]:
         """Copies of the own arrays, and zeros for those of the other workers."""
         return [
@@ -72,9 +78,7 @@ class SynchronousGroup(Group):
 
     def all_gather(self, arrays):
         everyone = self.own_and_zeros(arrays)
-        flat = pack(everyone)
-        self.sum("gather", flat)
-        unpack(flat, everyone)
+        self.sum_all("gather", everyone)
         return everyone
 
     def broadcast(self, arrays, *values):
@@ -85,9 +89,7 @@ class SynchronousGroup(Group):
             for name, (shape, _) in kinds.items()
         ]
         if own:
-            flat = pack(own)
-            self.sum("broadcast", flat)
-            unpack(flat, own)
+            self.sum_all("broadcast", own)
         found = zip(kinds.items(), own, strict=True)
         return {name: array.asnumpy().astype(kind) for (name, (_, kind)), array in found}, *values
 
@@ -105,9 +107,9 @@ class SynchronousGroup(Group):
         return stopping, saving
 
     def synchronize(self, weights):
-        if self.world_size == 1:
-            return weights
-        return nd.array(self.broadcast({"weights": weights.asnumpy()})[0]["weights"])
+        weights = weights if self.rank == 0 else nd.zeros_like(weights)
+        self.sum("weights", weights)
+        return weights
 
     def __enter__(self):
         if self.rank:  # rank 0 speaks for all, until there is an error

@@ -5,10 +5,10 @@ import mxnet as mx
 import numpy as np
 import pytest
 from mxnet import autograd, nd
-from mxnet.gluon import HybridBlock
+from mxnet.gluon import HybridBlock, nn
 
 from gluonlm.config import MODELS
-from gluonlm.model.regularize import LockedDropout, WordDropEmbedding, activation_penalty, drop_rows
+from gluonlm.model.regularize import LOCKED, WordDropEmbedding, activation_penalty, drop_rows
 from gluonlm.model.rnn import RecurrentLayer, RNNModel
 from gluonlm.model.weights import GATES
 from gluonlm.training.optim import Updater
@@ -29,7 +29,7 @@ def in_training(block, *inputs, seed=3):
 
 @pytest.mark.parametrize("hybrid", [False, True])
 def test_locked_dropout_has_one_mask_for_all_steps(hybrid):
-    block = LockedDropout(0.4)
+    block = nn.Dropout(0.4, axes=LOCKED)
     if hybrid:
         block.hybridize(static_alloc=True)
     ones = nd.ones((T, 50, C))
@@ -44,7 +44,7 @@ def test_locked_dropout_has_one_mask_for_all_steps(hybrid):
 
 
 def test_locked_dropout_has_the_gradient_of_its_mask():
-    inputs, block = nd.random.normal(shape=(T, N, C)), LockedDropout(0.4)
+    inputs, block = nd.random.normal(shape=(T, N, C)), nn.Dropout(0.4, axes=LOCKED)
     inputs.attach_grad()
     outputs = in_training(block, inputs)
     outputs.backward()
