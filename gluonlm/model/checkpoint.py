@@ -5,8 +5,7 @@
     >>> save_model(trained)                    # to trained.path
 
 All that a file says is checked before any memory is taken for it: types, bounds, and that its
-arrays are those that its settings lead to. :mod:`gluonlm.model.storage` is the format, with the
-sentence for a damaged file, also of what a run is resumed from (:mod:`gluonlm.training.resume`).
+arrays are those that its settings lead to. The format is that of :mod:`gluonlm.model.storage`.
 """
 
 import json
@@ -109,10 +108,8 @@ def save_output(trained: Trained, path: Path) -> None:
 
 
 def read_model(path: str | Path) -> Stored:
-    """Read a model from a run's folder, a model file, or one of :data:`MODELS` by its name.
-
-    :raises UserError: when there is none, or it is damaged, or its arrays do not fit its settings.
-    """
+    """Read a model from a run's folder, a model file, or one of :data:`MODELS` by its name; a
+    UserError when there is none, it is damaged, or its arrays do not fit its settings."""
     path = model_file(Path(path))
     arrays, metadata = read_arrays(path, MODEL_FORMAT)
     with reading(path):
@@ -165,12 +162,8 @@ def check_arrays(arrays: dict[str, np.ndarray | Integers], shapes: dict[str, Sha
 
 
 def load_model(path: str | Path, contexts: Contexts = None) -> Trained:
-    """Read a model from a run's folder or a model file onto the given devices (the CPU if None).
-
-    It has no memory for gradients: to train it, set the weights of one from :func:`build_model`.
-
-    :raises UserError: as :func:`read_model`.
-    """
+    """Read a model from a run's folder or a model file onto the given devices (the CPU if None),
+    without memory for gradients; errors are those of :func:`read_model`."""
     return make_model(read_model(path), contexts)
 
 

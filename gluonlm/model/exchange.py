@@ -31,10 +31,8 @@ from gluonlm.text.vocabulary import Dictionary
 
 
 def export_gluon(trained: Trained, prefix: Path) -> None:
-    """Write PREFIX-symbol.json and PREFIX-0000.params as Gluon does, and PREFIX-settings.json.
-
-    :raises UserError: when a file cannot be written; before the first one is, if that is clear.
-    """
+    """Write PREFIX-symbol.json and PREFIX-0000.params as Gluon does, and PREFIX-settings.json; a
+    UserError when one of them cannot be written."""
     for ending in ("-symbol.json", "-0000.params", "-settings.json"):
         check_output(Path(f"{prefix}{ending}"))
     # Gluon exports what has been traced
@@ -75,10 +73,8 @@ def torch_name(name: str) -> str:
 
 
 def export_torch(trained: Trained, path: Path) -> None:
-    """Write the weights for ``RNNModel.load_state_dict``, vocabulary and settings as metadata.
-
-    :raises UserError: when PyTorch's model has no such part, or the file cannot be written.
-    """
+    """Write the weights for ``RNNModel.load_state_dict``, vocabulary and settings as metadata; a
+    UserError when PyTorch's model has no such part, or the file cannot be written."""
     refuse_foreign(trained.config, len(trained.dictionary))
     arrays = {torch_name(name): array for name, array in named_arrays(trained.model).items()}
     arrays.setdefault("decoder.weight", arrays["encoder.weight"])  # tied: theirs has both names

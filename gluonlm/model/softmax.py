@@ -75,15 +75,8 @@ def cross_entropy(
     targets: nd.NDArray,
     precision: str = "float32",
 ) -> nd.NDArray:
-    """Negative log-likelihood in nats of each target under softmax(features weight' + bias).
-
-    :param features: (T, N, C) float32, what :attr:`gluonlm.model.rnn.RNNModel.body` returns.
-    :param weight: (V, C) decoder weight.
-    :param bias: (V,) decoder bias.
-    :param targets: (T, N) word ids.
-    :param precision: of the products (:mod:`gluonlm.model.precision`).
-    :return: (T*N,) float32; differentiable once in features, weight and bias.
-    """
+    """-ln p (T*N,) of targets (T, N) under softmax(features (T, N, C) weight' (V, C) + bias (V,)),
+    differentiable once; ``precision`` is that of the products (:mod:`gluonlm.model.precision`)."""
     flat = features.reshape((-1, features.shape[-1]))
     return _CrossEntropy(targets.reshape(-1), precision)(flat, weight, bias)
 
