@@ -56,12 +56,8 @@ FLOAT32 = (1.2e-38, 3.4e38)  # the least and the largest magnitude that MXNet co
 
 
 def setting(default: Any, help: str, *aliases: str, **checks: Any) -> Any:
-    """A field with what its command-line option needs.
-
-    :param help: its help text; :param aliases: other spellings.
-    :param checks: ``choices``, ``low``, ``high``, and ``needs``, a key of ``NEEDS``; ``bare``, the
-        value of the option without one.
-    """
+    """A field with its option's help and other spellings; ``choices``, ``low`` and ``high`` of its
+    value, ``needs``, a key of ``NEEDS``, and ``bare``, the value of the option without one."""
     return dataclasses.field(default=default, metadata={"help": help, "aliases": aliases, **checks})
 
 
@@ -70,9 +66,7 @@ class Config:
     """All settings of a training run. The defaults are those of the PyTorch word-level example."""
 
     data: str = setting("ptb", "data set, folder of train/valid/test.txt, or text", "--data-dir")
-    level: str | None = setting(
-        None, "tokens of a folder or file (default: word)", choices=("word", "char")
-    )
+    level: str | None = setting(None, "kind of tokens (default: word)", choices=("word", "char"))
     vocab_size: int | None = setting(None, "keep so many frequent tokens, <unk> for others", low=3)
     min_count: int = setting(1, "keep tokens that occur so many times, <unk> for others", low=1)
 
@@ -84,57 +78,37 @@ class Config:
     nlayers: int = setting(2, "number of layers", "--num-layers", low=1, high=1000)
     window: int = setting(2, "steps that the first layer's gates see", low=1, high=2, needs="qrnn")
     nhead: int = setting(2, "heads of attention", low=1, needs="attention")
-    memory: int = setting(
-        70, "words that a word can look back at", low=1, high=10**5, needs="attention"
-    )
+    memory: int = setting(70, "words a word looks back at", low=1, high=10**5, needs="attention")
     splits: tuple[int, ...] = setting((), "adaptive softmax: first word of each cluster", low=1)
-    adaptive: bool = setting(
-        False, "adaptive softmax with the usual splits (none up to 75000 words)", needs="no splits"
-    )
+    adaptive: bool = setting(False, "adaptive softmax (above 75000 words)", needs="no splits")
     tied: bool = setting(False, "one matrix for embedding and decoder (projected if sizes differ)")
     narrow: bool = setting(False, "emsize units in the last layer, no projection", needs="narrow")
 
     dropout: float = setting(0.2, "before the decoder, between layers, after embedding", **SHARE)
     dropouti: float | None = setting(None, "after the embedding (default: dropout)", **SHARE)
-    dropouth: float | None = setting(
-        None, "between layers (default: dropout)", needs="layers", **SHARE
-    )
+    dropouth: float | None = setting(None, "of layers (default: dropout)", needs="layers", **SHARE)
     locked: bool = setting(False, "locked dropout: one mask per segment instead of one per step")
     dropoute: float = setting(0.0, "embedding dropout: whole words, for a segment", **SHARE)
-    wdrop: float = setting(
-        0.0,
-        "weight drop: hidden-to-hidden weights (QRNN: all), for a segment",
-        needs="recurrence",
-        **SHARE,
-    )
+    wdrop: float = setting(0.0, "weight drop: recurrent (QRNN: all)", needs="recurrence", **SHARE)
     zoneout: float = setting(0.0, "share of units that keep their state", needs="qrnn", **SHARE)
     alpha: float = setting(0.0, "penalty on the mean square of the last layer's outputs", low=0)
     beta: float = setting(0.0, "penalty on the mean square of their change per step", low=0)
     prune: float | None = setting(None, "share of every matrix that is pruned by mid-run", **SHARE)
-    compress: str | None = setting(
-        None, "YAML file with a pruning schedule (compress/schedule_file.py)"
-    )
+    compress: str | None = setting(None, "YAML pruning schedule (compress/schedule_file.py)")
 
     optimizer: str = setting("sgd", "optimizer", choices=OPTIMIZERS)
     lr: float | None = setting(None, "initial rate (default: 20 for sgd, else 0.001)", low=0)
     schedule: str = setting("plateau", "learning rate over the run", choices=SCHEDULES)
-    lr_factor: float = setting(
-        0.25, "factor of the rate on a plateau", low=0, high=1, needs="plateau"
-    )
+    lr_factor: float = setting(0.25, "factor of lr on a plateau", low=0, high=1, needs="plateau")
     lr_patience: int = setting(0, "epochs without improvement forgiven", low=0, needs="plateau")
     lr_threshold: float = setting(0.0, "least relative improvement", low=0, needs="plateau")
-    restore_best: bool = setting(
-        False, "go back to the best weights when lr falls", needs="plateau"
-    )
+    restore_best: bool = setting(False, "back to the best weights when lr falls", needs="plateau")
     when: tuple[int, ...] = setting((), "epochs after which the rate is divided by 10", low=1)
     decay: float = setting(1.0, "learning-rate factor per epoch", low=0, high=1)
     lr_min: float = setting(0.0, "the learning rate never falls below this", low=0)
     wdecay: float = setting(0.0, "weight decay", "--wd", "--weight-decay", low=0)
     nonmono: int | None = setting(
-        None,
-        "average weights once validation is worse than the best of so many epochs ago",
-        low=0,
-        needs="averaging",
+        None, "average once worse than the best of so many epochs ago", low=0, needs="averaging"
     )
     clip: float = setting(0.25, "largest norm of the mean loss's gradient (0: no clipping)", low=0)
     epochs: int = setting(40, "passes over the training text", "--epoch", low=1)
@@ -144,22 +118,15 @@ class Config:
     random_bptt: bool = setting(False, "draw segment lengths around bptt, scale the rate by them")
     softmax_samples: int = setting(0, "words drawn for the softmax (0: all)", low=0, high=2**24)
     precision: str = setting(
-        "float32",
-        "of training's products; bfloat16: AVX512_BF16 processors, float16: GPUs",
-        choices=PRECISIONS,
+        "float32", "of products; bfloat16: AVX512_BF16, float16: GPUs", choices=PRECISIONS
     )
 
     max_batches: int = setting(0, "training batches per epoch (0: all)", low=0)
     eval_batch_size: int = setting(10, "batch size for validation and test", low=1)
     test_batch_size: int | None = setting(None, "for the test (default: eval-batch-size)", low=1)
-    seed: int = setting(
-        1111, "seed of all that is random (--finetune: RUN's + 1)", low=0, high=2**32 - 1
-    )
+    seed: int = setting(1111, "of random numbers (--finetune: RUN's + 1)", low=0, high=2**32 - 1)
     finetune: str | None = setting(
-        None,
-        "run whose best model to start from, averaging the weights from the first step on unless "
-        "--schedule falls to 0",
-        bare="",
+        None, "run whose best model to start from; averages, unless --schedule falls to 0", bare=""
     )
 
     def __post_init__(self):
@@ -212,11 +179,8 @@ class Config:
 
     @classmethod
     def from_json(cls, text: str) -> "Config":
-        """The settings that :meth:`to_json` wrote.
-
-        :raises UserError: when a setting is unknown to this version or out of range.
-        :raises ValueError: when it is no JSON object.
-        """
+        """The settings that :meth:`to_json` wrote; a UserError when one is unknown or out of range,
+        a ValueError when it is no JSON object."""
         values = parse(text, dict[str, Any])
         unknown = set(values) - {field.name for field in dataclasses.fields(cls)}
         if unknown:

@@ -28,8 +28,7 @@ PRESETS: dict[str, dict[str, Any]] = {preset: settings_of(preset) for preset in 
 
 
 def resolve(preset: str, given: dict[str, Any]) -> Config:
-    """The preset's settings with the given ones on top; a UserError for an unknown preset or a
-    setting out of range."""
+    """:func:`on_top` of a preset's settings; a UserError for an unknown preset."""
     if preset not in PRESETS:
         raise UserError(f"--preset {preset}: choose one of {', '.join(PRESETS)}")
     return on_top(PRESETS[preset], given)

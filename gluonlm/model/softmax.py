@@ -11,15 +11,12 @@ from mxnet import autograd, nd
 
 from gluonlm.model.precision import dot, linear
 
+Array = nd.NDArray
 SMALLEST = 1.2e-38  # normal float32: the logarithm of a probability below it would be wrong
 
 
 def losses_of(
-    features: nd.NDArray,
-    weight: nd.NDArray,
-    bias: nd.NDArray,
-    targets: nd.NDArray,
-    precision: str = "float32",
+    features: Array, weight: Array, bias: Array, targets: Array, precision: str = "float32"
 ) -> tuple:
     """With p = softmax(x W' + b): -log p[i, target_i] (B,), and what :func:`gradients_of` needs.
 
@@ -37,7 +34,7 @@ def losses_of(
     return losses, (features, weight, scores, chosen, targets, precision)
 
 
-def gradients_of(saved: tuple, head: nd.NDArray, out: nd.NDArray | None = None) -> tuple:
+def gradients_of(saved: tuple, head: Array, out: Array | None = None) -> tuple:
     """From d loss_i / d logits_i = p_i - onehot(target_i) to features, weight (out) and bias."""
     features, weight, scores, chosen, targets, precision = saved
     rows = nd.arange(len(chosen), ctx=scores.context)
@@ -54,7 +51,7 @@ def gradients_of(saved: tuple, head: nd.NDArray, out: nd.NDArray | None = None) 
 class _CrossEntropy(autograd.Function):
     """:func:`losses_of` and :func:`gradients_of` as one differentiable step."""
 
-    def __init__(self, targets: nd.NDArray, precision: str):
+    def __init__(self, targets: Array, precision: str):
         super().__init__()
         self.targets, self.precision = targets, precision
         self.saved = None
@@ -69,12 +66,8 @@ class _CrossEntropy(autograd.Function):
 
 
 def cross_entropy(
-    features: nd.NDArray,
-    weight: nd.NDArray,
-    bias: nd.NDArray,
-    targets: nd.NDArray,
-    precision: str = "float32",
-) -> nd.NDArray:
+    features: Array, weight: Array, bias: Array, targets: Array, precision: str = "float32"
+) -> Array:
     """-ln p (T*N,) of targets (T, N) under softmax(features (T, N, C) weight' (V, C) + bias (V,)),
     differentiable once; ``precision`` is that of the products (:mod:`gluonlm.model.precision`)."""
     flat = features.reshape((-1, features.shape[-1]))
@@ -82,8 +75,8 @@ def cross_entropy(
 
 
 def decoder_loss(
-    model: mx.gluon.HybridBlock, features: nd.NDArray, targets: np.ndarray | nd.NDArray
-) -> nd.NDArray:
+    model: mx.gluon.HybridBlock, features: Array, targets: np.ndarray | Array
+) -> Array:
     """The losses (T*N,) of targets (T, N) by the decoder of ``model``, full or split."""
     ctx = features.context
     if hasattr(model.decoder, "loss"):  # gluonlm.model.adaptive.SplitDecoder
@@ -132,8 +125,8 @@ class SampledSoftmax:
         return ids, np.where(np.isin(ids, needed), 0, -np.log(self.inclusion[ids]))
 
     def __call__(
-        self, model: mx.gluon.HybridBlock, features: nd.NDArray, targets: np.ndarray | nd.NDArray
-    ) -> nd.NDArray:
+        self, model: mx.gluon.HybridBlock, features: Array, targets: np.ndarray | Array
+    ) -> Array:
         """The estimated losses (T*N,); arguments as those of :func:`decoder_loss`."""
         ctx, words = features.context, as_ids(targets)
         ids, correction = self.candidates(words)

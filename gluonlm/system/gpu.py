@@ -125,11 +125,8 @@ def describe(driver: ctypes.CDLL, number: int) -> Gpu:
 
 
 def contexts(gpu: str | None) -> list:
-    """The MXNet contexts to compute on.
-
-    :param gpu: comma-separated GPU numbers such as ``"0"`` or ``"0,1"``; None for the CPU.
-    :raises UserError: when a number is malformed, or there is no such GPU that can run MXNet.
-    """
+    """The MXNet contexts to compute on: GPUs such as ``"0"`` or ``"0,1"``, the CPU if None; a
+    UserError when a number is malformed, or there is no such GPU that can run MXNet."""
     import mxnet as mx
 
     if gpu is None:

@@ -23,18 +23,14 @@ SPARE_BYTES = 512 << 20  # what is kept of freed memory from step to step
 class MallocState(ctypes.Structure):
     """What glibc's mallinfo2 returns: of ten fields the eighth is the bytes in use (uordblks)."""
 
-    _fields_ = [
-        (name, ctypes.c_size_t * n) for name, n in (("other", 7), ("in_use", 1), ("free", 2))
-    ]
+    _fields_ = [("fields", ctypes.c_size_t * 10)]
 
 
 def keep_memory() -> bool:
     """Let malloc keep freed memory; False without glibc, or if the user has set it.
 
     At V = 33,278 that spares 37,000 page faults and 90 ms in a training step. All threads share one
-    arena, as those of glibc's other arenas end at 64 MiB. Before version 2.39 glibc may keep up to
-    ten times an array that is made and dropped again and again (its bug 30723), but with the
-    mixture of sizes of a training step only 20 MB more were seen.
+    arena, as those of glibc's other arenas end at 64 MiB.
     """
     if platform.libc_ver()[0] != "glibc" or any(os.environ.get(name) for name in MALLOC_VARIABLES):
         return False
@@ -49,13 +45,13 @@ def keep_memory() -> bool:
 def give_back() -> bool:
     """Give freed memory back to the system if far more than a step's has piled up; whether it did.
 
-    glibc's bug 30723 again: arrays whose sizes change from step to step leave holes that the next
-    ones do not fit, so that a large model would come to hold twice what it needs.
+    glibc's bug 30723: arrays whose sizes change from step to step leave holes that the next ones do
+    not fit, so that a large model would come to hold twice what it needs.
     """
     resident = resident_bytes()
     if resident < 2 * SPARE_BYTES or not (state := malloc_state()):
         return False
-    spare = resident - state.in_use[0]
+    spare = resident - state.fields[7]
     return spare > SPARE_BYTES and bool(ctypes.CDLL(None).malloc_trim(0))
 
 

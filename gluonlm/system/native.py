@@ -3,10 +3,9 @@
     >>> load_operators("fo_pool")                               # gluonlm/model/fo_pool.c
     >>> h, c = mx.nd.gluonlm_fo_pool(gates, c0)
 
-MXNet loads such a library with ``mx.library.load``; the operator then works in NDArray code and in
-graphs alike. Code that is loaded must be our own and whole: it lies in ``~/.cache/gluonlm/native``
-(``$XDG_CACHE_HOME``), not in a data folder that others may write, belongs to the user alone, and
-has a digest of its content in its name.
+The operator then works in NDArray code and in graphs alike. Code that is loaded must be our own and
+whole: it lies in ``~/.cache/gluonlm/native`` (``$XDG_CACHE_HOME``), not in a data folder that
+others may write, belongs to the user alone, and has a digest of its content in its name.
 """
 
 import hashlib

@@ -67,19 +67,13 @@ def set_threads() -> int:
     returns the number."""
     threads = asked_threads()
     if threads is None:
-        if os.environ.get("OMP_NUM_THREADS"):
-            warnings.warn(
-                f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']} is not a number of threads and "
-                "is ignored: unset it, or set a number such as 2",
-                stacklevel=4,
-            )
+        if said := os.environ.get("OMP_NUM_THREADS"):
+            advice = "is no number of threads and is ignored: unset it, or set one such as 2"
+            warnings.warn(f"OMP_NUM_THREADS={said} {advice}", stacklevel=4)
         threads = max(1, usable_cores() // local_workers())
-    most = MOST_THREADS * (os.cpu_count() or 1)
-    if threads > most:
-        warnings.warn(
-            f"OMP_NUM_THREADS={threads} is more than this machine can run: {most} are used",
-            stacklevel=4,
-        )
+    if threads > (most := MOST_THREADS * (os.cpu_count() or 1)):
+        advice = f"is more than this machine can run: {most} are used"
+        warnings.warn(f"OMP_NUM_THREADS={threads} {advice}", stacklevel=4)
         threads = most
     os.environ["OMP_NUM_THREADS"] = str(threads)  # MXNet does not read lists such as 2,3
     if not any(os.environ.get(name) for name in WAIT_VARIABLES):

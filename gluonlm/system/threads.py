@@ -1,14 +1,11 @@
-"""How many threads compute: all cores on a quiet machine, fewer beside a program that keeps one
-busy.
+"""How many threads compute: all cores on a quiet machine, fewer beside a busy program.
 
-Every operator waits for the slowest of its threads. Where another program takes a core, two threads
-can be ten times slower than one, which that program hardly disturbs. So the number is measured at
-the start, again when the speed falls, and from time to time while it is not the largest. One that
-the user has set in OMP_NUM_THREADS stays.
+Every operator waits for the slowest of its threads: where another program takes a core, two threads
+can be ten times slower than one. So the number is measured at the start, again when the speed
+falls, and from time to time while it is not the largest. One that the user has set stays.
 
-No result depends on it: each number is summed in the same order by however many threads
-(tests/system/test_threads.py). Where that does not hold, without the BLAS of
-gluonlm/system/blas.py, all cores compute as before.
+No result depends on it: sums are made in the same order by however many threads. Where that does
+not hold, without the BLAS of :mod:`gluonlm.system.blas`, all cores compute.
 
 >>> threads = Threads()
 >>> with threads.timed(tokens): ...      # equal work each time, computed to its end

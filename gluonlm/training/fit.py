@@ -24,12 +24,9 @@ ENGINE = 128 << 20  # bytes: MXNet's threads and buffers; where they find no roo
 
 
 def fit(config: Config, corpus: Corpus, folder: str | Path, session: Session = ON_CPU) -> Run:
-    """Train a new model from the first epoch to the last; the run's folder holds the best one.
-
-    :param folder: a new one, as for ``--save``.
-    :raises UserError: when there is a run already, the settings do not fit the text, or training
-        diverges.
-    """
+    """Train a new model from the first epoch to the last; the run's ``folder``, as for ``--save``,
+    then holds the best one. A UserError when there is a run already, the settings do not fit the
+    text, or training diverges."""
     with Run.new(folder) as run:
         training = prepare(config, corpus, run, session)
         training.begin("gluonlm.fit(...)")

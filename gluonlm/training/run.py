@@ -29,9 +29,7 @@ class Run:
     >>> with Run.new("runs/first") as run:           # the folder is made and locked at once
     ...     run.begin(config, "what was typed")
 
-    :param folder: where they are.
     :param best: where the best model goes if not into the folder (``--save model.pt``).
-    :param command: what was typed so far, for config.json.
     """
 
     def __init__(self, folder: Path, best: Path | None = None, command: str = ""):
@@ -44,9 +42,9 @@ class Run:
     @classmethod
     def new(cls, save: str | Path, claim: bool = True) -> "Run":
         """A new run in the folder ``save``; PTB.pt is the best model's file, beside the folder PTB.
+        A UserError when there is a run already, or another process has just taken the place.
 
         :param claim: whether to make and lock the folder at once, rather than by :meth:`claim`.
-        :raises UserError: when there is a run already, or another process has just taken the place.
         """
         path = Path(save)
         names_file = path.suffix in MODEL_SUFFIXES and not str(save).endswith(os.sep)
