@@ -176,9 +176,8 @@ class RNNModel(HybridBlock):
     arXiv:1608.05859); with E != H a linear projection H -> E precedes the decoder, or the last
     layer has E units if ``narrow``.
 
-    ``inputs`` are word ids (T, N) of any dtype, ``state`` a list of float32 arrays as
-    :meth:`begin_state` makes it; ``logits`` are (T, N, V). Training asks :attr:`body`, or
-    :attr:`body_with_outputs`, for the features (T, N, C) and leaves the decoder to
+    ``inputs`` are word ids (T, N) of any dtype, ``logits`` (T, N, V). Training asks :attr:`body`,
+    or :attr:`body_with_outputs`, for the features (T, N, C) and leaves the decoder to
     :mod:`gluonlm.model.softmax`. :attr:`layout` says where each weight lies.
     """
 

@@ -4,9 +4,8 @@
     >>> arrays, metadata = read_arrays(path, "gluonlm model")
 
 A safetensors file is a JSON header and raw arrays: it runs no code when it is read. The header has
-our metadata, with a digest of all arrays and all other metadata, which every read checks. It is
-XXH3 of 128 bits (https://xxhash.com): it proves that a file is whole, not who wrote it, in a
-twentieth of SHA-256's time.
+our metadata, with a digest of all else, which every read checks. It is XXH3 of 128 bits: it proves
+that a file is whole, not who wrote it, in a twentieth of SHA-256's time.
 
 Of n float32 numbers k are not zero: one bit for each of the n, and those k, take n/8 + 4k bytes
 instead of 4n. Where that is less, the array is stored so. At a sparsity of 80 % that is 23 % of the

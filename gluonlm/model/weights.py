@@ -7,8 +7,7 @@
 
 The layout follows from the settings alone, so it is known before a model is built or a file is
 read. A recurrent layer keeps its weights in the one flat vector that MXNet's fused operator takes;
-only here it is known how that is divided. (``mxnet.rnn.FusedRNNCell.unpack_weights`` copies each
-gate by itself; a test compares the two.)
+only here it is known how that is divided.
 
 Shapes: V vocabulary size, E embedding size, I inputs and H units of a layer, G gates, K clusters.
 """

@@ -151,10 +151,9 @@ class KVStoreGroup(SynchronousGroup):
 class AsynchronousGroup(KVStoreGroup):
     """Workers that do not wait for each other: kvstore ``dist_async``.
 
-    The servers keep the weights and add to them. A worker's step is that of a single worker,
-    divided by their number; it then goes on from what the servers have, to which others may have
-    added meanwhile. One step of each worker is to first order one step with the whole batch, but it
-    depends on chance who sees what: no two runs are the same, and resuming is not exact.
+    The servers keep the weights. A worker adds its step, divided by the number of workers, and goes
+    on from what the servers then have. One step of each is to first order one with the whole batch,
+    but chance decides who sees what: no two runs are the same, and resuming is not exact.
     """
 
     asynchronous = True
@@ -232,11 +231,8 @@ class HorovodGroup(SynchronousGroup):
 
 
 def join(kvstore: str) -> Group:
-    """The group that this process belongs to.
-
-    :param kvstore: one of ``KVSTORES``; ``dist_sync`` and ``dist_async`` are for the launcher's.
-    :raises UserError: when this process was started in another way.
-    """
+    """The group that this process belongs to by one of ``KVSTORES``; a UserError when started
+    in another way."""
     launched, distributed = "GLUONLM_WORKER" in os.environ, kvstore.startswith("dist_")
     if launched and not distributed:  # each would be alone, and all would write the same run
         raise UserError(

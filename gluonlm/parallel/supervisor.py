@@ -7,9 +7,6 @@ keeps a connection, its :class:`Lifeline`, to the :class:`Root`, which stands be
 
 When one dies, its connection closes at once (of a silent machine after ``SILENCE`` seconds), and
 the root ends all others. Like ps-lite's, these connections are for a network that you trust.
-
->>> asyncio.run(lead(world, patience=60, starts={...}))    # the root; starts all, here or by ssh
->>> with Lifeline(world, "worker", patience=60) as rank: ...    # in each process
 """
 
 import asyncio

@@ -1,7 +1,4 @@
-"""The one exception for mistakes that a user can mend, and an end that waits for nothing.
-
-Its sentences stand where they are raised: of a damaged file, in :mod:`gluonlm.model.storage`.
-"""
+"""The one exception for mistakes that a user can mend, and an end that waits for nothing."""
 
 import importlib.util
 import os

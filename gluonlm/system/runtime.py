@@ -1,8 +1,7 @@
 """A fast MXNet: threads, OpenMP, BLAS, memory and CUDA libraries, set before mxnet is imported.
 
-``import gluonlm`` calls :func:`prepare`; nothing else is needed. What the user has set in the
-environment wins, and where a library is missing or the platform is another one, that part is left
-as MXNet has it. ``python -m gluonlm.doctor`` says what was done.
+``import gluonlm`` calls :func:`prepare`. What the user has set in the environment wins, and what
+cannot be set here is left as MXNet has it. ``python -m gluonlm.doctor`` says what was done.
 """
 
 import ctypes
@@ -93,11 +92,8 @@ def check_addresses(threads: int) -> None:
 
 
 def local_workers() -> int:
-    """How many workers share this machine, by what horovodrun or gluonlm.launch has set, or 1.
-
-    A parameter server only adds up and must not take the cores from the workers.
-    """
-    if os.environ.get("DMLC_ROLE") in ("server", "scheduler"):
+    """How many workers share this machine, by what horovodrun or gluonlm.launch has set, or 1."""
+    if os.environ.get("DMLC_ROLE") in ("server", "scheduler"):  # which only add up: one thread
         return usable_cores()
     here = os.environ.get("HOROVOD_LOCAL_SIZE") or os.environ.get("GLUONLM_WORKERS_HERE")
     return int(here) if here and here.isdecimal() and int(here) else 1
@@ -125,8 +121,7 @@ def physical_cores(topology: str = TOPOLOGY) -> int:
 def cgroup_cpus(membership: str = "/proc/self/cgroup", mount: str = "/sys/fs/cgroup") -> float:
     """How many CPUs' time the control groups of this process allow, such as 1.5; infinity for all.
 
-    A limit of any group above counts too. Seen from within a container the listed path may lie
-    outside of what is mounted: the mount's own root then holds the limit.
+    Groups above count, too: within a container the mount's own root may be what holds the limit.
     """
     limits = [math.inf]
     for line in read(Path(membership)).splitlines():

@@ -64,11 +64,8 @@ def numpy_blas() -> ctypes.CDLL | None:
 
 @contextmanager
 def one_numpy_thread() -> Iterator[None]:
-    """A with-block in which NumPy multiplies on one thread.
-
-    For a vector a second thread brings little, and beside other programs it costs ten times as
-    much as the product; nor would the sums of larger products be the same with each number.
-    """
+    """A with-block in which NumPy multiplies on one thread: a second one hardly helps a vector, and
+    beside other programs it costs ten times as much as the product."""
     blas = numpy_blas()
     if blas is None:
         yield
@@ -99,9 +96,7 @@ def may_choose() -> bool:
 class Threads:
     """The number of threads for one kind of work, chosen by the time that it takes.
 
-    :param most: the number on a quiet machine (default: what the runtime has found); with 1 nothing
-        is ever measured.
-    :param change: is called with the number to use. :param clock: gives seconds.
+    :param most: the number on a quiet machine (default: the runtime's); with 1 none is measured.
     """
 
     def __init__(

@@ -1,8 +1,6 @@
 """The training loop: an epoch, validation, and a whole run that stops and resumes exactly.
 
->>> training = Training(model, corpus, config, run)      # see gluonlm.training.fit
->>> training.begin("what was typed")
->>> training.fit()
+:mod:`gluonlm.training.fit` makes a :class:`Training` of settings and a text.
 """
 
 import math

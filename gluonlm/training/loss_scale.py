@@ -13,8 +13,8 @@ from mxnet.contrib.amp.loss_scaler import LossScaler
 class LossScale(LossScaler):
     """The scale of MXNet's AMP: 2^16 at first, halved at an overflow, doubled after 2,000 steps.
 
-    AMP looks through one device's gradients, and takes another step before it obeys. Here the norm
-    tells, which clipping needs anyway and all workers agree on, and the next step obeys.
+    AMP looks through one device's gradients. Here the norm tells, which clipping needs anyway and
+    all workers agree on.
 
     :ivar skipped: steps with an overflow, which have changed no weight.
     """

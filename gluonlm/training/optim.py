@@ -19,10 +19,8 @@ from gluonlm.training.session import SINGLE, Group, pack, unpack
 
 
 def global_norm(arrays: Sequence[nd.NDArray]) -> float:
-    """Euclidean norm of all arrays (on one device) taken as one vector.
-
-    By BLAS, which needs a third of the time of MXNet's ``multi_sum_sq``.
-    """
+    """Euclidean norm of all arrays (on one device) as one vector, by BLAS: three times as fast
+    as MXNet's ``multi_sum_sq``."""
     squares = [nd.dot(flat, flat) for flat in (array.reshape(-1) for array in arrays)]
     return math.sqrt(nd.add_n(*squares).asscalar())
 
@@ -156,10 +154,8 @@ class Updater:
         return norm
 
     def set_mask(self, name: str, mask: nd.NDArray) -> None:
-        """Keep the weights of a parameter at zero where ``mask`` (its shape, 0 or 1) is zero.
-
-        The optimizer forgets what it remembers of them, so no update ever moves them again.
-        """
+        """Keep the weights of a parameter at zero where ``mask`` (its shape, 0 or 1) is zero; the
+        optimizer forgets what it remembers of them, so that no update moves them again."""
         self.masks[name] = [mask.as_in_context(ctx) for ctx in self.contexts]
         for states, own in zip(self.states, self.masks[name], strict=True):
             for array in (self.parameters[name].data(own.context), *tensors(states[name])):
@@ -228,11 +224,8 @@ class Average:
 
 
 def stalled(losses: Sequence[float], newest: float, patience: int) -> bool:
-    """Whether ``newest`` is above the least of ``losses`` but the last ``patience`` ones.
-
-    The trigger of NT-ASGD, algorithm 1 of Merity et al. 2018: false until more than ``patience``
-    epochs have passed.
-    """
+    """Whether ``newest`` is above the least of ``losses`` but the last ``patience`` ones: what
+    triggers NT-ASGD, algorithm 1 of Merity et al. 2018."""
     earlier = losses[: max(0, len(losses) - patience)]  # [:-patience] would be empty for 0
     return bool(earlier) and newest > min(earlier)
 

@@ -92,7 +92,7 @@ def evaluate(
     ctx: mx.Context | None = None,
     group: Group = SINGLE,
 ) -> float:
-    """:func:`gluonlm.inference.scoring.evaluate` of an RNNModel, its columns divided over workers."""
+    """:func:`gluonlm.inference.scoring.evaluate` of a model, its columns divided over workers."""
     own = group.columns(evaluation_columns(ids, batch_size))
     total = total_loss(Predictor(model, ctx), ids, dictionary, batch_size, own)
     return sum(group.all_gather_object("evaluation", total)) / len(ids)
