@@ -10,6 +10,7 @@ V = 10,000). Planning the graph once for the shapes at hand (``static_shape``) t
 where MXNet's FullyConnected, made for many rows, needs more than 1. See ``benchmarks/generate.py``.
 """
 
+from collections import defaultdict
 from functools import cached_property
 
 import mxnet as mx
@@ -18,13 +19,13 @@ import numpy as np
 from gluonlm.model.adaptive import log_probabilities
 from gluonlm.model.rnn import RNNModel
 from gluonlm.model.softmax import decoder_loss
-from gluonlm.system.threads import Threads, one_numpy_thread
+from gluonlm.system.threads import Threads, current, one_thread
 
 State = list[mx.nd.NDArray]  # arrays (layers, N, H)
 # where a sparse decoder makes a step faster (benchmarks/sparse.py)
 CSR_SPARSITY, CSR_ROWS = 0.945, range(10, 51)
-# up to so many rows, products with vectors are faster than one with a matrix (V = 10,000, C = 200)
-MATRIX_ROWS = 12
+# up to so many rows products with vectors, on one thread, are faster than one with a matrix on all
+FEW_ROWS = 2
 
 
 class _Planned(mx.gluon.HybridBlock):
@@ -55,7 +56,9 @@ class Predictor:
     independent = True  # each column's figures are its own
 
     def __init__(self, model: RNNModel, ctx: mx.Context | None = None):
-        self.model, self.body = model, _Planned(model.body)
+        self.model = model
+        # for each number of threads one: a plan keeps that with which it was made
+        self.plans = defaultdict(lambda: _Planned(model.body))
         self.ctx = ctx or model.decoder.weight.list_ctx()[0]
         self.edges = getattr(model.decoder, "edges", ())
         self.threads = {"predict": Threads(), "read": Threads()}
@@ -90,9 +93,10 @@ class Predictor:
     def predict(self, ids: np.ndarray, state: State) -> tuple[np.ndarray, State]:
         """Token ids (T, N) and a state -> logits (T, N, V) float32 and the new state."""
         ids = np.array(ids, np.float32)
-        with self.threads["predict"].timed(ids.size):
+        few = ids.size <= FEW_ROWS
+        with one_thread() if few else self.threads["predict"].timed(ids.size):
             inputs = mx.nd.from_numpy(ids).as_in_context(self.ctx)  # shares the copy's memory
-            features, state = self.body(inputs, state)
+            features, state = self.plans[tuple(current)](inputs, state)
             logits = self.decode(to_floats(features))
         logits += self.decoder[1]
         if self.edges:
@@ -117,9 +121,8 @@ class Predictor:
         if self.sparse_weight is not None and len(rows) in CSR_ROWS:
             products = mx.nd.sparse.dot(self.sparse_weight, mx.nd.array(rows.T))  # (V, T*N)
             logits = np.ascontiguousarray(products.asnumpy().T)
-        elif len(rows) <= MATRIX_ROWS:
-            with one_numpy_thread():  # one product per row
-                logits = np.matmul(self.decoder[0], rows[..., None])[..., 0]
+        elif len(rows) <= FEW_ROWS:
+            logits = np.matmul(self.decoder[0], rows[..., None])[..., 0]  # one product per row
         else:
             logits = mx.nd.dot(mx.nd.array(rows), self.matrix, transpose_b=True).asnumpy()
         return logits.reshape(*features.shape[:2], -1)

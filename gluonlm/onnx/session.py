@@ -17,6 +17,7 @@ import xxhash
 from gluonlm.config import Config
 from gluonlm.system.errors import UserError, require
 from gluonlm.system.runtime import prepare
+from gluonlm.system.threads import Threads
 from gluonlm.text.vocabulary import Dictionary
 
 if TYPE_CHECKING:
@@ -48,7 +49,11 @@ class OnnxModel:
         name, content = "the model", source
         if not isinstance(source, bytes):
             name, content = str(source), read_file(Path(source))
-        self.session = open_session(content, threads or prepare().threads, name)
+        runtime = prepare()
+        self.content, self.name, self.number = content, name, threads or runtime.threads
+        self.session = open_session(content, self.number, name)
+        given = threads is not None or runtime.threads_given
+        self.threads = Threads(1 if given else self.number, self._use)
         self.metadata = self.session.get_modelmeta().custom_metadata_map
         if self.metadata.get("format") != FORMAT:
             ours = "an ONNX model, but not one of this version of gluonlm"
@@ -100,8 +105,14 @@ class OnnxModel:
         feed = dict(zip(self.states, state, strict=True), ids=np.asarray(ids, np.int64))
         if self.scores:
             feed["targets"] = np.asarray(targets, np.int64)
-        result, *state = self.session.run([output, *self.outputs], feed, self.options)
+        with self.threads.timed(feed["ids"].size):
+            result, *state = self.session.run([output, *self.outputs], feed, self.options)
         return result, state
+
+    def _use(self, number: int) -> None:
+        """Compute on so many threads, which a session of ONNX Runtime has for its life."""
+        if number != self.number:
+            self.session, self.number = open_session(self.content, number, self.name), number
 
 
 def describe(trained: "Trained") -> dict[str, str]:

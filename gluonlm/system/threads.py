@@ -25,6 +25,7 @@ from gluonlm.system.runtime import loaded_libraries, prepare
 
 LEAST = 0.02  # seconds: shorter pieces of work count together, or a rare stall would not show
 TRIAL = 4  # pieces of work by which a number is judged, after one to settle
+HOPELESS = 1.3  # a number that is so many times slower than another is not tried on
 WINDOW = 12  # pieces over which the speed is watched
 SLOWER = 1.25  # a fall of the speed by this factor calls for a new measurement
 REST = 4  # a measurement is not followed by another for so many times its length
@@ -63,9 +64,14 @@ def numpy_blas() -> ctypes.CDLL | None:
 
 
 @contextmanager
-def one_numpy_thread() -> Iterator[None]:
-    """A with-block in which NumPy multiplies on one thread: a second one hardly helps a vector, and
-    beside other programs it costs ten times as much as the product."""
+def one_thread() -> Iterator[None]:
+    """A with-block in which MXNet, if its number is ours to choose, and NumPy compute on one thread.
+
+    For a word at a time a second thread brings little, and beside other programs it costs ten times
+    as much as the work; nor would NumPy's sums be the same with each number.
+    """
+    if may_choose():
+        set_threads(1)
     blas = numpy_blas()
     if blas is None:
         yield
@@ -139,7 +145,8 @@ class Threads:
     def _try(self, seconds: float) -> None:
         """Take account of a time while numbers are tried; the last one ends the measurement."""
         self.trial.append(seconds)
-        hopeless = len(self.trial) > 1 and seconds > 2 * min(self.results.values(), default=seconds)
+        least = min(self.results.values(), default=seconds)
+        hopeless = len(self.trial) > 1 and seconds > HOPELESS * least
         if len(self.trial) <= TRIAL and not hopeless:
             return
         self.results[self.queue.pop(0)] = statistics.median(self.trial[1:])

@@ -14,7 +14,7 @@ from mxnet import nd
 
 from gluonlm.config import MODELS
 from gluonlm.inference.beam import beam_search
-from gluonlm.inference.predictor import MATRIX_ROWS, Predictor
+from gluonlm.inference.predictor import FEW_ROWS, Predictor
 from gluonlm.inference.sampling import (
     Strategy,
     choose,
@@ -256,7 +256,7 @@ WORDS = Dictionary([EOS, UNK, *(f"w{number}" for number in range(28))])
 
 
 @pytest.mark.parametrize("mode", MODELS)
-@pytest.mark.parametrize("columns", [1, 3, MATRIX_ROWS + 1])
+@pytest.mark.parametrize("columns", [1, 3, FEW_ROWS + 1])
 def test_the_predictor_is_the_model_and_carries_the_state(mode, columns):
     model = make(mode)
     text = np.random.default_rng(2).integers(30, size=(9, columns))
@@ -303,7 +303,7 @@ def test_a_sample_does_not_depend_on_how_many_there_are():
     strategy = Strategy(temperature=1.3, top_k=20, top_p=0.95, seed=9)
     many, few, (one,) = (
         generate(predictor, WORDS, [4], 40, replace(strategy, samples=samples))
-        for samples in (MATRIX_ROWS + 4, 3, 1)
+        for samples in (FEW_ROWS + 4, 3, 1)
     )
     assert many[0].tolist() == few[0].tolist() == one.tolist()
     assert many[2].tolist() == few[2].tolist()

@@ -32,6 +32,7 @@ from gluonlm.onnx import layers
 from gluonlm.onnx.export import export_onnx
 from gluonlm.onnx.session import EXTERNAL, SEAL, OnnxModel, cross_entropy, describe, seal
 from gluonlm.system.errors import UserError
+from gluonlm.system.threads import Threads
 from gluonlm.text.vocabulary import EOS, UNK, Dictionary
 
 V = 23
@@ -421,3 +422,19 @@ def test_a_place_that_cannot_be_written(trained, tmp_path):
 def test_without_its_data_the_comparison_reads_the_models_own_text(tmp_path):
     exported = export_onnx(untrained(tmp_path), tmp_path / "model.onnx")
     assert "200 tokens of text by the model itself" in exported.report
+
+
+def test_onnx_runtime_follows_the_chosen_number_of_threads(tmp_path):
+    """Another number is another session; what it computes is the same."""
+    ids = np.arange(21).reshape(3, 7)
+    export_onnx(untrained(tmp_path), tmp_path / "model.onnx")
+    model = OnnxModel(tmp_path / "model.onnx")
+    model.threads, results = Threads(2, model._use), []
+    for number in (2, 1, 2):
+        model.threads.queue = [number, 3 - number]
+        results.append(model.predict(ids, model.begin_state(7))[0])
+        assert model.session.get_session_options().intra_op_num_threads == number
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_array_equal(results[0], results[2])
+    fixed = OnnxModel(tmp_path / "model.onnx", threads=1)
+    assert fixed.threads.most == 1

@@ -45,7 +45,13 @@ def chooser_of(machine, most=2):
 def test_a_quiet_machine_uses_all_cores(machine):
     chooser = chooser_of(machine)
     assert machine.work(chooser, 200) == 2
-    assert machine.history.count(1) == threads.TRIAL + 1  # measured once
+    assert machine.history.count(1) == 2  # measured once, and hopeless
+
+
+def test_a_number_that_is_nearly_as_fast_is_measured_well(machine):
+    machine.times = {2: 1.0, 1: 0.9}
+    assert machine.work(chooser_of(machine), 11) == 1
+    assert machine.history.count(2) == machine.history.count(1) - 1 == threads.TRIAL + 1
 
 
 def test_a_busy_machine_uses_one_from_the_start(machine):
@@ -150,7 +156,19 @@ def test_no_weight_depends_on_the_number_of_threads(settings, sampled):
         np.testing.assert_array_equal(same[0], same[2])
 
 
-@pytest.mark.parametrize("columns", [1, 12, 13, 40])
+def test_few_words_are_computed_on_one_thread_by_a_plan_of_its_own():
+    """A plan of MXNet keeps the number of threads that it was made with, whatever is set later."""
+    if not threads.may_choose():
+        pytest.skip("the number is the user's, or MXNet's own BLAS serves")
+    model = Predictor(build_model(Config(emsize=8, nhid=8), 30))
+    model.threads["predict"] = Threads(2)
+    for columns, number in ((40, 2), (1, 1), (40, 2), (2, 1)):
+        model.predict(np.zeros((1, columns)), model.begin_state(columns))
+        assert threads.current == [number]
+    assert set(model.plans) == {(1,), (2,)}
+
+
+@pytest.mark.parametrize("columns", [1, 2, 3, 40])
 def test_no_prediction_depends_on_the_number_of_threads(columns):
     if not threads.may_choose():
         pytest.skip("the number is the user's, or MXNet's own BLAS serves")
