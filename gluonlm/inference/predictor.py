@@ -12,6 +12,7 @@ where MXNet's FullyConnected, made for many rows, needs more than 1. See ``bench
 
 from collections import defaultdict
 from functools import cached_property
+from weakref import WeakKeyDictionary
 
 import mxnet as mx
 import numpy as np
@@ -26,6 +27,8 @@ State = list[mx.nd.NDArray]  # arrays (layers, N, H)
 CSR_SPARSITY, CSR_ROWS = 0.945, range(10, 51)
 # up to so many rows products with vectors, on one thread, are faster than one with a matrix on all
 FEW_ROWS = 2
+# of each model: what is known of its speed outlives a predictor, as those of each validation
+CHOSEN: WeakKeyDictionary = WeakKeyDictionary()
 
 
 class _Planned(mx.gluon.HybridBlock):
@@ -61,7 +64,7 @@ class Predictor:
         self.plans = defaultdict(lambda: _Planned(model.body))
         self.ctx = ctx or model.decoder.weight.list_ctx()[0]
         self.edges = getattr(model.decoder, "edges", ())
-        self.threads = {"predict": Threads(), "read": Threads()}
+        self.threads = CHOSEN.setdefault(model, {"predict": Threads(), "read": Threads()})
 
     @cached_property
     def decoder(self) -> tuple[np.ndarray, np.ndarray]:

@@ -29,8 +29,8 @@ HOPELESS = 1.3  # a number that is so many times slower than another is not trie
 WINDOW = 12  # pieces over which the speed is watched
 SLOWER = 1.25  # a fall of the speed by this factor calls for a new measurement
 REST = 4  # a measurement is not followed by another for so many times its length
-# seconds until more threads are tried again: doubled while that does not pay, up to the longest
-PATIENCE, LONGEST = 20.0, 160.0
+# seconds of work until more threads are tried again: doubled each time, up to the longest
+PATIENCE, LONGEST = 1.0, 160.0
 WORTH = 1.05  # how much faster fewer threads must be
 current: list[int] = []  # the number that was set last
 
@@ -118,7 +118,8 @@ class Threads:
         self.results: dict[int, float] = {}  # of those that were
         self.recent: deque[float] = deque(maxlen=WINDOW)
         self.usual, self.patience = 0.0, PATIENCE
-        self.started = self.ended = 0.0  # the last measurement
+        self.worked = 0.0  # seconds, pauses not counted
+        self.started = self.ended = 0.0  # the last measurement, in seconds of work
         self.seconds = self.amount = 0.0  # of the pieces since the last that counted
 
     @contextmanager
@@ -130,9 +131,10 @@ class Threads:
         self.number = self.queue[0] if self.queue else self.number
         self.change(self.number)
         started = self.clock()
-        self.started = self.started or started
         yield
-        self.seconds, self.amount = self.seconds + self.clock() - started, self.amount + amount
+        elapsed = self.clock() - started
+        self.worked += elapsed
+        self.seconds, self.amount = self.seconds + elapsed, self.amount + amount
         if self.seconds < LEAST:
             return
         seconds = self.seconds / self.amount
@@ -160,16 +162,18 @@ class Threads:
         if self.results[self.most] < WORTH * self.results[self.number]:
             self.number = self.most
         self.patience = min(2 * self.patience, LONGEST) if self.number < self.most else PATIENCE
-        self.usual, self.ended = self.results[self.number], self.clock()
+        self.usual, self.ended = self.results[self.number], self.worked
         self.results = {}
         self.recent.clear()
 
     def _watch(self, seconds: float) -> None:
         """Ask for a new measurement when work is slower, or after a while with fewer threads."""
         self.recent.append(seconds)
-        now, length = self.clock(), self.ended - self.started
+        since, length = self.worked - self.ended, self.ended - self.started
         slower = statistics.median(self.recent) > SLOWER * self.usual
-        slower = slower and len(self.recent) == WINDOW and now - self.ended > REST * length
-        due = self.number < self.most and now - self.ended > self.patience
+        slower = slower and len(self.recent) == WINDOW and since > REST * length
+        due = self.number < self.most and since > max(self.patience, 2 * REST * length)
         if slower or due:
-            self.queue, self.started = candidates(self.most), now
+            # beside the number in use, which comes first, a hopeless one is given up soon
+            self.queue = sorted(candidates(self.most), key=lambda number: number != self.number)
+            self.started = self.worked

@@ -1,5 +1,7 @@
 """The number of threads follows the machine's load, and no result follows it."""
 
+import gc
+
 import mxnet as mx
 import numpy as np
 import pytest
@@ -73,6 +75,25 @@ def test_it_follows_the_load(machine):
         began = machine.now
         assert machine.work(chooser, 800) == best
         assert machine.now - began < 800 * times[best] / 0.9
+
+
+def test_trying_more_threads_again_costs_little_of_long_steps(machine):
+    """Steps of a second, which take ten on both cores."""
+    machine.times = {2: 10.0, 1: 1.0}
+    chooser = chooser_of(machine)
+    machine.work(chooser, 20)
+    began = machine.now
+    machine.work(chooser, 1000)
+    assert machine.history[20:].count(2) > 0
+    assert machine.now - began < 1000 / 0.9
+
+
+def test_a_load_that_ends_is_noticed(machine):
+    machine.times = {2: 0.05, 1: 0.03}
+    chooser = chooser_of(machine)
+    machine.work(chooser, 20)
+    machine.times = {2: 0.02, 1: 0.03}
+    assert machine.work(chooser, 400) == 2  # within 12 seconds
 
 
 def test_a_small_dip_changes_nothing(machine):
@@ -154,6 +175,15 @@ def test_no_weight_depends_on_the_number_of_threads(settings, sampled):
     for same in zip(*results, strict=True):
         np.testing.assert_array_equal(same[0], same[1])
         np.testing.assert_array_equal(same[0], same[2])
+
+
+def test_what_is_known_of_a_model_outlives_a_predictor():
+    model, other = (build_model(Config(emsize=8, nhid=8), 30) for _ in range(2))
+    assert Predictor(model).threads is Predictor(model).threads
+    assert Predictor(model).threads is not Predictor(other).threads
+    del model
+    gc.collect()
+    assert len(predictor.CHOSEN) == 1
 
 
 def test_few_words_are_computed_on_one_thread_by_a_plan_of_its_own():
