@@ -5,8 +5,8 @@
     python benchmarks/before.py /tmp/before --avx2    # as on a processor without AVX-512
 
 With --avx2 both BLAS and oneDNN are told to use their kernels for AVX2 only. The figure is the
-median over rounds of the ratio of neighbours in time. Recorded in results/before.json, one entry
-for each kind of kernels.
+median over rounds of the ratio of neighbours in time; beside it stand the peaks of memory. Recorded
+in results/before.json, one entry for each kind of kernels.
 """
 
 import argparse
@@ -46,8 +46,8 @@ class Tree(Competitor):
 
 
 def compare(before: Path, work: Work, options: argparse.Namespace) -> dict:
-    """Tokens per second of both trees, and the ratio."""
-    speeds = {"now": [], "before": []}
+    """Tokens per second of both trees, the ratio, and the peaks of memory."""
+    speeds, peaks = {"now": [], "before": []}, {}
     with ExitStack() as stack:
         trees = {"now": HERE.parent, "before": before}
         competitors = {}
@@ -58,8 +58,13 @@ def compare(before: Path, work: Work, options: argparse.Namespace) -> dict:
             for name in list(speeds)[:: 1 if turn % 2 else -1]:
                 answer = competitors[name].measure(options.seconds)
                 speeds[name].append(round(answer["tokens"] / answer["seconds"], 1))
+                peaks[name] = round(answer["peak_bytes"] / 2**20)
     ratios = [now / then for now, then in zip(speeds["now"], speeds["before"], strict=True)]
-    return {"rounds_tokens_per_second": speeds, "now_over_before": spread(ratios)}
+    return {
+        "rounds_tokens_per_second": speeds,
+        "now_over_before": spread(ratios),
+        "peak_mib": peaks,
+    }
 
 
 def main(argv: list[str]) -> dict:
@@ -87,7 +92,8 @@ def main(argv: list[str]) -> dict:
         for units in options.units:
             work = Work(mode, options.vocab, units, layers=2, batch=20, bptt=35)
             measured[f"{mode}, {units} units"] = one = compare(options.before, work, options)
-            print(f"{mode}, {units} units: now / before {one['now_over_before']}", flush=True)
+            ratio, peaks = one["now_over_before"], one["peak_mib"]
+            print(f"{mode}, {units} units: now / before {ratio}, peaks {peaks} MiB", flush=True)
     kernels["AVX2" if options.avx2 else "all"] = {"before": commit, "measured": measured}
     command = ["python", "benchmarks/before.py", *argv]
     return record(options.out, command, kernels=kernels)
