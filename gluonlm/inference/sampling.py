@@ -14,11 +14,13 @@ it knows neither top-p nor a random stream per sample, and cannot write past an 
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 
 from gluonlm.system.errors import UserError
+from gluonlm.system.threads import one_thread
 from gluonlm.text.vocabulary import Dictionary
 
 LOWEST_TEMPERATURE = 0.001
@@ -200,15 +202,16 @@ def stream(
     texts = np.empty((samples, len(prompt) + length), np.int64)  # what was read and written
     texts[:, : len(prompt)] = prompt
     left = np.full(samples, sentences or length + 1)  # sentences still to be written
-    for place in range(len(prompt), len(prompt) + length):
-        logits = discourage(logits, texts[:, :place], strategy, end)
-        texts[:, place] = chosen = choose(logits, strategy, streams)  # (N,)
-        yield np.where(left > 0, chosen, FINISHED)
-        left -= chosen == end
-        if place == texts.shape[1] - 1 or (sentences and not (left > 0).any()):
-            return
-        logits, state = predictor.predict(chosen[None], state)
-        logits = logits[0]  # (N, V)
+    with one_thread() if samples == 1 else nullcontext():
+        for place in range(len(prompt), len(prompt) + length):
+            logits = discourage(logits, texts[:, :place], strategy, end)
+            texts[:, place] = chosen = choose(logits, strategy, streams)  # (N,)
+            yield np.where(left > 0, chosen, FINISHED)
+            left -= chosen == end
+            if place == texts.shape[1] - 1 or (sentences and not (left > 0).any()):
+                return
+            logits, state = predictor.predict(chosen[None], state)
+            logits = logits[0]  # (N, V)
 
 
 def generate(

@@ -9,11 +9,13 @@ import pytest
 from gluonlm.config import Config
 from gluonlm.inference import predictor
 from gluonlm.inference.predictor import Predictor
+from gluonlm.inference.sampling import stream
 from gluonlm.model.checkpoint import build_model
 from gluonlm.model.softmax import SampledSoftmax, decoder_loss
 from gluonlm.system import threads
 from gluonlm.system.machine import cpu_flags
 from gluonlm.system.threads import Threads, candidates, set_threads
+from gluonlm.text.vocabulary import Dictionary
 from gluonlm.training.optim import Updater
 from gluonlm.training.step import Objective, train_step
 
@@ -192,10 +194,15 @@ def test_few_words_are_computed_on_one_thread_by_a_plan_of_its_own():
         pytest.skip("the number is the user's, or MXNet's own BLAS serves")
     model = Predictor(build_model(Config(emsize=8, nhid=8), 30))
     model.threads["predict"] = Threads(2)
-    for columns, number in ((40, 2), (1, 1), (40, 2), (2, 1)):
+    for columns in (40, 1, 40, 2):
         model.predict(np.zeros((1, columns)), model.begin_state(columns))
-        assert threads.current == [number]
+        assert threads.current == [2]  # again, for what the user computes next
     assert set(model.plans) == {(1,), (2,)}
+    words = stream(model, Dictionary(["<unk>", *map(str, range(29))]), length=3)
+    next(words)
+    assert threads.current == [1]
+    words.close()
+    assert threads.current == [2]
 
 
 @pytest.mark.parametrize("columns", [1, 2, 3, 40])
