@@ -54,25 +54,23 @@ def parse(argv: list[str]) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if options.save:
         options.checkpoint, options.cache = options.save, True
+    options.cache |= options.tune_cache
+    options.file = options.data and expanded(options.data)
+    if not (options.file and options.file.is_file()):  # a data set or a folder
+        options.file, options.split = None, options.split or "test"
     return options
 
 
 def check(options: argparse.Namespace) -> None:
     """Raise a UserError for options that do not fit each other."""
-    single = is_file(options.data)
-    if single and options.split:
+    if options.file and options.split:
         raise UserError("--data is a single file, which is read whole: leave out --split")
     if (given := cache_options(options)) and not options.cache:
         raise UserError(f"--{min(given)} is a parameter of the cache: add --cache")
-    if single and options.tune_cache:
+    if options.file and options.tune_cache:
         raise UserError("--tune-cache needs a validation text, and --data names a single file")
     if options.record:
         check_output(options.record)
-
-
-def is_file(data: str | None) -> bool:
-    """Whether ``--data`` names a single text file, which is read whole."""
-    return data is not None and expanded(data).is_file()
 
 
 def cache_options(options: argparse.Namespace) -> dict[str, float]:
@@ -80,55 +78,48 @@ def cache_options(options: argparse.Namespace) -> dict[str, float]:
     return {name: getattr(options, name) for name in CACHE if getattr(options, name) is not None}
 
 
-def read_ids(model: LanguageModel, data: str | None, split: str | None) -> np.ndarray:
-    """The ids of a whole text file that was named, or of a data set's split."""
-    if is_file(data):
-        return encode_file(expanded(data), model.dictionary, model.level)
-    return read_split(data or model.config.data, split, model.dictionary, model.level)
-
-
-def cache_settings(options: argparse.Namespace, model: LanguageModel) -> tuple:
-    """The cache's parameters, given, searched, or known, and the figures of a search."""
-    from gluonlm.inference.neural_cache import TUNED, CacheSettings, tune
+def loss_with_cache(
+    options: argparse.Namespace, model: LanguageModel, ids: np.ndarray
+) -> tuple[float, dict[str, float]]:
+    """The loss with a cache, and its parameters: given, searched, or known."""
+    from gluonlm.inference.neural_cache import TUNED, CacheSettings, evaluate_with_cache, tune
 
     data, given = options.data or model.config.data, cache_options(options)
-    known = None if is_file(data) else TUNED.get(known_name(Path(data)))
-    settings, found = dataclasses.replace(known or CacheSettings(), **given), {}
+    network, dictionary, found = model.arithmetic.model, model.dictionary, {}
+    where = {"batch_size": options.batch_size or 1, "ctx": model.arithmetic.ctx}
+    known = None if options.file else TUNED.get(known_name(Path(data)))
+    settings = dataclasses.replace(known or CacheSettings(), **given)
     if options.tune_cache:
-        ids, predictor = read_ids(model, options.data, "valid"), model.arithmetic
-        where = {"batch_size": options.batch_size or 1, "ctx": predictor.ctx}
-        settings, loss = tune(predictor.model, ids, model.dictionary, given, **where)
+        valid = read_split(data, "valid", dictionary, model.level)
+        settings, loss = tune(network, valid, dictionary, given, **where)
         print(f"on the validation text: loss {loss:.4f} | {named(loss, model.level)}")
         found = {"valid_loss": loss, "valid_perplexity": math.exp(loss)}
     shown = " ".join(f"--{name} {value:.10g}" for name, value in vars(settings).items())
     print(f"cache: {shown}", flush=True)
     if not (known or options.tune_cache or len(given) == len(CACHE)):
         print("no settings are known for this text, these suit Penn Treebank: try --tune-cache")
-    return settings, found
+    loss = evaluate_with_cache(network, ids, dictionary, settings, **where)
+    return loss, found | vars(settings)
 
 
 def main(argv: list[str]) -> Score:
     """Evaluate as the command line says and print the score."""
     options = parse(argv)
-    options.cache |= options.tune_cache
     check(options)
     model = open_model(options.checkpoint, options.gpu, options.onnx, options.cache)
-    split = None if is_file(options.data) else options.split or "test"
-    settings, cache = cache_settings(options, model) if options.cache else (None, {})
-    ids = read_ids(model, options.data, split)
+    data, split, cache = options.data or model.config.data, options.split, {}
+    if options.file:
+        ids = encode_file(options.file, model.dictionary, model.level)
+    else:
+        ids = read_split(data, split, model.dictionary, model.level)
     if options.cache:
-        from gluonlm.inference.neural_cache import evaluate_with_cache
-
-        where = {"batch_size": options.batch_size or 1, "ctx": model.arithmetic.ctx}
-        network, cache = model.arithmetic.model, cache | dataclasses.asdict(settings)
-        loss = evaluate_with_cache(network, ids, model.dictionary, settings, **where)
+        loss, cache = loss_with_cache(options, model, ids)
     else:
         loss = model.evaluate(ids, options.batch_size or model.columns(split))
     score = Score(len(ids), int(np.sum(ids == model.dictionary.unk_id)), loss)
     units = {} if options.data else model.dictionary.per_unit(split, score.loss * score.tokens)
     report(score, model.level, units)
     if options.record:
-        data = options.data or model.config.data
         figures = {**dataclasses.asdict(score), "perplexity": score.perplexity, **units}
         if model.level == "char":
             figures["bits_per_character"] = score.bits

@@ -19,7 +19,7 @@ they are written beside the run and can be used again with ``--statistics``.
 """
 
 import argparse
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from gluonlm.cli import Parser, at_least, run
@@ -27,7 +27,7 @@ from gluonlm.compress.calibrate import COLUMNS, TOKENS, Statistics, calibrate, r
 from gluonlm.compress.compare import TABLE, Row, compare, markdown
 from gluonlm.compress.quantization import parts_of, quantize_model
 from gluonlm.model.checkpoint import Trained, load_model, save_output
-from gluonlm.model.quantized import Quantized, Scheme, parse_scheme
+from gluonlm.model.quantized import Scheme, parse_scheme
 from gluonlm.onnx.load import load
 from gluonlm.system.errors import UserError
 from gluonlm.system.files import check_output
@@ -35,16 +35,6 @@ from gluonlm.system.machine import record
 from gluonlm.system.streams import printable
 
 STATISTICS = "statistics.json"
-
-
-@dataclass(frozen=True)
-class Written:
-    """A quantized checkpoint, and how many bytes it and the one in float32 have."""
-
-    path: Path
-    quantized: Quantized
-    bytes: int
-    float_bytes: int
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -75,8 +65,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return options
 
 
-def main(argv: list[str]) -> "Written | list[Row]":
-    """Quantize, or compare, as the command line says."""
+def main(argv: list[str]) -> Trained | list[Row]:
+    """Quantize, or compare, as the command line says; returns what was written, or the table."""
     options = parse(argv)
     if options.table and (options.int8 or options.fp16 or options.part):
         raise UserError("--table compares schemes of its own: leave out --int8, --fp16 and --part")
@@ -96,9 +86,13 @@ def main(argv: list[str]) -> "Written | list[Row]":
         advice = "leave out --statistics and --calibration-tokens"
         raise UserError(f"no part needs ranges that are known before: {advice}")
     path = options.out or trained.path.with_name(f"{base.kind}.safetensors")
-    written = write(trained, quantize_model(trained.model, schemes, statistics), path)
-    print(report(written))
-    return written
+    quantized = replace(trained, quantized=quantize_model(trained.model, schemes, statistics))
+    save_output(quantized, path)
+    for part, scheme in schemes.items():
+        print(f"{part:>10}  {scheme}")
+    size, before = path.stat().st_size, trained.path.stat().st_size
+    print(f"{path}: {size / 1e6:.3g} MB, {size / before:.1%} of the model it is made from")
+    return replace(quantized, path=path)
 
 
 def table(trained: Trained, options: argparse.Namespace, command: list[str]) -> list[Row]:
@@ -136,20 +130,6 @@ def statistics_for(trained: Trained, options: argparse.Namespace) -> Statistics:
     text = f"tokens of the training text ({printable(statistics.source)})"
     print(f"{path}: ranges of activations on {statistics.tokens} {text}")
     return statistics
-
-
-def write(trained: Trained, quantized: Quantized, path: Path) -> Written:
-    """Write a quantized checkpoint, as :func:`gluonlm.model.checkpoint.save_output` does."""
-    save_output(replace(trained, quantized=quantized), path)
-    return Written(path, quantized, path.stat().st_size, trained.path.stat().st_size)
-
-
-def report(written: Written) -> str:
-    """What was written, part by part."""
-    lines = [f"{part:>10}  {scheme}" for part, scheme in written.quantized.schemes.items()]
-    size, share = written.bytes / 1e6, written.bytes / written.float_bytes
-    lines.append(f"{written.path}: {size:.3g} MB, {share:.1%} of the model it is made from")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from gluonlm.compress.calibrate import Statistics
 from gluonlm.compress.quantization import parts_of, quantize_model
 from gluonlm.inference.language_model import LanguageModel
 from gluonlm.inference.sampling import Strategy, stream
-from gluonlm.inference.scoring import displayed, unit_of
+from gluonlm.inference.scoring import displayed, perplexity, unit_of
 from gluonlm.model.checkpoint import Trained, save_model
 from gluonlm.model.quantized import Scheme
 from gluonlm.text.corpus import read_split
@@ -40,7 +41,7 @@ VARIANTS = {
 TABLE = "quantized.json"
 COLUMNS, ROUNDS, WORDS = 10, 5, 100
 SPEED_TOKENS, SENSITIVITY_TOKENS = 5000, 2000
-MIXED = Scheme(mode="asymmetric", activations="averaged")  # all parts but the costliest
+MIXED = "INT8 asymmetric, per row, averaged"  # of all parts but the costliest
 Schemes = dict[str, Scheme]
 Load = Callable[[Path], LanguageModel]  # such as gluonlm.load
 
@@ -84,44 +85,26 @@ def compare(
     """All variants of a model, each as a row; how many tokens of each text were evaluated, at most
     ``tokens``."""
     source = trained.dictionary, trained.level
-    valid, test = (
+    valid, test = texts = [
         read_split(trained.config.data, split, *source)[:tokens] for split in ("valid", "test")
-    )
-    parts = parts_of(trained.model)
-    chosen = {name: dict.fromkeys(parts, scheme) for name, scheme in VARIANTS.items()}
-    costs = sensitivity(trained, MIXED, statistics, valid[:SENSITIVITY_TOKENS], load)
-    worst = max(parts, key=costs.get)
-    chosen[f"mixed: INT8 averaged, {worst} float16"] = {
-        part: Scheme("fp16") if part == worst else MIXED for part in parts
-    }
-    variants = {
-        name: Variant(trained, schemes, statistics, load) for name, schemes in chosen.items()
-    }
-    losses = {
-        name: [variant.loss(ids) for ids in (valid, test)] for name, variant in variants.items()
-    }
-    speeds = words_per_second(variants, valid[:SPEED_TOKENS])
-    rows = [
-        Row(
-            name,
-            {part: str(scheme) for part, scheme in chosen[name].items()},
-            variant.bytes,
-            *map(math.exp, losses[name]),
-            *speeds[name],
-        )
-        for name, variant in variants.items()
     ]
+    parts = parts_of(trained.model)
+    make = partial(Variant, trained, statistics=statistics, load=load)
+    # 1. the usual schemes, and a mixed one that spares the part which costs most by itself
+    chosen = {name: dict.fromkeys(parts, scheme) for name, scheme in VARIANTS.items()}
+    few = valid[:SENSITIVITY_TOKENS]
+    worst = max(parts, key=lambda part: make({part: VARIANTS[MIXED]}).loss(few))
+    mixed = f"mixed: INT8 averaged, {worst} float16"
+    chosen[mixed] = chosen[MIXED] | {worst: Scheme("fp16")}
+    # 2. what each has and does
+    variants = {name: make(schemes) for name, schemes in chosen.items()}
+    speeds = words_per_second(variants, valid[:SPEED_TOKENS])
+    rows = []
+    for name, variant in variants.items():
+        schemes = {part: str(scheme) for part, scheme in chosen[name].items()}
+        perplexities = (perplexity(variant.loss(ids)) for ids in texts)
+        rows.append(Row(name, schemes, variant.bytes, *perplexities, *speeds[name]))
     return rows, [len(valid), len(test)]
-
-
-def sensitivity(
-    trained: Trained, scheme: Scheme, statistics: Statistics, ids: np.ndarray, load: Load
-) -> dict[str, float]:
-    """What each part costs: part -> mean loss in nats on a text (tokens,), it alone quantized."""
-    return {
-        part: Variant(trained, {part: scheme}, statistics, load).loss(ids)
-        for part in parts_of(trained.model)
-    }
 
 
 def words_per_second(
@@ -132,11 +115,9 @@ def words_per_second(
     for seed in range(ROUNDS + 1):
         for name, variant in variants.items():
             seconds[name].append((clock(variant.loss, ids), clock(variant.write, WORDS, seed)))
-    figures = {}
-    for name, rounds in seconds.items():
-        evaluated, written = np.median(rounds[1:], axis=0)  # the first has warmed up
-        figures[name] = len(ids) / float(evaluated), WORDS / float(written)
-    return figures
+    words = np.array([len(ids), WORDS])
+    # the first round has warmed up
+    return {name: tuple(words / np.median(s[1:], axis=0)) for name, s in seconds.items()}
 
 
 def clock(work: Callable, *arguments: object) -> float:

@@ -12,11 +12,9 @@ from gluonlm.system.errors import UserError
 
 
 def batchify(ids: np.ndarray, batch_size: int) -> np.ndarray:
-    """Cut a text into ``batch_size`` columns, dropping what does not fill a row.
+    """Cut a text (tokens,) into ``batch_size`` columns (L, N), dropping what does not fill a row.
 
-    :param ids: (tokens,) int32.
-    :returns: (L, N) int32 with L = tokens // N; column n is the n-th stretch of the text.
-    :raises UserError: when there are fewer tokens than columns.
+    Column n is the n-th stretch of the text. Raises a UserError when it has fewer tokens than N.
     """
     length = len(ids) // batch_size
     if length == 0:
@@ -62,10 +60,8 @@ def get_batch(source: np.ndarray, i: int, bptt: int) -> tuple[np.ndarray, np.nda
 
 
 def evaluation_columns(ids: np.ndarray, batch_size: int) -> int:
-    """In how many columns to evaluate a text: ``batch_size``, or as many as it has tokens.
-
-    :raises UserError: when the text is empty.
-    """
+    """In how many columns to evaluate a text: ``batch_size``, or as many as it has tokens; a
+    UserError when it has none."""
     if len(ids) == 0:
         raise UserError("there is no text to evaluate: the file is empty")
     return min(batch_size, len(ids))
@@ -78,18 +74,14 @@ def evaluation_batches(
 
     The input of the first token is ``start_id``; the text is padded to fill ``batch_size`` columns.
 
-    :param ids: (tokens,) int32.
     :returns: yields inputs (T, N) int32, targets (T, N) int32, mask (T, N) float32, 0 where padded.
     """
     length = -(-len(ids) // batch_size)  # rows, rounded up
     padding = (0, length * batch_size - len(ids))
+    before = np.concatenate([np.array([start_id], np.int32), ids])[: len(ids)]
     inputs, targets, mask = (
         np.pad(tokens, padding).reshape(batch_size, length).T
-        for tokens in (
-            np.concatenate([np.array([start_id], np.int32), ids[:-1]])[: len(ids)],
-            ids,
-            np.ones(len(ids), np.float32),
-        )
+        for tokens in (before, ids, np.ones(len(ids), np.float32))
     )
     for i in range(0, length, bptt):
         yield inputs[i : i + bptt], targets[i : i + bptt], mask[i : i + bptt]

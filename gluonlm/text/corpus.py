@@ -33,14 +33,10 @@ MUCH_UNKNOWN = 0.1  # share of tokens; about 0.05 in the test texts of Penn Tree
 
 @dataclass(frozen=True)
 class Limits:
-    """Which tokens of a training text are in the vocabulary; the others are ``<unk>``.
+    """Which tokens of a training text are in the vocabulary; the others are ``<unk>``."""
 
-    :param vocab_size: entries with ``<unk>`` and ``<eos>``; None for all.
-    :param min_count: times they occur.
-    """
-
-    vocab_size: int | None = None
-    min_count: int = 1
+    vocab_size: int | None = None  # entries with ``<unk>`` and ``<eos>``; None for all
+    min_count: int = 1  # times they occur
 
     def vocabulary(self, counts: Counter, special: Iterable[str]) -> Dictionary:
         """The vocabulary of a text with such counts, by falling frequency, and special tokens."""
@@ -74,8 +70,9 @@ class Corpus:
     @cached_property
     def hashes(self) -> dict[str, str]:
         """What tells this vocabulary and this text from others."""
+        words = self.dictionary
         parts = {
-            "vocabulary": [self.dictionary.words_json().encode()],
+            "vocabulary": [Dictionary(words.idx2word, words.encoding).to_json().encode()],
             "text": [self.train, self.valid],
             "test text": [self.test],
         }
@@ -144,19 +141,14 @@ def index(files: DatasetFiles, level: str, limits: Limits) -> tuple[Dictionary, 
 
 
 def read_split(data: str, split: str, dictionary: Dictionary, level: str) -> np.ndarray:
-    """The ids (tokens,) int32 of one text of a data set; the other two need not be there.
-
-    :raises UserError: as :func:`load_corpus` does.
-    """
+    """The ids (tokens,) int32 of one text of a data set; the other two need not be there. Raises a
+    UserError as :func:`load_corpus` does."""
     files = resolve(str(data), (split,))
     return checked(encode_span(files.spans[split], dictionary, level), dictionary, files, split)
 
 
 def checked(ids: np.ndarray, dictionary: Dictionary, files: DatasetFiles, split: str) -> np.ndarray:
-    """The ids of a text.
-
-    :raises UserError: when there are none, or a model's own text lay there and was another one.
-    """
+    """The ids; a UserError when there are none, or a model's own text lay there and was another."""
     if len(ids) == 0:
         place = files.spans[split].path
         raise UserError(f"{place} is empty: the {split} text needs at least one line")
@@ -177,26 +169,19 @@ def say_unknown(name: str, dictionary: Dictionary, ids: dict[str, np.ndarray], g
     )
     held_out = f"{valid:.1f} % of the validation and {test:.1f} % of the test tokens are not"
     if given and train > 100 * MUCH_UNKNOWN:
-        words = (
-            f"{train:.1f} % of the training, {held_out} in the model's vocabulary and are read "
-            f"as {UNK}, which makes perplexities look too good"
-        )
+        where = f"{train:.1f} % of the training, {held_out} in the model's vocabulary"
+        trouble = "which makes perplexities look too good"
     elif not given and (valid or test):
-        words = (
-            f"{held_out} in the training text and are read as {UNK}, which this training text "
-            "does not teach"
-        )
+        where = f"{held_out} in the training text"
+        trouble = "which this training text does not teach"
     else:
         return
-    print(f"{name}: {words}", file=sys.stderr)
+    print(f"{name}: {where} and are read as {UNK}, {trouble}", file=sys.stderr)
 
 
 def encode_file(path: str | Path, dictionary: Dictionary, level: str) -> np.ndarray:
-    """The ids (tokens,) int32 of any text file; unknown tokens become ``<unk>``.
-
-    :raises UserError: when the file cannot be read, or has a character unknown to a closed
-        vocabulary.
-    """
+    """The ids (tokens,) int32 of any text file, ``<unk>`` for unknown tokens; a UserError when it
+    cannot be read, or has a character unknown to a closed vocabulary."""
     return encode_span(Span(Path(path)), dictionary, level)
 
 

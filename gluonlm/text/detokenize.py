@@ -46,8 +46,8 @@ def example(word: str) -> str:
 class Detokenizer:
     """Turns a model's tokens into text as they come; call it with one after another.
 
-    :param capitals: begin each sentence with a capital letter, and write I for i.
-    :param raw: leave the tokens as they are, ``<eos>`` too, separated by blanks.
+    ``capitals``: begin each sentence with a capital letter, and write I for i. ``raw``: leave the
+    tokens as they are, ``<eos>`` too, separated by blanks.
     """
 
     def __init__(self, level: str = "word", capitals: bool = False, raw: bool = False):

@@ -38,14 +38,11 @@ CREDITS = re.compile(r"(?:Produced|Transcribed|Prepared|E-?text prepared) by", r
 
 @dataclass
 class Sources:
-    """Files, folders or "-" for standard input, and what is found out about them on the way.
-
-    :param column: the name of the field that holds the text, in JSON lines and CSV.
-    """
+    """Files, folders or "-" for standard input, and what is found out about them on the way."""
 
     paths: list[str]
     encoding: str = "utf-8"
-    column: str | None = None
+    column: str | None = None  # the field of JSON lines and CSV that holds the text
     notes: list[str] = field(default_factory=list)  # what was left out, for the report
     files: list[dict] = field(default_factory=list)  # name, bytes and sha256 of what was read
 

@@ -75,11 +75,8 @@ def correct(path: Path, digest: str) -> bool:
 
 
 def fetch(name: str, folder: Path, files: Sequence[File], mirrors: Sequence[Mirror]) -> None:
-    """Bring the files of data set ``name`` into ``folder``, from the first mirror that delivers.
-
-    :raises UserError: when none does (it names what to fetch by hand), a file that is there has a
-        wrong checksum, or the folder cannot be written.
-    """
+    """Bring the files of data set ``name`` into ``folder``, from the first mirror that delivers; a
+    UserError when none does, a file that is there is wrong, or the folder cannot be written."""
     if not missing(folder, files):
         return
     try:
@@ -155,10 +152,8 @@ def download(url: str, path: Path, digest: str | None, process: Callable | None 
     """Fetch a URL to ``path``, unless that is there; goes on with ``path.part`` if there is one.
 
     What turns out to be wrong is not kept; if it began with a part of an earlier transfer, which
-    may have been of another file, it is fetched once more from the start.
-
-    :param process: pooch's "processor" of the file.
-    :raises MirrorFailed: when it cannot be had, or is not what was expected.
+    may have been of another file, it is fetched once more from the start. ``process`` is pooch's
+    "processor". Raises MirrorFailed when it cannot be had, or is not what was expected.
     """
     resumed = part_of(path).exists()
     get = partial(transfer, part_of(path))

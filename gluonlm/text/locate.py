@@ -30,30 +30,23 @@ SPELLINGS = {"val": "valid", "validation": "valid", "dev": "valid"}
 
 @dataclass(frozen=True)
 class DatasetFiles:
-    """Where the texts of a data set are.
-
-    :param level: what it is read as by default. :param spans: by split. :param place: the absolute
-        path, or the name of a known data set. :param closed: its alphabet is that of all three
-        texts. :param made: its dataset.json.
-    """
+    """Where the texts of a data set are."""
 
     name: str
-    level: str
-    spans: dict[str, Span]
-    place: str
-    closed: bool = False
-    made: dict = field(default_factory=dict)
+    level: str  # what it is read as by default
+    spans: dict[str, Span]  # by split
+    place: str  # the absolute path, or the name of a known data set
+    closed: bool = False  # its alphabet is that of all three texts
+    made: dict = field(default_factory=dict)  # its dataset.json
 
 
 def resolve(data: str, wanted: Sequence[str] = SPLITS) -> DatasetFiles:
-    """Find the texts that ``data`` names, downloading a known data set that is not here yet.
+    """Find the texts that ``data`` names, downloading a known data set that is not here yet; a
+    UserError when there is nothing of that name, it cannot be had, or lacks a split ``wanted``.
 
     A folder with any of the three texts wins, then a file; else the last part of a relative path is
     looked up, so that the paths of other toolkits (data/penn, data/wikitext-2) work without such a
     folder.
-
-    :param wanted: the splits that must be there.
-    :raises UserError: when there is nothing of that name or it cannot be had.
     """
     path, name = found(data)
     if path and path.is_dir():
@@ -101,10 +94,8 @@ def is_here(data: str) -> bool:
 
 
 def texts_in(folder: Path) -> dict[str, dict[str, Path]]:
-    """The texts in a folder: for each way of naming them, split -> file.
-
-    :raises UserError: when two files are the same split.
-    """
+    """The texts in a folder: for each way of naming them, split -> file. Raises a UserError when
+    two files are the same split."""
     families: dict[str, dict[str, Path]] = {}
     for path in sorted(folder.iterdir()):
         if (match := FILE_NAME.fullmatch(path.name)) and path.is_file():

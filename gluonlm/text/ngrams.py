@@ -58,9 +58,8 @@ class KneserNey:
     h' is h without its first token, p_0 = 1/V, and c is the number of occurrences at the highest
     order but, below it, N1+(. h w), the number of distinct tokens seen to the left. A history never
     seen passes p_{k-1} on. Source: Chen & Goodman, "An Empirical Study of Smoothing Techniques for
-    Language Modeling", Harvard TR-10-98 (1998), where it is ``kneser-ney-mod``.
-
-    :raises ValueError: when ``train`` is empty or has ids that are not below ``vocab_size``.
+    Language Modeling", Harvard TR-10-98 (1998), where it is ``kneser-ney-mod``. Raises a ValueError
+    when ``train`` is empty or has ids that are not below ``vocab_size``.
     """
 
     def __init__(self, train: np.ndarray, vocab_size: int, order: int = 3):
@@ -73,10 +72,8 @@ class KneserNey:
         self.levels = [discounted(k, c, n, vocab_size) for k, c, n in zip(keys, counts, sizes)]
 
     def probabilities(self, tokens: np.ndarray) -> np.ndarray:
-        """p(token | the tokens before it) for each of ``tokens`` (n,): float64 (n,), all above 0.
-
-        The first tokens have a shorter history, down to none.
-        """
+        """p(token | the tokens before it) for each of ``tokens`` (n,): float64 (n,), all above 0;
+        the first tokens have a shorter history, down to none."""
         tokens = checked(tokens, self.vocab_size, "tokens")
         p = np.full(len(tokens), 1 / self.vocab_size)
         grams = np.zeros(len(tokens) + 1, np.int64)  # that begin at each place; -1: not in the text

@@ -58,11 +58,8 @@ class Rules:
 
 
 def prepare(sources: Sources, out: Path, rules: Rules, about: dict) -> tuple[dict, Checks]:
-    """Write train.txt, valid.txt, test.txt and dataset.json into ``out``.
-
-    :param about: what dataset.json is to hold besides the figures.
-    :return: what it holds, and what the checks have seen, for the report.
-    """
+    """Write train.txt, valid.txt, test.txt and dataset.json, with ``about`` in it, into ``out``;
+    returns what it holds, and what the checks have seen, for the report."""
     out.mkdir(parents=True, exist_ok=True)
     checks = Checks()
     with tempfile.TemporaryDirectory(dir=out, prefix=".prepare-") as folder:
@@ -81,10 +78,8 @@ def prepare(sources: Sources, out: Path, rules: Rules, about: dict) -> tuple[dic
 
 
 def install(scratch: Path, out: Path) -> None:
-    """Put a data set in the place of another, which goes first.
-
-    Wherever that is cut short, there is no train.txt, or all is there: never texts of both.
-    """
+    """Put a data set in the place of another, which goes first: wherever that is cut short, there
+    is no train.txt, or all is there, and never texts of both."""
     names = ("train.txt", "dataset.json", "valid.txt", "test.txt")
     for name in names:
         (out / name).unlink(missing_ok=True)
@@ -123,15 +118,13 @@ def units(lines: Iterator[str], rules: Rules) -> Iterator[Unit]:
 
 def unit_of(sentence: str, whole: bool, rules: Rules) -> Unit | None:
     """A sentence as tokens separated by blanks, or for subwords as it is; None if it has none."""
+    as_it_is = sentence.lower() if rules.lowercase else sentence
+    tokens = as_it_is.split()
     if rules.tokenizer == "moses":
         tokens = tokenize(sentence, rules.lowercase, rules.numbers)
-    else:
-        tokens = (sentence.lower() if rules.lowercase else sentence).split()
     if not tokens:
         return None
-    text = " ".join(tokens)
-    if rules.level == "subword":
-        text = sentence.lower() if rules.lowercase else sentence
+    text = as_it_is if rules.level == "subword" else " ".join(tokens)
     return Unit(text, len(sentence) + 1, len(tokens) + whole, whole)
 
 

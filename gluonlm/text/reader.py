@@ -24,23 +24,20 @@ BLOCK = 1 << 20  # bytes read at once: NumPy's work on it dwarfs Python's, its w
 UNSPACED = {ord(" "): None, ord("_"): " "}
 LONGEST_WORD = 1 << 20  # characters
 INVISIBLE = dict.fromkeys(map(ord, "\ufeff\u200b\u2060"))  # byte-order mark, zero-width blanks
+SPLITS = ("train", "valid", "test")
 SHARES = (0.8, 0.1)  # of a single file that train and validate; the rest is the test
 BAR_FROM = 64 << 20  # bytes from which on reading takes long enough for a progress bar
 
 
 @dataclass(frozen=True)
 class Span:
-    """Bytes ``start`` to ``stop`` (None: the end) of a text file in an encoding.
-
-    :param spaced: blanks only separate its characters, and ``_`` is a blank, as in
-        ptb.char.train.txt.
-    """
+    """Bytes ``start`` to ``stop`` (None: the end) of a text file in an encoding."""
 
     path: Path
     start: int = 0
     stop: int | None = None
     encoding: str = "utf-8"
-    spaced: bool = False
+    spaced: bool = False  # blanks only separate characters, and _ is a blank (ptb.char.train.txt)
 
     def size(self) -> int:
         """Length in bytes; raises UserError if the file cannot be read."""
@@ -61,10 +58,8 @@ def open_file(path: Path) -> BinaryIO:
 
 
 def blocks(span: Span) -> Iterator[str]:
-    """The text of a span in pieces of about ``BLOCK`` bytes, cut at blanks and line ends.
-
-    :raises UserError: when the file cannot be read or is not text in the span's encoding.
-    """
+    """The text of a span in pieces of about ``BLOCK`` bytes, cut at blanks and line ends. Raises a
+    UserError when the file cannot be read or is not text in the span's encoding."""
     carry = ""
     for text in decoded(byte_blocks(span), span.path, span.encoding, span.start):
         text = carry + (text.translate(UNSPACED) if span.spaced else text)
@@ -81,11 +76,10 @@ def blocks(span: Span) -> Iterator[str]:
 def decoded(
     chunks: Iterable[bytes], path: Path | str, encoding: str = "utf-8", start: int = 0
 ) -> Iterator[str]:
-    """Bytes as text; CR and CRLF become line ends, invisible characters go, but not in Latin-1.
+    """Bytes as text; CR and CRLF become line ends, invisible characters go, but not in Latin-1. A
+    UserError when they are no text in this encoding: what they seem to be, and what to do.
 
     :param start: the offset in the file at which the chunks begin.
-    :raises UserError: when they are no text in this encoding; it says what they seem to be and what
-        to do.
     """
     exact = encoding == "latin-1"
     bytes_decoder = codecs.getincrementaldecoder(encoding)()
@@ -138,11 +132,8 @@ def count_lines(span: Span) -> int:
 
 
 def split_by_lines(path: Path) -> list[Span]:
-    """Cut a file into contiguous spans of ``SHARES`` of its lines, and the rest.
-
-    A text of fewer than ten lines is cut at blanks, or where there are none between two characters.
-
-    :raises UserError: when the file is too short for that.
+    """Cut a file into contiguous spans of ``SHARES`` of its lines, and the rest; one of fewer than
+    ten lines at blanks, or where there are none between characters. A UserError if it is shorter.
     """
     whole = Span(path)
     size, lines = whole.size(), count_lines(whole)

@@ -29,10 +29,8 @@ def compression(head: bytes) -> str | None:
 
 
 def other_kind(head: bytes, start: int = 0) -> str | None:
-    """What a file is that is no text in UTF-8, with what to do; None if it may be one.
-
-    :param head: bytes from the offset ``start`` on.
-    """
+    """What a file is that is no text in UTF-8, with what to do; None if it may be one. ``head`` are
+    its bytes from the offset ``start`` on."""
     if start == 0:
         if kind := compression(head):
             return f"compressed with {kind}: unpack it, or {prepared()}"
@@ -78,14 +76,10 @@ def guess(data: bytes) -> str | None:
 
 
 def complaint(path: Path | str, data: bytes, offset: int, line: int) -> UserError:
-    """The sentence for a file that is not in UTF-8.
-
-    :param data: its bytes around the first that is no part of a character. :param offset: where
-        that is in the file.
-    """
-    found = (
-        f"{path} is not UTF-8: the byte at offset {offset} (line {line}) is no part of a character"
-    )
+    """The sentence for a file that is not in UTF-8; ``data`` are the bytes around the first one,
+    at ``offset``, that is no part of a character."""
+    where = f"the byte at offset {offset} (line {line})"
+    found = f"{path} is not UTF-8: {where} is no part of a character"
     if encoding := guess(data):
         name = {"gbk": "GBK (Chinese)", "cp1252": "Windows-1252 (Latin letters)"}[encoding]
         convert = f"convert it with `iconv -f {encoding} -t utf-8`, or {prepared(encoding)}"

@@ -13,8 +13,8 @@ from gluonlm.system.errors import UserError
 from gluonlm.system.files import cache_folder, write_output
 from gluonlm.system.typed import typed
 from gluonlm.text.download import File, Mirror, correct, fetch
+from gluonlm.text.reader import SPLITS
 
-SPLITS = ("train", "valid", "test")
 BUNDLED = Path(__file__).resolve().parents[2] / "data"
 
 
@@ -61,10 +61,8 @@ def bundled_folder(name: str) -> Path:
 
 
 def make_ptb_char(dataset: Dataset, folder: Path) -> None:
-    """The text of ptb with the blanks around each line taken off, to be read by characters.
-
-    That is the usual data set of 50 characters, with a blank for the ``_`` of the published files.
-    """
+    """The text of ptb without the blanks around its lines, to be read by characters: the usual data
+    set of 50 characters, with a blank for the ``_`` of the published files."""
     if all(correct(folder / file.name, file.digest) for file in dataset.files):
         return
     source = ensure(DATASETS["ptb"])

@@ -5,15 +5,16 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
 from gluonlm.system.errors import UserError
 from gluonlm.text.checks import Checks
+from gluonlm.text.reader import SPLITS
 from gluonlm.text.subwords import encoder, learn_subwords
 from gluonlm.text.vocabulary import EOS, RARE, UNK, Dictionary
 
-SPLITS = ("train", "valid", "test")
 WHOLE = 100  # units: a shorter document is not cut
 LISTED = 100  # documents: no more are listed with their counts
 
@@ -64,15 +65,13 @@ class Splits:
 
     def places(self, total: int) -> Iterator[str]:
         """The split of each of a document's units."""
-        shares = dict(zip(SPLITS, self.shares))
         if total < WHOLE and self.number:
-            lacking = {s: self.counts[s]["units"] / share for s, share in shares.items() if share}
-            yield from [min(lacking, key=lacking.get)] * total
+            filled = {s: self.counts[s]["units"] / share for s, share in zip(SPLITS, self.shares)}
+            yield from [min(filled, key=filled.get)] * total
             return
-        done, share_done = 0, 0.0
-        for split, share in shares.items():
-            share_done += share
-            stop = round(total * share_done / sum(self.shares))
+        done = 0
+        for split, share in zip(SPLITS, accumulate(self.shares)):
+            stop = round(total * share / sum(self.shares))
             yield from [split] * (stop - done)
             done = stop
 
@@ -83,11 +82,8 @@ class Splits:
                 yield Unit(*json.loads(line))
 
     def finish(self, size: int | None, least: int, checks: Checks) -> dict:
-        """Write the texts with ``<unk>`` for rare tokens; returns the figures for dataset.json.
-
-        :param size: entries of the vocabulary, with ``<unk>`` and ``<eos>``. :param least: times a
-            token must be seen.
-        """
+        """Write the texts with ``<unk>`` for all but ``size - 2`` tokens that are seen ``least``
+        times; returns the figures for dataset.json."""
         self.open.close()
         for split, share in zip(SPLITS, self.shares):
             if not self.counts[split]["units"]:
@@ -128,18 +124,16 @@ class Splits:
                 figures["unknown"] += tokens.count(unknown)
                 line = between.join(tokens) + end
                 checks.line(split, line)
-                content = line.encode()
-                digest.update(content)
-                file.write(content)
+                digest.update(line.encode())
+                file.write(line.encode())
             if not unit.whole:  # the last line was cut here
                 digest.update(b"\n")
                 file.write(b"\n")
                 figures.update(lines=1, tokens=1)
-        counts = self.counts[split]
         return {
             **figures,
             "unknown_percent": round(100 * figures["unknown"] / figures["tokens"], 2),
-            "words": counts["words"],
-            "characters": counts["characters"],
+            "words": self.counts[split]["words"],
+            "characters": self.counts[split]["characters"],
             "sha256": digest.hexdigest(),
         }

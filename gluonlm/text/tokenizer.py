@@ -71,11 +71,7 @@ def abbreviated(paragraph: str, match: re.Match) -> bool:
 
 
 def tokenize(sentence: str, lowercase: bool = False, numbers: bool = False) -> list[str]:
-    """The tokens of a sentence, punctuation apart.
-
-    :param lowercase: in small letters. :param numbers: with ``N`` for each number in digits, such
-        as 28th.
-    """
+    """The tokens of a sentence, punctuation apart; ``numbers``: ``N`` for each, such as 28th."""
     text = DASHES.sub(" -- ", direct_quotes(sentence))
     text = re.sub(r"\bI\.(?!\w)", "I .", text)  # Moses takes it for an initial
     text = re.sub(r"(?<!\S)'(?=\w)", "' ", text)  # an opening quotation mark, not an ending

@@ -30,10 +30,9 @@ class Written:
 class Dictionary:
     """The vocabulary: tokens by id and ids by token.
 
-    :param encoding: how a text for it is to be read. :param about: what is known of the text it was
-        made for: ``data``, where that is; ``texts``, hashes of its splits' ids; ``sizes``, their
-        words and characters; ``rules``, how prose becomes its tokens; ``subwords``, the model of
-        subwords.
+    :param encoding: how a text for it is to be read. :param about: what is known of that text:
+        ``data``, where it is; ``texts``, hashes of its splits' ids; ``sizes``, their words and
+        characters; ``rules``, how prose becomes tokens; ``subwords``, the model of subwords.
     """
 
     def __init__(
@@ -91,11 +90,10 @@ class Dictionary:
     def encode(self, words: Iterable[str]) -> np.ndarray:
         """Ids int32 (len(words),); an unknown token is ``<unk>``, or else a UserError."""
         words, unk = list(words), self.unk_id
+        ids = map(self.word2idx.get, words, itertools.repeat(unk))  # fast
         if unk is None:
-            return np.fromiter(map(self.__getitem__, words), np.int32, len(words))
-        return np.fromiter(
-            map(self.word2idx.get, words, itertools.repeat(unk)), np.int32, len(words)
-        )
+            ids = map(self.__getitem__, words)
+        return np.fromiter(ids, np.int32, len(words))
 
     def decode(self, ids: Iterable[int]) -> list[str]:
         """The tokens with these ids."""
@@ -106,10 +104,8 @@ class Dictionary:
         return Dictionary(self.idx2word, self.encoding, self.about | about)
 
     def per_unit(self, split: str | None, nats: float) -> dict[str, float]:
-        """A text's total loss per word and per character of prose, which levels can be compared by.
-
-        :return: empty where the data set was not made by gluonlm.prepare, which counts them.
-        """
+        """A text's total loss per word and per character of prose, which levels can be compared by;
+        empty where gluonlm.prepare, which counts them, has not made the data set."""
         if not (sizes := self.about.get("sizes", {}).get(split)):
             return {}
         return {
@@ -117,23 +113,16 @@ class Dictionary:
             "bits_per_character": nats / math.log(2) / sizes["characters"],
         }
 
-    def words_json(self) -> str:
-        """The tokens and their encoding as one JSON string."""
-        return json.dumps({"encoding": self.encoding, "words": self.idx2word}, ensure_ascii=False)
-
     def to_json(self) -> str:
         """The vocabulary as one JSON string."""
-        about = {"about": self.about} if self.about else {}
-        return json.dumps(
-            {"encoding": self.encoding, "words": self.idx2word, **about}, ensure_ascii=False
-        )
+        written = {"encoding": self.encoding, "words": self.idx2word}
+        if self.about:
+            written["about"] = self.about
+        return json.dumps(written, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> "Dictionary":
-        """The vocabulary that :meth:`to_json` wrote.
-
-        :raises ValueError: when that is not what is here.
-        """
+        """The vocabulary that :meth:`to_json` wrote; a ValueError for anything else."""
         written = parse(text, Written)
         "a".encode(written.encoding)  # a LookupError unless this is the name of one
         dictionary = cls(written.words, written.encoding, written.about)
