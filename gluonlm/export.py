@@ -17,7 +17,7 @@ import json
 from pathlib import Path
 
 from gluonlm.cli import Parser, run
-from gluonlm.model.checkpoint import Trained, load_model, save_output
+from gluonlm.model.checkpoint import load_model, save_output
 from gluonlm.model.exchange import export_gluon, export_torch, import_torch
 from gluonlm.onnx.export import Exported, export_onnx
 from gluonlm.onnx.load import has_integers, simulated
@@ -26,8 +26,8 @@ from gluonlm.system.errors import UserError
 from gluonlm.system.files import check_output, write_output
 from gluonlm.text.vocabulary import Dictionary
 
-WEB, TORCH = "web.safetensors", "torch.safetensors"
-NAMES = {"onnx": "model.onnx", "gluon": "model", "torch": TORCH, "web": WEB}
+NAMES = {"onnx": "model.onnx", "gluon": "model"}
+NAMES |= {"torch": "torch.safetensors", "web": "web.safetensors"}
 OWNERS = {"gluon": "Gluon's", "torch": "PyTorch's"}
 SETTINGS = ("data", "model")
 
@@ -50,12 +50,9 @@ def main(argv: list[str]) -> Exported:
     """Export as the command line says; print what was written and how close it is to MXNet."""
     options = parse(argv)
     given = [name for name in ("vocabulary", *SETTINGS, "level") if getattr(options, name)]
-    if options.format == "gluonlm":
-        exported = bring_in(options)
-    elif given:
+    if given and options.format != "gluonlm":
         raise UserError(f"--{given[0]} is for a model from PyTorch: add --format gluonlm")
-    else:
-        exported = take_out(options)
+    exported = (bring_in if options.format == "gluonlm" else take_out)(options)
     print(exported.report)
     return exported
 
@@ -67,7 +64,10 @@ def take_out(options: argparse.Namespace) -> Exported:
     if options.format == "onnx":
         return export_onnx(trained, path)
     if options.format == "web":
-        return export_web(trained, path)
+        check_output(path)
+        content = page(trained).encode() if path.suffix == ".html" else web_file(trained)
+        write_output(path, content)
+        return Exported(path, f"{path}: {len(content) / 1e6:.3g} MB")
     if has_integers(trained):
         simulated(f"in {OWNERS[options.format]} format")
     if options.format == "gluon":
@@ -76,14 +76,6 @@ def take_out(options: argparse.Namespace) -> Exported:
     check_output(path)
     export_torch(trained, path)
     return Exported(path, f"{path}: for RNNModel.load_state_dict; docs/guide/export.md says how")
-
-
-def export_web(trained: Trained, path: Path) -> Exported:
-    """Write the file that the page in the browser reads, or to .html a page with the model inside."""
-    check_output(path)
-    content = page(trained).encode() if path.suffix == ".html" else web_file(trained)
-    write_output(path, content)
-    return Exported(path, f"{path}: {len(content) / 1e6:.3g} MB")
 
 
 def bring_in(options: argparse.Namespace) -> Exported:

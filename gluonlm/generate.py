@@ -13,6 +13,7 @@ import argparse
 import itertools
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from gluonlm.cli import Parser, add_gpu, at_least, open_model, run
@@ -29,7 +30,6 @@ from gluonlm.text.vocabulary import UNK, Dictionary
 
 DEFAULT_MODEL = Path("model.pt")  # where the word-level example has it
 SAMPLING = ("temperature", "top_k", "top_p", "greedy")
-REPETITION = ("repetition_penalty", "no_repeat")
 
 
 def parser() -> Parser:
@@ -79,8 +79,8 @@ def model_path(options: argparse.Namespace) -> Path:
 
 def strategy(options: argparse.Namespace, dictionary: Dictionary) -> Strategy:
     """How words are chosen, of the options that were given."""
-    values = {name: getattr(options, name) for name in (*SAMPLING, *REPETITION)}
-    given = {n: value for n, value in values.items() if value is not None and value is not False}
+    values = ((field.name, getattr(options, field.name, None)) for field in fields(Strategy))
+    given = {name: value for name, value in values if value is not None and value is not False}
     drawn = [option(name) for name in SAMPLING if name in given]
     if options.beam is not None and drawn:
         raise UserError(f"--beam draws nothing: leave out {drawn[0]}")
@@ -88,7 +88,6 @@ def strategy(options: argparse.Namespace, dictionary: Dictionary) -> Strategy:
         raise UserError(f"--beam {options.beam} finds as many texts: lower --samples or raise it")
     forbidden = [dictionary.unk_id] if options.unk == "forbid" else []
     forbidden += [end_id(dictionary)] if options.eos == "forbid" else []
-    given |= {name: getattr(options, name) for name in ("seed", "samples", "sentences")}
     return Strategy(**given, forbidden=tuple(index for index in forbidden if index is not None))
 
 
@@ -126,13 +125,6 @@ def write(options: argparse.Namespace, model: LanguageModel, written: list[str])
             print(f"| generated {number}/{options.words} words", flush=True)
 
 
-def check_room(options: argparse.Namespace, vocab_size: int) -> None:
-    """Raise a UserError when so many texts at once do not fit into memory."""
-    texts = max(options.samples, options.beam or 1)
-    need = texts * (16 * vocab_size + 8 * max(options.words, 0) + 2000)  # logits, ids, a text
-    check_memory(need, f"writing {texts} texts at once", "lower --samples, --beam or --words")
-
-
 def joined(written: list[str]) -> str:
     """All texts as one, numbered if there are several."""
     if len(written) == 1:
@@ -149,15 +141,19 @@ def main(argv: list[str]) -> list[str]:
         if not out.parent.is_dir():
             raise UserError(f"cannot write {out}: there is no folder {out.parent}, make it first")
     model = open_model(model_path(options), options.gpu, options.onnx)
-    check_room(options, len(model.dictionary))
+    texts = max(options.samples, options.beam or 1)
+    each = 16 * len(model.dictionary) + 8 * max(options.words, 0) + 2000  # logits, ids, its text
+    check_memory(
+        texts * each, f"writing {texts} texts at once", "lower --samples, --beam or --words"
+    )
     try:
         write(options, model, written)
     finally:  # after Ctrl-C, too
-        if options.outf and written:
-            write_output(options.outf, joined(written))
-    if not options.outf and options.samples == 1:
+        if out and written:
+            write_output(out, joined(written))
+    if not out and options.samples == 1:
         print("" if written[0].endswith("\n") else "\n", end="")
-    elif not options.outf:
+    elif not out:
         print(printable(joined(written)), end="")
     return written
 

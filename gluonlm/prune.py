@@ -39,21 +39,18 @@ HEADER = (
 
 
 def report(model: RNNModel) -> str:
-    """The model's weight matrices as a table: size, how many weights are not zero, statistics.
-
-    "rows" and "columns" are the shares of those that are wholly zero, such as a word's row in the
-    embedding.
-    """
+    """The model's weight matrices as a table: size, how many weights are not zero, which shares of
+    rows (a word's, in the embedding) and columns are wholly zero, statistics."""
     rows, weights, kept = [HEADER], 0, 0
     for name, tensor in prunable(model).items():
         matrix = values(model, tensor)
-        present = matrix != 0
-        weights, kept = weights + matrix.size, kept + np.count_nonzero(present)
+        present, size = matrix != 0, "x".join(map(str, matrix.shape))
+        weights, kept = weights + matrix.size, kept + present.sum()
         shares = present.mean(), present.any(axis=1).mean(), present.any(axis=0).mean()
         statistics = matrix.std(), matrix.mean(), np.abs(matrix).mean()
-        row = [name, "x".join(map(str, matrix.shape)), matrix.size, np.count_nonzero(present)]
+        row = [name, size, f"{matrix.size}", f"{present.sum()}"]
         row += [f"{100 * (1 - share):.1f}" for share in shares]
-        rows.append([str(cell) for cell in row] + [f"{value:.5f}" for value in statistics])
+        rows.append(row + [f"{value:.5f}" for value in statistics])
     pruned = f"{100 * (1 - kept / weights):.1f}"
     rows.append(["total", "", str(weights), str(kept), pruned, *[""] * 5])
     return align(rows)
@@ -111,17 +108,16 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def check(options: argparse.Namespace) -> None:
     """Raise a UserError for options that do not fit each other."""
-    save = options.save
-    if save and not (options.sparsity or options.compress):
-        raise UserError("--save needs a pruned model: add --sparsity or --compress")
-    if save and not save.suffix:
-        raise UserError(f"--save {save}: give a file such as small.safetensors")
     if options.tensors and not options.sparsity:
         needs = "--tensors says what --sparsity is for: add that"
         raise UserError(f"{needs} (a schedule names its tensors itself)")
     if (options.levels or options.tokens) and not options.sensitivity:
         raise UserError("--levels and --tokens are for the scan: add --sensitivity")
-    if save:
+    if save := options.save:
+        if not (options.sparsity or options.compress):
+            raise UserError("--save needs a pruned model: add --sparsity or --compress")
+        if not save.suffix:
+            raise UserError(f"--save {save}: give a file such as small.safetensors")
         check_output(save)
 
 
@@ -137,9 +133,8 @@ def main(argv: list[str]) -> Trained:
         rules = (Rule(tuple(options.tensors or ["*"]), options.sparsity),)
     if options.sensitivity or rules:
         if trained.quantized:
-            raise UserError(
-                f"{trained.path} is quantized: prune what training wrote, then quantize"
-            )
+            advice = "prune what training wrote, then quantize"
+            raise UserError(f"{trained.path} is quantized: {advice}")
         valid = read_split(trained.config.data, "valid", trained.dictionary, trained.level)
     if options.sensitivity:
         print_sensitivity(trained, valid[: options.tokens or TOKENS], options.levels or LEVELS)

@@ -113,9 +113,8 @@ def choose_schemes(trained: Trained, base: Scheme, given: list[str]) -> dict[str
     for text in given:
         name, equals, words = text.partition("=")
         if name not in schemes or not equals:
-            raise UserError(
-                f"--part {text}: write NAME=SCHEME; the model's parts are {', '.join(schemes)}"
-            )
+            parts = f"the model's parts are {', '.join(schemes)}"
+            raise UserError(f"--part {text}: write NAME=SCHEME; {parts}")
         schemes[name] = parse_scheme(words, base if base.kind == "int8" else Scheme())
     return schemes
 

@@ -11,7 +11,6 @@ with a fresh state; with --carry they are read as one text, as ``python -m gluon
 """
 
 import json
-import math
 import sys
 import time
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from pathlib import Path
 
 from gluonlm.cli import Parser, add_gpu, at_least, open_model, run
 from gluonlm.inference.lines import COLUMNS, Line, score_lines
+from gluonlm.inference.scoring import perplexity
 from gluonlm.system.errors import UserError
 from gluonlm.text.documents import physical_lines
 from gluonlm.text.reader import decoded, open_file
@@ -69,7 +69,7 @@ def as_json(line: Line, words: bool, following: bool) -> str:
         "log_probability": line.log_probability,
         "tokens": len(line.ids),
         "unknown": line.unknown,
-        "perplexity": line.perplexity,
+        "perplexity": min(line.perplexity, sys.float_info.max),  # JSON has no infinity
     }
     if words:
         values["words"] = [[t, round(float(n), 4)] for t, n in zip(line.tokens, line.nats)]
@@ -104,13 +104,13 @@ def main(argv: list[str]) -> dict[str, float]:
         count, tokens = count + 1, tokens + len(line.ids)
         total += line.log_probability
     seconds = time.monotonic() - began
-    perplexity = math.exp(min(-total / max(tokens, 1), 700.0))
+    mean = perplexity(-total / max(tokens, 1))
     print(
         f"{count} lines, {tokens} tokens | log-probability {total:.4f} | "
-        f"perplexity {perplexity:.2f} | {count / max(seconds, 1e-9):.0f} lines/s",
+        f"perplexity {mean:.2f} | {count / max(seconds, 1e-9):.0f} lines/s",
         file=sys.stderr,
     )
-    return {"lines": count, "tokens": tokens, "log_probability": total, "perplexity": perplexity}
+    return {"lines": count, "tokens": tokens, "log_probability": total, "perplexity": mean}
 
 
 if __name__ == "__main__":

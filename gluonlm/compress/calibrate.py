@@ -28,7 +28,7 @@ import numpy as np
 
 from gluonlm.compress.quantization import LEVELS
 from gluonlm.model.checkpoint import Trained, read_json
-from gluonlm.model.quantized import CLIPS
+from gluonlm.model.quantized import CLIPS, Ranges
 from gluonlm.model.rnn import RNNModel
 from gluonlm.model.storage import digest
 from gluonlm.model.weights import named_arrays
@@ -44,16 +44,12 @@ BINS = 2049  # of the histogram, as its inventor has; the search's time grows wi
 
 @dataclass(frozen=True)
 class Statistics:
-    """The measured ranges of a model's signals: ``ranges[signal][clip]`` is (low, high).
+    """The measured ranges of a model's signals."""
 
-    :param model: :func:`fingerprint` of the model. :param source: the text; :param tokens: how much
-        of it was read.
-    """
-
-    model: str
-    source: str
-    tokens: int
-    ranges: dict[str, dict[str, tuple[float, float]]]
+    model: str  # its fingerprint
+    source: str  # the text
+    tokens: int  # of it that were read
+    ranges: dict[str, Ranges]  # [signal][clip]: low, high
 
     def save(self, path: Path) -> None:
         """Write the statistics as JSON."""
@@ -61,8 +57,7 @@ class Statistics:
 
 
 def read_statistics(path: Path, model: RNNModel) -> Statistics:
-    """The statistics in a file; a UserError when it is missing or damaged, or was measured on
-    another model."""
+    """The statistics in a file; a UserError when they are missing, damaged or of another model."""
     try:
         statistics = typed(read_json(path), Statistics, "it")
         if any(set(clips) != set(CLIPS) for clips in statistics.ranges.values()):
@@ -88,7 +83,7 @@ def calibrate(trained: Trained, tokens: int = TOKENS) -> Statistics:
     return Statistics(fingerprint(trained.model), source, len(ids), ranges)
 
 
-def measure(model: RNNModel, ids: np.ndarray) -> dict[str, dict[str, tuple[float, float]]]:
+def measure(model: RNNModel, ids: np.ndarray) -> dict[str, Ranges]:
     """The ranges of all signals while the model reads a text (tokens,)."""
     segments: dict[str, list[np.ndarray]] = {}
     for name, values in signals(model, ids):
@@ -115,12 +110,10 @@ def signals(
         state = new_state
 
 
-def ranges_of(segments: list[np.ndarray]) -> dict[str, tuple[float, float]]:
+def ranges_of(segments: list[np.ndarray]) -> Ranges:
     """The range of a signal by each kind of clipping, from its values (T, N, C) in segments."""
-    lows, highs = (
-        np.concatenate([edge(array, axis=(0, 2)) for array in segments])
-        for edge in (np.min, np.max)
-    )
+    lows = np.concatenate([array.min(axis=(0, 2)) for array in segments])
+    highs = np.concatenate([array.max(axis=(0, 2)) for array in segments])
     low, high = float(lows.min()), float(highs.max())
     threshold = kl_threshold(np.concatenate([array.ravel() for array in segments]))
     return {
@@ -135,8 +128,6 @@ def kl_threshold(values: np.ndarray) -> float:
     largest = float(np.abs(values).max())
     if largest == 0:
         return 0.0
-    counts, edges = np.histogram(values, bins=BINS, range=(-largest, largest))
-    threshold, _ = mx.nd.contrib.calibrate_entropy(
-        mx.nd.array(counts), mx.nd.array(edges), num_quantized_bins=LEVELS
-    )
+    histogram = map(mx.nd.array, np.histogram(values, bins=BINS, range=(-largest, largest)))
+    threshold, _ = mx.nd.contrib.calibrate_entropy(*histogram, num_quantized_bins=LEVELS)
     return float(threshold.asscalar())

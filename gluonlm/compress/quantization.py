@@ -23,7 +23,7 @@ says what a file may hold, :mod:`gluonlm.onnx.integer` how it is multiplied.
 
 import numpy as np
 
-from gluonlm.model.quantized import Integers, Quantized, Scheme, unmeasured
+from gluonlm.model.quantized import Integers, Quantized, Ranges, Scheme, unmeasured
 from gluonlm.model.rnn import RNNModel
 from gluonlm.model.weights import named_arrays, part_of
 from gluonlm.system.errors import UserError
@@ -39,21 +39,16 @@ def parts_of(model: RNNModel) -> list[str]:
 
 
 def quantize_model(
-    model: RNNModel,
-    schemes: dict[str, Scheme],
-    statistics: dict[str, dict[str, tuple[float, float]]] | None = None,
+    model: RNNModel, schemes: dict[str, Scheme], statistics: dict[str, Ranges] | None = None
 ) -> Quantized:
     """The model's weights under the scheme of each part; parts that are not named stay float32.
 
-    :param statistics: :attr:`gluonlm.compress.calibrate.Statistics.ranges`, for schemes that want
-        ranges known before.
-    :raises UserError: when such a scheme is for a Transformer's layers.
+    ``statistics`` are :attr:`gluonlm.compress.calibrate.Statistics.ranges`, for schemes that want
+    ranges known before; a UserError when such a scheme is for a Transformer's layers.
     """
     if unmeasured(schemes, model.layout):
-        raise UserError(
-            "inside a Transformer's layers no ranges are measured: quantize with dynamic or float, "
-            "and without --table"
-        )
+        advice = "quantize with dynamic or float, and without --table"
+        raise UserError(f"inside a Transformer's layers no ranges are measured: {advice}")
     schemes = {part: schemes.get(part, Scheme("fp32")) for part in parts_of(model)}
     weights = {
         name: stored(array, schemes[part_of(name, model.layout)])
@@ -83,9 +78,8 @@ def scale_and_zero(low, high, symmetric: bool, kind: type) -> tuple[np.ndarray, 
     high = np.maximum(np.asarray(high, np.float32), 0)
     lowest = np.iinfo(kind).min
     span, steps = (np.maximum(-low, high), 127) if symmetric else (high - low, LEVELS)
-    scale = span / np.float32(steps)
+    scale = (span / np.float32(steps)).astype(np.float32)
     scale = np.where(scale > 0, scale, np.float32(1))  # of nothing but zeros: any will do
-    scale = scale.astype(np.float32)
     zero = np.full(scale.shape, lowest + 128) if symmetric else np.rint(lowest - low / scale)
     return scale, zero.clip(lowest, lowest + LEVELS).astype(kind)
 

@@ -9,13 +9,11 @@ width x V as float32, exact only up to 2^24, needs an ``<eos>``, and has no way 
 """
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from gluonlm.inference.sampling import PLAIN, Strategy, check, discourage, log_softmax, read
-from gluonlm.system.errors import UserError
+from gluonlm.inference.sampling import PLAIN, Ids, check, check_least, discourage, log_softmax, read
 from gluonlm.text.vocabulary import Dictionary
 
 
@@ -27,24 +25,18 @@ class Hypothesis(NamedTuple):
 
 
 def beam_search(
-    predictor,
-    dictionary: Dictionary,
-    prompt: Sequence[int] = (),
-    length: int = 100,
-    width: int = 5,
-    strategy: Strategy = PLAIN,
+    predictor, dictionary: Dictionary, prompt: Ids = (), length=100, width=5, strategy=PLAIN
 ) -> list[Hypothesis]:
     """Look for the most probable continuation, keeping the ``width`` best beginnings at each step.
 
-    :param strategy: what it forbids, its rules against repetition and its number of sentences
-        count, nothing else does.
-    :param length: tokens of a text, or with ``strategy.sentences`` the most of one.
+    Of the strategy, what it forbids, its rules against repetition and its number of sentences
+    count; ``length`` is as in :func:`~gluonlm.inference.sampling.generate`.
+
     :return: at most ``width`` texts, the most probable first.
     :raises UserError: when a number makes no sense.
     """
     end = check(dictionary, length, strategy)
-    if width < 1:
-        raise UserError(f"beam {width}: must be at least 1")
+    check_least("beam", width, 1)
     done: list[Hypothesis] = []
     logits, state = read(predictor, prompt, dictionary.start_id, 1)
     texts, scores = np.array([prompt], np.int64), np.zeros(1)  # (n, t), (n,)

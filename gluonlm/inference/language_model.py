@@ -33,13 +33,12 @@ class LanguageModel:
         a :class:`gluonlm.inference.predictor.Predictor` or a
         :class:`gluonlm.onnx.session.OnnxModel`. Its ``steps`` says how many steps of a text to
         score at once, ``independent`` whether a column's figures are the same beside any others.
-    :param level: what its tokens are, "word", "char" or "subword".
     """
 
     arithmetic: Any
     dictionary: Dictionary
     config: Config
-    level: str
+    level: str  # what its tokens are: "word", "char" or "subword"
     path: Path
 
     def begin_state(self, batch_size: int) -> State:
@@ -64,9 +63,8 @@ class LanguageModel:
     ) -> str:
         """The prompt and what the model writes after it, without ``<unk>``.
 
-        :param words: tokens to write; with ``sentences``, at most to write.
-        :param strategy: how tokens are chosen, such as ``temperature=0.8``
-            (:class:`gluonlm.inference.sampling.Strategy`).
+        :param words: tokens to write, with ``sentences`` at most to write. :param strategy: such as
+            ``temperature=0.8``, see :class:`gluonlm.inference.sampling.Strategy`.
         """
         opening, _ = tokens_of(prompt, self.dictionary, self.level)
         unknown = () if self.dictionary.unk_id is None else (self.dictionary.unk_id,)
@@ -94,10 +92,8 @@ class LanguageModel:
         return math.exp(self.evaluate(self.encode(text), 1))
 
     def evaluate(self, ids: np.ndarray, batch_size: int | None = None) -> float:
-        """Mean loss in nats per token of a text (tokens,) that is cut in ``batch_size`` columns.
-
-        :param batch_size: None for as many as training evaluates its test text in.
-        """
+        """Mean loss in nats per token of a text (tokens,) that is cut in ``batch_size`` columns;
+        None for as many as training evaluates its test text in."""
         # here, because it reads texts, for which numpy is not enough
         from gluonlm.inference.scoring import evaluate
 

@@ -6,7 +6,6 @@
 Lines come in blocks of bounded size, so that there may be any number of them.
 """
 
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -14,6 +13,7 @@ from itertools import islice
 import numpy as np
 
 from gluonlm.inference.sampling import log_softmax, most_probable
+from gluonlm.inference.scoring import perplexity
 from gluonlm.text.detokenize import tokens_of
 from gluonlm.text.vocabulary import EOS, Dictionary
 
@@ -41,17 +41,16 @@ class Line:
     @property
     def perplexity(self) -> float:
         """exp of the mean loss per token."""
-        return math.exp(min(-self.log_probability / max(len(self.ids), 1), 700.0))
+        return perplexity(-self.log_probability / max(len(self.ids), 1))
 
 
 def read_line(text: str, dictionary: Dictionary, level: str) -> Line:
     """A line as tokens: cut as a seed phrase is, with the line's end."""
-    tokens, unknown = tokens_of(text, dictionary, level)
+    tokens, _ = tokens_of(text, dictionary, level)
     end = EOS if dictionary.eos_id is not None else "\n"
-    tokens = [*tokens, *([end] if end in dictionary else [])]
+    tokens += [end] if end in dictionary else []
     ids = dictionary.encode(tokens)
-    count = int(np.sum(ids == dictionary.unk_id)) if dictionary.unk_id is not None else 0
-    return Line(text, tokens, ids, count or len(unknown))
+    return Line(text, tokens, ids, int(np.sum(ids == dictionary.unk_id)))
 
 
 def score_lines(

@@ -97,11 +97,11 @@ class History:
 
 
 def target_share(scores: np.ndarray, matches: np.ndarray, theta: float, window: int) -> np.ndarray:
-    """The attention on the right word at each step: sum of a_i over the target's entries.
+    """The attention on the right word at each step, the sum of a_i over the target's entries: (n,)
+    float32, NaN where there is no entry to look at.
 
-    :param scores: h_t . h_i (n, K) of :meth:`History.attend`; :param matches: whether entry i has
-        the target (n, K).
-    :return: (n,) float32, NaN where there is no entry to look at.
+    :param scores: h_t . h_i (n, K) of :meth:`History.attend`; :param matches: (n, K), whether entry
+        i has the target.
     """
     rows = len(scores)
     reach = min(scores.shape[1], max(0, window + rows - 1 if window else 0))
@@ -175,13 +175,11 @@ class CachedModel:
 def cache_losses(
     model: RNNModel, ids: np.ndarray, dictionary: Dictionary, grid: Grid, batch_size=1, ctx=None
 ) -> np.ndarray:
-    """Mean loss in nats per token with each combination of parameters, in one pass over a text.
+    """Mean loss in nats per token with each combination of parameters (thetas, lambdas, windows)
+    float64, in one pass over a text; a UserError when that is empty.
 
-    :param batch_size: columns the text is cut in, each with a cache of its own: more are faster and
-        worse.
+    :param batch_size: columns of the text, each with a cache of its own: more are faster and worse.
     :param ctx: the device; None for the model's first.
-    :return: (thetas, lambdas, windows) float64.
-    :raises UserError: when ``ids`` is empty.
     """
     return evaluate(CachedModel(model, grid, ctx), ids, dictionary, batch_size)
 

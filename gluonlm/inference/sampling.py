@@ -35,33 +35,26 @@ class Strategy:
     """How texts are written: how the next token is chosen from the model's distribution
     p = softmax(logits), how many texts, and where they end.
 
-    :param temperature: draw from softmax(logits / temperature): below 1 safer, above 1 bolder.
-    :param top_k: draw among the k most probable tokens only.
-    :param top_p: draw among the fewest most probable tokens that together have probability p, after
-        ``top_k`` (the "nucleus", Holtzman et al. 2020, arXiv:1904.09751).
-    :param greedy: take the most probable token; nothing is drawn.
-    :param forbidden: ids that are never chosen.
+    :param top_p: after ``top_k`` (the "nucleus", Holtzman et al. 2020, arXiv:1904.09751).
     :param repetition_penalty: above 1, tokens that the text has already become less probable: ln p
         times this, whose exp is normalized again (after Keskar et al. 2019, arXiv:1909.05858, 4.1).
     :param no_repeat: so many tokens in a row are not written a second time (Paulus et al. 2017,
         arXiv:1705.04304, 2.5), unless a sentence ends among them or nothing else is left.
     :param seed: with its number, the seed of each sample's own random stream: but for the rounding
         of the logits, a sample does not depend on how many others are written beside it.
-    :param samples: number of texts, written side by side.
-    :param sentences: end a text with so many sentences (lines, at character level).
     :raises UserError: when a value is out of range, or greedy makes another one needless.
     """
 
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
-    greedy: bool = False
-    forbidden: tuple[int, ...] = ()
+    temperature: float = 1.0  # draw from softmax(logits / temperature): below 1 safer
+    top_k: int | None = None  # draw among the k most probable tokens
+    top_p: float | None = None  # draw among the fewest that together have this probability
+    greedy: bool = False  # take the most probable token; nothing is drawn
+    forbidden: tuple[int, ...] = ()  # ids that are never chosen
     repetition_penalty: float = 1.0
     no_repeat: int | None = None
     seed: int = 0
-    samples: int = 1
-    sentences: int | None = None
+    samples: int = 1  # texts, written side by side
+    sentences: int | None = None  # after which a text ends (lines, at character level)
 
     def __post_init__(self):
         if not LOWEST_TEMPERATURE <= self.temperature <= HIGHEST_TEMPERATURE:
@@ -70,16 +63,15 @@ class Strategy:
                 f"most {HIGHEST_TEMPERATURE:g}; for the most probable word use greedy (--greedy)"
             )
         for name in ("top_k", "samples", "sentences"):
-            at_least(name.replace("_", "-"), getattr(self, name), 1)
+            check_least(name.replace("_", "-"), getattr(self, name), 1)
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise UserError(f"top-p {self.top_p}: must be above 0 and at most 1")
         if not 1 <= (penalty := self.repetition_penalty) < math.inf:
             raise UserError(f"repetition-penalty {penalty}: must be at least 1 and finite")
-        at_least("no-repeat", self.no_repeat, 2)
+        check_least("no-repeat", self.no_repeat, 2)
         if self.greedy and (self.temperature, self.top_k, self.top_p) != (1, None, None):
-            raise UserError(
-                "greedy always takes the most probable word: leave out temperature, top-k and top-p"
-            )
+            advice = "leave out temperature, top-k and top-p"
+            raise UserError(f"greedy always takes the most probable word: {advice}")
 
     @property
     def remembers(self) -> bool:
@@ -87,20 +79,19 @@ class Strategy:
         return self.repetition_penalty != 1 or self.no_repeat is not None
 
 
-def at_least(name: str, value: int | None, least: int) -> None:
+def check_least(name: str, value: int | None, least: int) -> None:
     """Raise a UserError for a number that is given and too small."""
     if value is not None and value < least:
         raise UserError(f"{name} {value}: must be at least {least}")
 
 
 PLAIN = Strategy()  # drawn from the model's own distribution
+Ids = Sequence[int]
 
 
 def weights(logits: np.ndarray, strategy: Strategy) -> np.ndarray:
-    """What the next tokens are drawn from: in proportion to their probabilities, 0 if left out.
-
-    :param logits: (N, V). :return: float32 (N, V), not negative; each row has one that is 1.
-    """
+    """What the next tokens are drawn from, of logits (N, V): float32 (N, V) in proportion to their
+    probabilities, 0 if left out; each row has one that is 1."""
     logits = np.array(logits)
     logits[:, strategy.forbidden] = -np.inf
     if strategy.top_k is not None and strategy.top_k < logits.shape[1]:
@@ -141,17 +132,13 @@ def choose(
         logits[:, strategy.forbidden] = -np.inf
         return logits.argmax(axis=1)
     ends = np.cumsum(weights(logits, strategy), axis=1, dtype=np.float64)  # (N, V)
-    points = [stream.random() * row[-1] for stream, row in zip(streams, ends, strict=True)]
-    return np.array(
-        [row.searchsorted(point, side="right") for row, point in zip(ends, points, strict=True)]
-    )
+    pairs = zip(ends, streams, strict=True)
+    return np.array([row.searchsorted(one.random() * row[-1], side="right") for row, one in pairs])
 
 
 def read(predictor, prompt: Sequence[int], start_id: int, samples: int) -> tuple[np.ndarray, list]:
     """Logits (N, V) of what follows ``start_id`` and the prompt, for N samples; and the state."""
-    ids = np.repeat(
-        np.array([[start_id], *([token] for token in prompt)]), samples, axis=1
-    )  # (T, N)
+    ids = np.repeat(np.array([start_id, *prompt])[:, None], samples, axis=1)  # (T, N)
     state = predictor.begin_state(samples)
     for i in range(0, len(ids), PROMPT_STEPS):
         logits, state = predictor.predict(ids[i : i + PROMPT_STEPS], state)
@@ -184,17 +171,10 @@ def repeated(text: np.ndarray, length: int | None, end: int | None) -> np.ndarra
 
 
 def stream(
-    predictor,
-    dictionary: Dictionary,
-    prompt: Sequence[int] = (),
-    length: int = 100,
-    strategy: Strategy = PLAIN,
+    predictor, dictionary: Dictionary, prompt: Ids = (), length: int = 100, strategy=PLAIN
 ) -> Iterator[np.ndarray]:
-    """Write all samples at once, a token of each at a time; see :func:`generate`.
-
-    :return: yields ids (N,), :data:`FINISHED` for a sample that has its sentences.
-    :raises UserError: as :func:`check`.
-    """
+    """Write all samples at once, a token of each at a time: yields ids (N,), :data:`FINISHED` for a
+    sample that has its sentences. See :func:`generate`; a UserError as :func:`check`."""
     end = check(dictionary, length, strategy)
     samples, sentences = strategy.samples, strategy.sentences
     streams = [np.random.default_rng([strategy.seed, sample]) for sample in range(samples)]
@@ -215,18 +195,12 @@ def stream(
 
 
 def generate(
-    predictor,
-    dictionary: Dictionary,
-    prompt: Sequence[int] = (),
-    length: int = 100,
-    strategy: Strategy = PLAIN,
+    predictor, dictionary: Dictionary, prompt: Ids = (), length: int = 100, strategy=PLAIN
 ) -> list[np.ndarray]:
-    """Continue a text.
+    """Continue a text; returns the ids of each sample, without the prompt.
 
     :param prompt: ids to read first; if it is empty, the text begins as a sentence does.
-    :param length: tokens to write, or with ``strategy.sentences``, at most to write. An ``<eos>``
-        is a token.
-    :return: the ids of each sample, without the prompt.
+    :param length: tokens to write, ``<eos>`` too; with ``strategy.sentences`` at most to write.
     """
     rows = list(stream(predictor, dictionary, prompt, length, strategy))
     return [column[column != FINISHED] for column in np.stack(rows, axis=1)]
@@ -240,7 +214,7 @@ def end_id(dictionary: Dictionary) -> int | None:
 def check(dictionary: Dictionary, length: int, strategy: Strategy) -> int | None:
     """Return :func:`end_id`; a UserError when ``length`` is below 1, all tokens are forbidden, or
     sentences are wanted of a vocabulary that cannot end one."""
-    at_least("words", length, 1)
+    check_least("words", length, 1)
     if len(set(strategy.forbidden)) >= len(dictionary):
         raise UserError("all tokens of the vocabulary are forbidden: allow some")
     end = end_id(dictionary)

@@ -72,10 +72,9 @@ def units_shown(units: dict[str, float], loss: float) -> str:
 def evaluate(model, ids: np.ndarray, dictionary: Dictionary, batch_size: int):
     """Mean negative log-likelihood in nats over every token of ``ids``; its exp is the perplexity.
 
-    The text is cut in ``batch_size`` columns that are read side by side from a zero state.
-
-    :return: a float; an array (...) of a model that gives several losses per token.
-    :raises UserError: when ``ids`` is empty.
+    The text is cut in ``batch_size`` columns that are read side by side from a zero state. Returns
+    a float, or an array (...) of a model that gives several losses per token. Raises a UserError
+    when ``ids`` is empty.
     """
     return total_loss(model, ids, dictionary, batch_size) / len(ids)
 
@@ -101,11 +100,8 @@ def surprise(model, ids: Sequence[int], start_id: int) -> np.ndarray:
 
     :param start_id: what stands before the text, ``dictionary.start_id`` to begin a sentence.
     """
-    ids = np.asarray(ids, np.int64)
-    inputs = np.concatenate([[start_id], ids[:-1]])[: len(ids), None]  # (T, 1)
-    state, nats = model.begin_state(1), [np.empty(0)]
-    for i in range(0, len(ids), SURPRISE_STEPS):
-        part = slice(i, i + SURPRISE_STEPS)
-        losses, state = model.losses(inputs[part], ids[part, None], state)
+    ids, state, nats = np.asarray(ids, np.int32), model.begin_state(1), [np.empty(0)]
+    for inputs, targets, _ in evaluation_batches(ids, start_id, 1, SURPRISE_STEPS):
+        losses, state = model.losses(inputs, targets, state)  # (T, 1)
         nats.append(losses[:, 0].astype(np.float64))
     return np.concatenate(nats)

@@ -40,11 +40,9 @@ class Exported:
 
 
 def export_onnx(trained: Trained, path: Path) -> Exported:
-    """Write a model as an ONNX file once ONNX Runtime agrees with MXNet on what it computes.
-
-    :raises UserError: when onnx or onnxruntime is not installed, the format cannot express the
-        model, the two disagree, or the file cannot be written.
-    """
+    """Write a model as an ONNX file once ONNX Runtime agrees with MXNet on what it computes; a
+    UserError when they disagree, onnx or onnxruntime is not installed, the format cannot express
+    the model, or the file cannot be written."""
     require("onnx", "onnx", "onnxruntime")
     check_output(path)
     from gluonlm.onnx.layers import build  # here, because everything else works without onnx
@@ -57,14 +55,12 @@ def export_onnx(trained: Trained, path: Path) -> Exported:
         said = f"on {len(text)} tokens of {source} {agreement}"
     else:
         difference = compare(trained, exported, text)
+        if not difference <= TOLERANCE:
+            other = f"something else than MXNet (relative difference {difference:.1e})"
+            advice = "export with --format gluon, and report this"
+            raise UserError(f"ONNX Runtime computes {other}, so {path} was not written: {advice}")
         said = f"on random tokens and {len(text)} tokens of {source} ONNX Runtime and MXNet agree"
         said = f"{said} to {difference:.1e}"
-        if not difference <= TOLERANCE:
-            raise UserError(
-                "ONNX Runtime computes something else than MXNet (relative difference "
-                f"{difference:.1e}), so {path} was not written: export with --format gluon, and "
-                "report this"
-            )
     write_output(path, content)
     return Exported(path, f"{path}: {len(content) / 1e6:.3g} MB; {said}", difference)
 
@@ -74,15 +70,12 @@ def agreement_of_integers(
 ) -> str:
     """What it costs to round the inputs of integer weights, which MXNet does not; a UserError when
     that is so much that it must be a mistake."""
-    start = trained.dictionary.start_id
-    ours, theirs = (
-        float(surprise(model, text, start).mean()) for model in (Predictor(trained.model), exported)
-    )
+    both, start = (Predictor(trained.model), exported), trained.dictionary.start_id
+    ours, theirs = (float(surprise(model, text, start).mean()) for model in both)
     if not abs(theirs - ours) <= INTEGER_TOLERANCE:
-        raise UserError(
-            f"with integers the loss is {theirs:.2f} instead of {ours:.2f}, so {path} was not "
-            "written: quantize with other settings, for example --int8 dynamic"
-        )
+        worse = f"with integers the loss is {theirs:.2f} instead of {ours:.2f}"
+        advice = "quantize with other settings, for example --int8 dynamic"
+        raise UserError(f"{worse}, so {path} was not written: {advice}")
     return f"the loss is {theirs:.4f}, with the same weights in float32 arithmetic {ours:.4f}"
 
 

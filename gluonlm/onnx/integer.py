@@ -73,11 +73,8 @@ def multiply(graph: Graph, inputs: str, by: Product) -> str:
 def add_linear(
     graph: Graph, stored: Quantized, part: str, inputs: str, signal: str, kind: str = ""
 ) -> str:
-    """Add a linear map: of a layer (T, N, C) -> (T, N, R), of another part (M, C) -> (M, R).
-
-    :param signal: what the inputs are, to find their range. :param kind: before the names of its
-        weight and bias.
-    """
+    """Add a linear map: of a layer (T, N, C) -> (T, N, R), of another part (M, C) -> (M, R). The
+    ``signal`` says what its inputs are; ``kind`` comes before the names of weight and bias."""
     start = f"{part.replace('layer', 'layers.')}.{kind}"
     name = f"{start}weight"
     if name not in stored.weights:  # tied
@@ -113,11 +110,8 @@ def add_lookup(graph: Graph, name: str, weight: Integers, ids: str, output: str)
 def add_lstm(
     graph: Graph, index: int, inputs: str, weights: Lstm, grids: tuple[Grid | None, Grid | None]
 ) -> str:
-    """Add an LSTM layer; returns the name of its outputs (T, N, H).
-
-    :param grids: scale and zero point of the inputs and of the layer's own state; None if they are
-        found at each call.
-    """
+    """Add an LSTM layer; returns the name of its outputs (T, N, H). The ``grids`` are those of its
+    inputs and of its own state, None if they are found at each call."""
     i2h, h2h, bias = weights
     asymmetric_rows = i2h.scale.ndim and (i2h.zero.any() or h2h.zero.any())
     if grids[0] is None and not asymmetric_rows:

@@ -11,27 +11,22 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from gluonlm.inference.language_model import LanguageModel
 from gluonlm.onnx.session import OnnxModel, describe
 from gluonlm.system.errors import UserError, require
 
-if TYPE_CHECKING:
-    import mxnet as mx
-
-    from gluonlm.model.checkpoint import Stored, Trained
+Device = Any  # an mx.Context, or None for the CPU: MXNet may be missing
 
 
-def load(
-    path: str | Path, ctx: "mx.Context | None" = None, features: bool = False
-) -> LanguageModel:
-    """A model to predict, score and write with.
+def load(path: str | Path, ctx: Device = None, features: bool = False) -> LanguageModel:
+    """A model to predict, score and write with; a UserError when there is none, it is damaged, or
+    what computes it is not installed.
 
     :param path: a run's folder, a model file, or an ONNX file, whose name ends in ``.onnx``.
-    :param ctx: the device; the CPU if None.
+
     :param features: whether its hidden states are wanted (for a cache), which only MXNet gives.
-    :raises UserError: when there is no model, it is damaged, or what computes it is not installed.
     """
     if Path(path).suffix == ".onnx":
         return load_onnx(path, ctx, features)
@@ -46,24 +41,18 @@ def load(
     return LanguageModel(arithmetic, stored.dictionary, stored.config, stored.level, stored.path)
 
 
-def load_onnx(
-    path: str | Path, ctx: "mx.Context | None" = None, features: bool = False
-) -> LanguageModel:
+def load_onnx(path: str | Path, ctx: Device = None, features: bool = False) -> LanguageModel:
     """The model in an ONNX file, whatever its name; arguments as those of :func:`load`."""
     if ctx is not None and ctx.device_type == "gpu":
         raise UserError("an ONNX model is computed on the CPU: leave out --gpu and --cuda")
     if features:
-        raise UserError(
-            "--cache needs the model's hidden states, which an exported model does not give: name "
-            "its run"
-        )
+        lacking = "--cache needs the model's hidden states, which an exported model does not give"
+        raise UserError(f"{lacking}: name its run")
     model = OnnxModel(path)
     return LanguageModel(model, *model.description(), Path(path))
 
 
-def integers(
-    stored: "Stored | Trained", ctx: "mx.Context | None" = None, features: bool = False
-) -> OnnxModel | None:
+def integers(stored: Any, ctx: Device = None, features: bool = False) -> OnnxModel | None:
     """The arithmetic of integers; None where float32 is what the checkpoint wants, or all there is,
     which is said on stderr. A UserError when onnx or onnxruntime is not installed."""
     if not has_integers(stored):
@@ -81,9 +70,9 @@ def integers(
     return OnnxModel(graph.SerializeToString())
 
 
-def has_integers(trained: "Stored | Trained") -> bool:
-    """Whether a checkpoint asks for products of integers in any part."""
-    schemes = trained.quantized.schemes.values() if trained.quantized else ()
+def has_integers(stored: Any) -> bool:
+    """Whether a model, Stored or Trained, asks for products of integers in any part."""
+    schemes = stored.quantized.schemes.values() if stored.quantized else ()
     return any(scheme.multiplies_integers for scheme in schemes)
 
 

@@ -9,7 +9,7 @@
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -19,9 +19,6 @@ from gluonlm.system.errors import UserError, require
 from gluonlm.system.runtime import prepare
 from gluonlm.system.threads import Threads
 from gluonlm.text.vocabulary import Dictionary
-
-if TYPE_CHECKING:
-    from gluonlm.model.checkpoint import Trained
 
 FORMAT = "gluonlm onnx 1"
 ADVICE = "give an ONNX file that `python -m gluonlm.export` wrote"
@@ -35,11 +32,10 @@ EXTERNAL = re.compile(rb"(\x0a|\x8a\x80*\x00)(\x08|\x88\x80*\x00)location")
 
 
 class OnnxModel:
-    """An ONNX model for scoring and generating text.
+    """An ONNX model for scoring and generating text, from the file that :mod:`gluonlm.export`
+    wrote, or its content; a UserError when there is none, or another program wrote it.
 
-    :param source: the file that :mod:`gluonlm.export` wrote, or its content.
     :param threads: processor threads to use; None for as many as MXNet would.
-    :raises UserError: when there is no such file, it is not ONNX, or another program wrote it.
     """
 
     # of a text at once: the (T, N, V) logits are held, and longer segments are not faster
@@ -115,9 +111,9 @@ class OnnxModel:
             self.session, self.number = open_session(self.content, number, self.name), number
 
 
-def describe(trained: "Trained") -> dict[str, str]:
-    """What the user of an exported model must know besides its weights."""
-    return {"format": FORMAT, **trained.metadata()}
+def describe(stored: Any) -> dict[str, str]:
+    """What the user of an exported model, Stored or Trained, must know besides its weights."""
+    return {"format": FORMAT, **stored.metadata()}
 
 
 def cross_entropy(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:

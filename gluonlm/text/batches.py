@@ -18,9 +18,8 @@ def batchify(ids: np.ndarray, batch_size: int) -> np.ndarray:
     """
     length = len(ids) // batch_size
     if length == 0:
-        raise UserError(
-            f"a text of {len(ids)} tokens does not fill {batch_size} columns: lower the batch size"
-        )
+        short = f"a text of {len(ids)} tokens does not fill {batch_size} columns"
+        raise UserError(f"{short}: lower the batch size")
     return np.ascontiguousarray(ids[: length * batch_size].reshape(batch_size, length).T)
 
 

@@ -154,10 +154,9 @@ def checked(ids: np.ndarray, dictionary: Dictionary, files: DatasetFiles, split:
         raise UserError(f"{place} is empty: the {split} text needs at least one line")
     then = dictionary.about.get("texts", {}).get(split)
     if then and dictionary.about.get("data") == files.place and digest(ids)[:16] != then:
-        raise UserError(
-            f"the {split} text in {files.place} is no longer what the model was trained with: "
-            "put the old text back, or give this one another name and --data"
-        )
+        other = f"the {split} text in {files.place} is no longer what the model was trained with"
+        advice = "put the old text back, or give this one another name and --data"
+        raise UserError(f"{other}: {advice}")
     return ids
 
 
@@ -265,8 +264,7 @@ def character_ids(
     for piece in pieces:
         ids = table[code_points(piece)]
         if unknown < 0 and (bad := np.flatnonzero(ids < 0)).size:
-            raise UserError(
-                f"{span.path} contains {piece[bad[0]]!r}, which is none of the {len(dictionary)} "
-                "characters of this vocabulary: remove or replace it"
-            )
+            known = f"none of the {len(dictionary)} characters of this vocabulary"
+            character = f"{piece[bad[0]]!r}, which is {known}"
+            raise UserError(f"{span.path} contains {character}: remove or replace it")
         yield ids

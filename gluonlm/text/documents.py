@@ -34,6 +34,7 @@ GUTENBERG = r"\*\*\* ?{} (?:OF )?(?:THE|THIS) PROJECT GUTENBERG"
 HEADER_END = re.compile(GUTENBERG.format("START"), re.IGNORECASE)
 FOOTER = re.compile(GUTENBERG.format("END") + r"|^End of (?:the )?Project Gutenberg", re.IGNORECASE)
 CREDITS = re.compile(r"(?:Produced|Transcribed|Prepared|E-?text prepared) by", re.IGNORECASE)
+csv.field_size_limit(1 << 30)
 
 
 @dataclass
@@ -111,7 +112,8 @@ class Sources:
             yield name, self.without_licence(name, physical_lines(text))
             return
         lines = (line + "\n" for line in physical_lines(text, None) if line)
-        rows = map(json.loads, lines) if kind == "JSON lines" else csv_rows(name, lines)
+        columns = "\t" if ".tsv" in name else ","
+        rows = csv.DictReader(lines, delimiter=columns) if kind == "CSV" else map(json.loads, lines)
         try:
             for number, row in enumerate(rows, 1):
                 if self.column is None or not isinstance(row, dict) or self.column not in row:
@@ -167,12 +169,6 @@ def cut(line: str, longest: int | None) -> Iterator[str]:
         yield line[:end] + JOIN
         line = line[end:]
     yield line
-
-
-def csv_rows(name: str, lines: Iterator[str]) -> Iterator[dict]:
-    """The rows of a table whose first line has the names of its columns."""
-    csv.field_size_limit(1 << 30)
-    return csv.DictReader(lines, delimiter="\t" if ".tsv" in name else ",")
 
 
 def record_kind(name: str, head: bytes) -> str | None:

@@ -93,9 +93,8 @@ def decoded(
             text = decoder.decode(data, final=not data)
         except UnicodeError as error:
             if encoding != "utf-8":
-                raise UserError(
-                    f"{path} is not in the encoding {encoding}: give another with --encoding"
-                ) from None
+                wrong = f"{path} is not in the encoding {encoding}"
+                raise UserError(f"{wrong}: give another with --encoding") from None
             if start:
                 lines += count_lines(Span(Path(path), 0, start))
             begin = max(0, error.start - 2000)

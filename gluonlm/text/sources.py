@@ -52,11 +52,9 @@ def bundled_folder(name: str) -> Path:
     """The folder of a data set that comes with the repository."""
     folder = BUNDLED / name
     if not all((folder / f"{split}.txt").is_file() for split in SPLITS):
-        raise UserError(
-            f"the bundled data set {name} is not in {folder}: run from a clone of the repository, "
-            "where `make` installs the package in place, or restore the folder with "
-            f"`git checkout data/{name}`"
-        )
+        advice = "run from a clone of the repository, where `make` installs the package in place"
+        cure = f"{advice}, or restore the folder with `git checkout data/{name}`"
+        raise UserError(f"the bundled data set {name} is not in {folder}: {cure}")
     return folder
 
 
