@@ -80,16 +80,22 @@ class Config:
     nhead: int = setting(2, "heads of attention", low=1, needs="attention")
     memory: int = setting(70, "words a word looks back at", low=1, high=10**5, needs="attention")
     splits: tuple[int, ...] = setting((), "adaptive softmax: first word of each cluster", low=1)
-    adaptive: bool = setting(False, "adaptive softmax (above 75000 words)", needs="no splits")
+    adaptive: bool = setting(
+        False, "adaptive softmax with the usual splits (none up to 75000 words)", needs="no splits"
+    )
     tied: bool = setting(False, "one matrix for embedding and decoder (projected if sizes differ)")
     narrow: bool = setting(False, "emsize units in the last layer, no projection", needs="narrow")
 
     dropout: float = setting(0.2, "before the decoder, between layers, after embedding", **SHARE)
     dropouti: float | None = setting(None, "after the embedding (default: dropout)", **SHARE)
-    dropouth: float | None = setting(None, "of layers (default: dropout)", needs="layers", **SHARE)
+    dropouth: float | None = setting(
+        None, "between layers (default: dropout)", needs="layers", **SHARE
+    )
     locked: bool = setting(False, "locked dropout: one mask per segment instead of one per step")
     dropoute: float = setting(0.0, "embedding dropout: whole words, for a segment", **SHARE)
-    wdrop: float = setting(0.0, "weight drop: recurrent (QRNN: all)", needs="recurrence", **SHARE)
+    wdrop: float = setting(
+        0.0, "weight drop: hidden-to-hidden weights (QRNN: all)", needs="recurrence", **SHARE
+    )
     zoneout: float = setting(0.0, "share of units that keep their state", needs="qrnn", **SHARE)
     alpha: float = setting(0.0, "penalty on the mean square of the last layer's outputs", low=0)
     beta: float = setting(0.0, "penalty on the mean square of their change per step", low=0)
@@ -108,7 +114,10 @@ class Config:
     lr_min: float = setting(0.0, "the learning rate never falls below this", low=0)
     wdecay: float = setting(0.0, "weight decay", "--wd", "--weight-decay", low=0)
     nonmono: int | None = setting(
-        None, "average once worse than the best of so many epochs ago", low=0, needs="averaging"
+        None,
+        "average weights once validation is worse than the best of so many epochs ago",
+        low=0,
+        needs="averaging",
     )
     clip: float = setting(0.25, "largest norm of the mean loss's gradient (0: no clipping)", low=0)
     epochs: int = setting(40, "passes over the training text", "--epoch", low=1)
@@ -118,15 +127,22 @@ class Config:
     random_bptt: bool = setting(False, "draw segment lengths around bptt, scale the rate by them")
     softmax_samples: int = setting(0, "words drawn for the softmax (0: all)", low=0, high=2**24)
     precision: str = setting(
-        "float32", "of products; bfloat16: AVX512_BF16, float16: GPUs", choices=PRECISIONS
+        "float32",
+        "of training's products; bfloat16: AVX512_BF16 processors, float16: GPUs",
+        choices=PRECISIONS,
     )
 
     max_batches: int = setting(0, "training batches per epoch (0: all)", low=0)
     eval_batch_size: int = setting(10, "batch size for validation and test", low=1)
     test_batch_size: int | None = setting(None, "for the test (default: eval-batch-size)", low=1)
-    seed: int = setting(1111, "of random numbers (--finetune: RUN's + 1)", low=0, high=2**32 - 1)
+    seed: int = setting(
+        1111, "seed of all that is random (--finetune: RUN's + 1)", low=0, high=2**32 - 1
+    )
     finetune: str | None = setting(
-        None, "run whose best model to start from; averages, unless --schedule falls to 0", bare=""
+        None,
+        "run whose best model to start from, averaging the weights from the first step on unless "
+        "--schedule falls to 0",
+        bare="",
     )
 
     def __post_init__(self):
