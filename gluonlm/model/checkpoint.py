@@ -18,18 +18,10 @@ import mxnet as mx
 import numpy as np
 
 from gluonlm.config import Config
-from gluonlm.model.quantized import Integers, Quantized, read_quantized, unmeasured
+from gluonlm.model.quantized import Integers, Quantized, check_schemes, read_quantized
 from gluonlm.model.rnn import RNNModel
 from gluonlm.model.storage import read_arrays, reading, write_arrays
-from gluonlm.model.weights import (
-    GATES,
-    Shape,
-    layout,
-    parameter_arrays,
-    parameter_shapes,
-    part_of,
-    projected,
-)
+from gluonlm.model.weights import GATES, Shape, layout, parameter_arrays, parameter_shapes
 from gluonlm.system.errors import UserError
 from gluonlm.system.files import make_way
 from gluonlm.system.typed import parse
@@ -128,27 +120,6 @@ def read_model(path: str | Path) -> Stored:
         if unknown := set(pruned) - set(weights):
             raise ValueError(f"there is no matrix {min(unknown)} that could be pruned")
     return Stored(arrays, dictionary, config, level, path, pruned, quantized)
-
-
-def check_schemes(config: Config, quantized: Quantized) -> None:
-    """Raise a ValueError unless each part has a scheme, weights and ranges that fit it."""
-    schemes, layers = quantized.schemes, [f"layer{index}" for index in range(config.nlayers)]
-    signals = {"embedding", *layers, *(["projection"] if projected(config) else [])}
-    parts = {name: part_of(name, quantized.weights) for name in quantized.weights}
-    if schemes.keys() != set(parts.values()):
-        raise ValueError(f"its schemes are not those of {', '.join(sorted(set(parts.values())))}")
-    if unmeasured(schemes, quantized.weights):
-        raise ValueError("a Transformer's layers have no ranges for its schemes")
-    for name, weight in quantized.weights.items():
-        integers = schemes[parts[name]].kind == "int8" and len(weight.shape) == 2
-        if isinstance(weight, Integers) != integers:
-            raise ValueError(f"{name} is not stored as its scheme says")
-    for part, scheme in schemes.items():
-        ranges = quantized.ranges.get(part, {})
-        if scheme.clip and not signals <= ranges.keys():
-            raise ValueError(f"it has no ranges for {part}")
-        if not np.isfinite(list(ranges.values())).all():
-            raise ValueError(f"the ranges for {part} are not finite")
 
 
 def check_arrays(arrays: dict[str, np.ndarray | Integers], shapes: dict[str, Shape]) -> None:

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from gluonlm.config import Config
+from gluonlm.model.weights import part_of, projected
 from gluonlm.system.errors import UserError
 from gluonlm.system.typed import parse, typed
 
@@ -174,3 +176,24 @@ def read_quantized(arrays: dict[str, np.ndarray], text: str) -> Quantized:
             weights[name] = array
     schemes = {part: parse_scheme(scheme) for part, scheme in words.items()}
     return Quantized(schemes, weights, typed(said["ranges"], dict[str, Ranges], "ranges"))
+
+
+def check_schemes(config: Config, quantized: Quantized) -> None:
+    """Raise a ValueError unless each part has a scheme, weights and ranges that fit it."""
+    schemes, layers = quantized.schemes, [f"layer{index}" for index in range(config.nlayers)]
+    signals = {"embedding", *layers, *(["projection"] if projected(config) else [])}
+    parts = {name: part_of(name, quantized.weights) for name in quantized.weights}
+    if schemes.keys() != set(parts.values()):
+        raise ValueError(f"its schemes are not those of {', '.join(sorted(set(parts.values())))}")
+    if unmeasured(schemes, quantized.weights):
+        raise ValueError("a Transformer's layers have no ranges for its schemes")
+    for name, weight in quantized.weights.items():
+        integers = schemes[parts[name]].kind == "int8" and len(weight.shape) == 2
+        if isinstance(weight, Integers) != integers:
+            raise ValueError(f"{name} is not stored as its scheme says")
+    for part, scheme in schemes.items():
+        ranges = quantized.ranges.get(part, {})
+        if scheme.clip and not signals <= ranges.keys():
+            raise ValueError(f"it has no ranges for {part}")
+        if not np.isfinite(list(ranges.values())).all():
+            raise ValueError(f"the ranges for {part} are not finite")
