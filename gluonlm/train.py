@@ -46,7 +46,6 @@ from gluonlm.training.result import Result, baselines_of, compared, record
 from gluonlm.training.resume import load_training
 from gluonlm.training.run import ReadOnlyRun, Run
 from gluonlm.training.session import Group, Session
-from gluonlm.training.step import evaluate
 
 WATCHING = ("log_interval", "checkpoint_seconds", "tensorboard", "kvstore")  # a Session's
 RESUME_OPTIONS = ("resume", "gpu", "cuda", "onnx_export", *WATCHING)
@@ -244,8 +243,8 @@ def finish(training: Training, finished: bool, onnx: str | None) -> Result:
     config, ctx = training.config, training.contexts[0]
     validated = math.isfinite(progress.best_loss)
     model = load_model(run.best, [ctx]).model if validated else training.model
-    columns = config.test_batch_size or config.eval_batch_size
-    test_loss = evaluate(model, corpus.test, corpus.dictionary, columns, ctx)
+    whole = LanguageModel(Predictor(model, ctx), corpus.dictionary, config, corpus.level, run.best)
+    test_loss = whole.evaluate(corpus.test)
     valid_loss = progress.best_loss if validated else None
     result = Result(finished, progress.best_epoch + 1, valid_loss, test_loss, run.folder)
     trivial = baselines_of(corpus)
@@ -260,7 +259,6 @@ def finish(training: Training, finished: bool, onnx: str | None) -> Result:
     print(compared(corpus, trivial))
     if training.pruner.kept:
         print(report(model))
-    whole = LanguageModel(Predictor(model, ctx), corpus.dictionary, config, corpus.level, run.best)
     words = 60 if corpus.level == "word" else 300
     sample = whole.generate(words=words, temperature=0.8, seed=config.seed)
     print(f"--- a sample\n{printable(sample).strip()}\n---")

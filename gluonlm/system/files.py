@@ -3,7 +3,6 @@
 import errno
 import fcntl
 import itertools
-import json
 import os
 import socket
 import sys
@@ -96,20 +95,13 @@ def of_training(path: Path) -> bool:
     """Whether a file is one that only training makes: of a run's folder, or a model in float32."""
     if not path.is_file():
         return False
-    if path.name in RUN_FILES and is_run(path.parent):
+    settings = path.with_name("config.json")
+    if path.name in RUN_FILES and settings.is_file() and b'"bptt": ' in settings.read_bytes():
         return True
     with path.open("rb") as file:  # the header of a safetensors file, even if the rest is damaged
         size = int.from_bytes(file.read(8), "little")
         header = file.read(min(size, HEADER_BYTES)) if size < path.stat().st_size else b""
     return b'"format":"gluonlm ' in header and b'"quantized":' not in header
-
-
-def is_run(folder: Path) -> bool:
-    """Whether training has made a folder."""
-    try:
-        return "bptt" in json.loads((folder / "config.json").read_bytes())
-    except (OSError, ValueError, TypeError):
-        return False
 
 
 def write_atomically(path: Path, content: bytes) -> None:

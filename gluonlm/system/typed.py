@@ -55,7 +55,9 @@ def typed(value: Any, kind: Any, where: str) -> Any:
     for one in inner if origin in UNIONS else ():
         with contextlib.suppress(ValueError):
             return typed(value, one, where)
-    if kind is Any or (origin is None and is_plain(value, kind)):
+    if kind is Any or type(value) is kind:  # True is no number
+        return value
+    if kind is float and type(value) is int and abs(value) < 2**1000:  # 1 will do for 1.0
         return value
     raise ValueError(f"{where} must be {described(kind)}")
 
@@ -74,11 +76,6 @@ def described(kind: Any) -> str:
 def is_mapping(value: Any) -> bool:
     """Whether a value is a mapping of names."""
     return type(value) is dict and all(type(name) is str for name in value)
-
-
-def is_plain(value: Any, kind: Any) -> bool:
-    """Whether a value is of a plain type: True is no number, nor is nan, and 1 will do for 1.0."""
-    return type(value) is kind or (kind is float and type(value) is int and abs(value) < 2**1000)
 
 
 def of_dataclass(values: dict[str, Any], kind: Any, where: str) -> Any:
