@@ -150,10 +150,8 @@ def open_run(given: dict[str, Any], group: Group) -> tuple[Run, Config]:
 
 
 def main(argv: list[str]) -> Result | None:
-    """Train as the command line says, then evaluate the best model and show what it writes.
-
-    :return: None on all workers but the one that writes, and where nothing is trained.
-    """
+    """Train as the command line says, then evaluate the best model and show what it writes; None on
+    all workers but the one that writes, and where nothing is trained."""
     given = vars(parser().parse_args(argv))
     if given.get("finetune") == "":
         given = as_finetune_py(given)

@@ -41,15 +41,13 @@ def check_splits(splits: tuple[int, ...], vocab_size: int) -> None:
 
 
 class SplitDecoder(nn.Dense):
-    """A decoder: features (T, N, C) -> log-probabilities (T, N, V), which serve as logits.
-
-    :param splits: word ids at which the clusters begin.
-    """
+    """A decoder: features (T, N, C) -> log-probabilities (T, N, V), which serve as logits; at the
+    word ids ``splits`` the clusters begin."""
 
     def __init__(self, vocab_size: int, splits: tuple[int, ...], in_units: int, **kwargs):
         check_splits(splits, vocab_size)
         super().__init__(vocab_size, in_units=in_units, flatten=False, **kwargs)
-        self.splits, self.edges = splits, (*splits, vocab_size)
+        self.edges = (*splits, vocab_size)
         with self.name_scope():  # the head's entries for the clusters
             init, shape = kwargs.get("weight_initializer"), (len(splits), in_units)
             self.cluster_weight = self.params.get("cluster_weight", shape=shape, init=init)
@@ -58,7 +56,7 @@ class SplitDecoder(nn.Dense):
     def hybrid_forward(self, F, x, weight, bias, cluster_weight, cluster_bias):
         weight, bias = F.concat(weight, cluster_weight, dim=0), F.concat(bias, cluster_bias, dim=0)
         scores = F.FullyConnected(
-            x, weight, bias, num_hidden=self.edges[-1] + len(self.splits), flatten=False
+            x, weight, bias, num_hidden=self.edges[-1] + len(self.edges) - 1, flatten=False
         )  # (T, N, V + K)
         return log_probabilities(F, scores, self.edges)
 
@@ -75,10 +73,7 @@ class SplitDecoder(nn.Dense):
 
 def log_probabilities(F, scores, edges: tuple[int, ...]):
     """Scores (..., V + K) of all words, then of the clusters' entries -> (..., V), F being ``mx.nd``
-    or ``mx.sym``.
-
-    :param edges: where the clusters begin, and V.
-    """
+    or ``mx.sym``; ``edges`` are where the clusters begin, and V."""
 
     def part(array, begin, end):
         return F.slice_axis(array, axis=-1, begin=begin, end=end)
@@ -94,10 +89,7 @@ def log_probabilities(F, scores, edges: tuple[int, ...]):
 
 
 class _SplitCrossEntropy(autograd.Function):
-    """The loss of each word: that of the head, and for a word of a cluster also that within it.
-
-    :param words: (B,) targets; :param edges: where the clusters begin, and V.
-    """
+    """The losses of ``words`` (B,): that of the head, for a cluster's word also that within."""
 
     def __init__(self, words: np.ndarray, edges: tuple[int, ...], precision: str):
         super().__init__()

@@ -35,13 +35,9 @@ MODEL_FORMAT, STATE_FORMAT = "gluonlm model", "gluonlm training state"
 
 @dataclass(frozen=True)
 class Stored:
-    """What a model file holds.
+    """What a model file holds."""
 
-    :param arrays: by the names of :meth:`RNNModel.trainables`; of a quantized model as the file has
-        them.
-    """
-
-    arrays: dict[str, np.ndarray]
+    arrays: dict[str, np.ndarray]  # as the file has them; in float32 by RNNModel.trainables' names
     dictionary: Dictionary
     config: Config
     level: str  # "word", "char" or "subword"
@@ -65,10 +61,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class Trained:
-    """A model with what is needed to use it.
-
-    :param quantized: its weights as a file has them, if not in float32.
-    """
+    """A model with what is needed to use it."""
 
     model: RNNModel
     dictionary: Dictionary
@@ -76,7 +69,7 @@ class Trained:
     level: str
     path: Path
     pruned: tuple[str, ...] = ()
-    quantized: Quantized | None = None
+    quantized: Quantized | None = None  # its weights as a file has them, if not in float32
 
     metadata = Stored.metadata
 

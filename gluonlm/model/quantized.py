@@ -129,11 +129,8 @@ class Quantized:
     ranges: dict[str, Ranges] = field(default_factory=dict)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """All arrays under the names of a file. A zero point that is 0 everywhere is left out.
-
-        Integers are stored less their zero point, modulo 256: a pruned weight then is a 0, and
-        takes no room.
-        """
+        """All arrays under the names of a file. Integers are stored less their zero point, modulo
+        256: a pruned weight then is a 0, and takes no room."""
         stored = {}
         for name, weight in self.weights.items():
             if isinstance(weight, Integers):
@@ -157,11 +154,8 @@ class Quantized:
 
 
 def read_quantized(arrays: dict[str, np.ndarray], text: str) -> Quantized:
-    """What :meth:`Quantized.arrays` and :meth:`Quantized.to_json` gave.
-
-    :raises ValueError: when the parts do not fit each other.
-    :raises UserError: for a scheme that is none.
-    """
+    """What :meth:`Quantized.arrays` and :meth:`Quantized.to_json` gave; a ValueError when its parts
+    do not fit each other, a UserError for a scheme that is none."""
     said = parse(text, dict[str, dict[str, Any]])
     words = typed(said["schemes"], dict[str, str], "schemes")
     weights: dict[str, Integers | np.ndarray] = {}

@@ -102,10 +102,7 @@ def make_layers(config: Config) -> list[HybridBlock]:
 
 
 class Body(HybridBlock):
-    """All below the decoder: word ids (T, N) and state -> features (T, N, C) and new state.
-
-    :param sparse: whether the embedding's gradient has only the rows of words that were seen.
-    """
+    """All below the decoder: word ids (T, N) and state -> features (T, N, C) and new state."""
 
     def __init__(self, config: Config, vocab_size: int, sparse: bool = False, **kwargs):
         super().__init__(**kwargs)

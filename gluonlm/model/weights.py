@@ -98,11 +98,8 @@ def splits_of(config: Config, vocab_size: int) -> tuple[int, ...]:
 
 
 def layer_shapes(mode: str, inputs: int, units: int, window: int = 1) -> dict[str, Shape]:
-    """The weights of a recurrent layer, in the order of MXNet's flat vector.
-
-    The rows of each are the gates: input, forget, cell, output (LSTM); reset, update, new (GRU);
-    z, f, o (QRNN).
-    """
+    """The weights of a recurrent layer, in the order of MXNet's flat vector; their rows are the
+    gates: input, forget, cell, output (LSTM); reset, update, new (GRU); z, f, o (QRNN)."""
     if mode == "QRNN":
         return {"weight": (3 * units, window * inputs), "bias": (3 * units,)}
     rows = GATES[mode] * units

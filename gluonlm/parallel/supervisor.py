@@ -160,11 +160,9 @@ def send(writer: asyncio.StreamWriter, **message: object) -> None:
 
 
 class Lifeline:
-    """A process's connection to the root, as a with-block around its work.
-
-    Entering waits for all processes and gives the rank, or a UserError when they do not come. This
-    process ends when another one fails; an error in the block is told to all and ends it.
-    """
+    """A process's connection to the root, as a with-block around its work: entering waits for all
+    processes, or raises a UserError, and gives the rank. The process ends when another one fails;
+    an error in the block is told to all and ends it."""
 
     def __init__(self, world: World, role: str, patience: float):
         self.world, self.role, self.patience, self.ended = world, role, patience, False
@@ -252,10 +250,8 @@ def with_variables(command: list[str], world: World, role: str, **more: int) -> 
 
 
 async def lead(world: World, patience: float, processes: dict) -> None:
-    """Run the root and the scheduler, start what :func:`starts` gives, and wait until all ended.
-
-    Raises a UserError when something fails, after all have been stopped.
-    """
+    """Run the root and the scheduler, start what :func:`starts` gives, and wait until all ended; a
+    UserError when something has failed, after all have been stopped."""
     root = Root(world)
     await root.start(patience)
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -270,10 +266,8 @@ async def lead(world: World, patience: float, processes: dict) -> None:
 
 
 async def run_child(root: Root, seat: Seat, how: tuple[str | None, list[str]]) -> None:
-    """Start a process, in a session that Ctrl-C does not reach, and tell the root if it fails.
-
-    Only what the first worker writes is shown; of the others the last lines, if they fail.
-    """
+    """Start a process, in a session that Ctrl-C does not reach, and tell the root if it fails. Only
+    what the first worker writes is shown; of the others the last lines, if they fail."""
     (host, command), show, pipes = how, seat == FIRST, asyncio.subprocess
     process = await asyncio.create_subprocess_exec(
         *command,

@@ -50,9 +50,7 @@ class Rates:
 
 def serve_mxnet(threads: int) -> Rates | None:
     """Let the wheel's OpenBLAS serve MXNet if it is faster here; the rates, None without a choice.
-
-    Call it before mxnet is imported, after OpenMP and the number of threads are set.
-    """
+    OpenMP and the number of threads must be set, and mxnet not yet imported."""
     if sys.platform != "linux" or os.environ.get("GLUONLM_BLAS") == "mxnet":
         return None
     if hasattr(ctypes.CDLL(None), "cblas_sgemm"):  # the user has loaded one for all

@@ -105,11 +105,8 @@ def of_training(path: Path) -> bool:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file such that a reader, or a crash, sees the whole old or the whole new one.
-
-    :param path: a device or a pipe is written to.
-    :raises UserError: when that fails; the old file is then untouched.
-    """
+    """Replace a file such that a reader, or a crash, sees the whole old or the whole new one; a
+    UserError when that fails. A device or a pipe is written to."""
     with writing(path):
         if is_device(path):
             with open(path, "ab", buffering=0) as file:

@@ -58,10 +58,8 @@ class Gpu:
 
 
 def load_libraries() -> tuple[str, ...] | None:
-    """Load the CUDA libraries for the whole process, each from the wheels if the system has none.
-
-    :return: which are missing; None without MXNet's CUDA 11.2 build, for which nothing is loaded.
-    """
+    """Load the CUDA libraries for the whole process, each from the wheels if the system has none;
+    returns which are missing, None without MXNet's CUDA 11.2 build, for which none are loaded."""
     if version("mxnet-cu112") is None:
         return None
     return tuple(

@@ -190,11 +190,8 @@ class Training:
             self.plotted_at = started
 
     def validate(self, train_loss: float = 0.0) -> tuple[float, bool]:
-        """Loss on the validation text, and whether it is the best: then the model is saved.
-
-        While weights are averaged it is the average that is evaluated and saved. A model that is
-        pruned further than the best one takes its place, even if its loss is higher.
-        """
+        """Loss of the model, or of its average, on the validation text, and whether it is the best:
+        then that is saved. One that is pruned further takes the best one's place at any loss."""
         corpus, progress, columns = self.corpus, self.progress, self.config.eval_batch_size
         self.updater.synchronize()
         with self.average.in_place() if self.average else nullcontext():

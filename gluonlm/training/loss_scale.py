@@ -24,12 +24,9 @@ class LossScale(LossScaler):
         self.skipped = 0
 
     def adapt(self, overflow: bool) -> bool:
-        """Choose the next step's scale; True when this step is to be skipped.
-
-        Once a scale of 1 overflows it is not the scale's fault: training has diverged.
-        """
+        """Choose the next step's scale; True when this step is to be skipped."""
         if overflow:
-            fault = self._loss_scale > 1
+            fault = self._loss_scale > 1  # else training has diverged
             self._loss_scale, self._unskipped = self._loss_scale / 2, 0
             self.skipped += 1
             return fault

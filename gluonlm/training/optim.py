@@ -26,10 +26,8 @@ def global_norm(arrays: Sequence[nd.NDArray]) -> float:
 
 
 def clip_scale(norm: float, max_norm: float) -> float:
-    """The factor of ``gluon.utils.clip_global_norm`` for the gradients (max_norm 0: no clipping).
-
-    Given to the optimizer it saves the pass over all gradients that clipping would cost.
-    """
+    """The factor of ``gluon.utils.clip_global_norm`` (max_norm 0: no clipping); given to the
+    optimizer it saves the pass over all gradients that clipping would cost."""
     return min(1.0, max_norm / (norm + 1e-8)) if max_norm else 1.0
 
 
@@ -51,8 +49,6 @@ class Updater:
 
     :param optimizer: a name of :data:`gluonlm.config.OPTIMIZERS`. Weight decay is an L2 gradient,
         but AdamW decays the weights themselves (Loshchilov & Hutter 2019, arXiv:1711.05101).
-    :ivar scale: what the losses' gradients are multiplied by, and those of the weights divided;
-        None for 1.
     """
 
     def __init__(
@@ -76,7 +72,7 @@ class Updater:
             {name: one.create_state(name, p.data(ctx)) for name, p in parameters.items()}
             for one, ctx in zip(self.optimizers, self.contexts, strict=True)
         ]
-        self.scale: LossScale | None = None
+        self.scale: LossScale | None = None  # of the losses' gradients
         self.masks: dict[str, list[nd.NDArray]] = {}  # of a parameter, on each device
         self.kvstore = mx.kv.create(kvstore) if len(self.contexts) > 1 else None
         if self.kvstore:
@@ -189,11 +185,8 @@ def tensors(state: object) -> tuple[nd.NDArray, ...]:
 
 
 class Average:
-    """The mean of the weights after each step: averaged SGD (Polyak & Juditsky 1992).
-
-    PyTorch's ``ASGD(lambd=0)`` makes the same iterates, and the same mean as ``ax`` with ``t0=-1``.
-    With ``t0=0`` it loses the first iterate, which no longer shows after some hundred steps.
-    """
+    """The mean of the weights after each step: averaged SGD (Polyak & Juditsky 1992), as PyTorch's
+    ``ASGD(lambd=0, t0=-1)``."""
 
     def __init__(self, parameters: dict[str, Parameter], steps: int = 0):
         self.parameters, self.steps = parameters, steps

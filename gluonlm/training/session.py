@@ -17,14 +17,10 @@ LOCAL = ("local", "device", "nccl")  # kvstores over the devices of one process
 
 
 class Group:
-    """The group of a single worker.
+    """The group of a single worker."""
 
-    :ivar rank: number of this worker; rank 0 is the one that writes.
-    :ivar world_size: number of workers.
-    :ivar asynchronous: whether the workers take steps without waiting for each other.
-    """
-
-    rank, world_size, asynchronous = 0, 1, False
+    rank, world_size = 0, 1  # the number of this worker, of all; rank 0 is the one that writes
+    asynchronous = False  # whether the workers take steps without waiting for each other
 
     def columns(self, count: int) -> slice:
         """This worker's share of ``count`` columns; all shares together are all columns."""
@@ -32,10 +28,8 @@ class Group:
         return slice(first, last)
 
     def all_gather_object(self, what: str, value: Any) -> list:
-        """The values of all workers, in the order of their ranks: anything that JSON knows.
-
-        :param what: a name for the value, by which workers at different places are noticed.
-        """
+        """The values of all workers, in the order of their ranks: anything that JSON knows. By the
+        name ``what`` workers at different places are noticed."""
         return [value]
 
     def all_gather(self, arrays: list[nd.NDArray]) -> list[nd.NDArray]:

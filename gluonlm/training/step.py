@@ -28,14 +28,11 @@ State = list[nd.NDArray]
 
 @dataclass(frozen=True)
 class Objective:
-    """What a step makes smaller.
+    """What a step makes smaller."""
 
-    :ivar loss_of: gives the losses (T*n,) of features (T, n, C) and targets (T, n).
-    :ivar alpha: with ``beta`` the weights of :func:`gluonlm.model.regularize.activation_penalty`.
-    """
-
+    # model, features (T, n, C), targets (T, n) -> losses (T*n,)
     loss_of: Callable[[RNNModel, nd.NDArray, np.ndarray], nd.NDArray] = decoder_loss
-    alpha: float = 0.0
+    alpha: float = 0.0  # of gluonlm.model.regularize.activation_penalty, as beta
     beta: float = 0.0
 
 

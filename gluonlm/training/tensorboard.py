@@ -17,8 +17,6 @@ class Events:
 
     tensorboardX's SummaryWriter leaves the writing to a thread, and waits forever for one that a
     full disk has ended. Here a record is written at once.
-
-    :param log: the run's log.jsonl.
     """
 
     def __init__(self, log: Path):
