@@ -116,10 +116,9 @@ def ssh_command(ssh: str) -> list[str]:
     except ValueError as error:
         raise UserError(f"--ssh {ssh}: is no command ({error})") from None
     if not words or not shutil.which(words[0]):
-        raise UserError(
-            f"there is no {words[0] if words else 'command in --ssh'} on this machine: install an "
-            "SSH client, use --local, or let a job scheduler start the processes"
-        )
+        missing = f"there is no {words[0] if words else 'command in --ssh'} on this machine"
+        advice = "install an SSH client, use --local, or let a job scheduler start the processes"
+        raise UserError(f"{missing}: {advice}")
     return words
 
 

@@ -72,8 +72,8 @@ class SplitDecoder(nn.Dense):
 
 
 def log_probabilities(F, scores, edges: tuple[int, ...]):
-    """Scores (..., V + K) of all words, then of the clusters' entries -> (..., V), F being ``mx.nd``
-    or ``mx.sym``; ``edges`` are where the clusters begin, and V."""
+    """Scores (..., V + K) of all words, then of the clusters' entries -> (..., V); F is ``mx.nd``
+    or ``mx.sym``, ``edges`` are where the clusters begin, and V."""
 
     def part(array, begin, end):
         return F.slice_axis(array, axis=-1, begin=begin, end=end)

@@ -32,10 +32,8 @@ def start_from_vectors(path: str, model: RNNModel, dictionary: Dictionary) -> in
         )
     found = [word for word in dictionary.idx2word if word in vectors.token_to_idx]
     if not found:
-        raise UserError(
-            f"--embeddings {path} has none of the {len(dictionary)} words of the vocabulary: give "
-            "vectors of the same language and spelling"
-        )
+        advice = "give vectors of the same language and spelling"
+        raise UserError(f"--embeddings {path} has no word of the vocabulary: {advice}")
     weight = parameter.list_data()[0].asnumpy()
     weight[dictionary.encode(found)] = vectors[found].asnumpy()
     parameter.set_data(nd.array(weight))
@@ -53,7 +51,6 @@ def read_vectors(path: str):
         try:
             return TokenEmbedding.from_file(path, unknown_token=None)
         except (AssertionError, ValueError, TypeError, AttributeError):
-            raise UserError(
-                f"--embeddings {path} is not in word2vec's or GloVe's text format: give a file of "
-                "lines with a word and its numbers, separated by blanks"
-            ) from None
+            other = f"--embeddings {path} is not in word2vec's or GloVe's text format"
+            advice = "give a file of lines with a word and its numbers, separated by blanks"
+            raise UserError(f"{other}: {advice}") from None

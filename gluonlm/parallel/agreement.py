@@ -35,10 +35,9 @@ def check_equal(group: Group, config: Config, corpus: Corpus, devices: int, kvst
     for rank, (values, host) in enumerate(others, 1):
         for name, value in values.items():
             if value != first.get(name):
-                raise UserError(
-                    f"workers 0 on {first_host} and {rank} on {host} differ in {name} "
-                    f"({first.get(name)} and {value}): it must be the same on all machines"
-                )
+                differ = f"differ in {name} ({first.get(name)} and {value})"
+                workers = f"workers 0 on {first_host} and {rank} on {host}"
+                raise UserError(f"{workers} {differ}: it must be the same on all machines")
 
 
 def check_asynchronous(config: Config) -> None:
@@ -48,10 +47,9 @@ def check_asynchronous(config: Config) -> None:
         if value is not None and value is not False:  # 0 is a value
             raise UserError(f"{option(setting)} needs workers in step: use --kvstore dist_sync")
     if config.optimizer != "sgd":
-        raise UserError(
-            f"--optimizer {config.optimizer} has a memory on each worker of dist_async, which no "
-            "checkpoint holds: use sgd, or --kvstore dist_sync"
-        )
+        lost = "has a memory on each worker of dist_async, which no checkpoint holds"
+        advice = "use sgd, or --kvstore dist_sync"
+        raise UserError(f"--optimizer {config.optimizer} {lost}: {advice}")
 
 
 def code_hash() -> str:

@@ -56,10 +56,9 @@ class SynchronousGroup(Group):
         messages = [json.loads(bytes(row).rstrip(b"\0")) for row in found]
         for rank, (other, _) in enumerate(messages):
             if other != what:
-                raise UserError(
-                    f"worker {rank} tells its {other} when others tell their {what}: start all "
-                    "workers with the same command and the same gluonlm"
-                )
+                apart = f"worker {rank} tells its {other} when others tell their {what}"
+                advice = "start all workers with the same command and the same gluonlm"
+                raise UserError(f"{apart}: {advice}")
         return [value for _, value in messages]
 
     def sum_all(self, key: str, arrays: list[nd.NDArray]) -> None:
@@ -235,19 +234,16 @@ def join(kvstore: str) -> Group:
     in another way."""
     launched, distributed = "GLUONLM_WORKER" in os.environ, kvstore.startswith("dist_")
     if launched and not distributed:  # each would be alone, and all would write the same run
-        raise UserError(
-            f"--kvstore {kvstore} is not for the workers of python -m gluonlm.launch: leave it "
-            "out, or use dist_async"
-        )
+        other = f"--kvstore {kvstore} is not for the workers of python -m gluonlm.launch"
+        raise UserError(f"{other}: leave it out, or use dist_async")
     if kvstore == "horovod":
         return join_horovod()
     if not distributed:
         return Group()
     if not launched:
-        raise UserError(
-            f"--kvstore {kvstore} needs several processes: start them with `python -m "
-            "gluonlm.launch -n 2 --local -- ...`, or let a job scheduler start it (see --help)"
-        )
+        how = "start them with `python -m gluonlm.launch -n 2 --local -- ...`"
+        advice = f"{how}, or let a job scheduler start it (see --help)"
+        raise UserError(f"--kvstore {kvstore} needs several processes: {advice}")
     # nothing else ends a call into MXNet
     deadline = threading.Timer(ASSEMBLY, exit_now, [UserError(UNCONNECTED)])
     deadline.daemon = True

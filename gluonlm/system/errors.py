@@ -18,10 +18,8 @@ def require(extra: str, *packages: str) -> None:
     """Raise a UserError unless these packages are installed, which belong to an optional extra."""
     for package in packages:
         if importlib.util.find_spec(package) is None:
-            raise UserError(
-                f"this needs the package {package}: install it with `uv sync --group {extra}` or "
-                f"`pip install {package}`"
-            )
+            advice = f"install it with `uv sync --group {extra}` or `pip install {package}`"
+            raise UserError(f"this needs the package {package}: {advice}")
 
 
 def exit_now(error: BaseException) -> NoReturn:

@@ -137,10 +137,8 @@ class Lock:
                 self.file.seek(0)
                 holder = self.file.read().strip() or "another process"
                 self.file.close()
-                raise UserError(
-                    f"{folder} is being trained by {holder}: wait until it ends, or choose another "
-                    "folder"
-                ) from None
+                advice = "wait until it ends, or choose another folder"
+                raise UserError(f"{folder} is being trained by {holder}: {advice}") from None
             except OSError:  # a file system without locks
                 pass
             with suppress(FileNotFoundError):  # it may have been released meanwhile

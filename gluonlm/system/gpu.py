@@ -104,10 +104,9 @@ def ask(function, *arguments) -> bool:
     UserError when it fails."""
     status = function(*arguments)
     if status not in (0, NO_DEVICE):
-        raise UserError(
-            f"the NVIDIA driver does not work ({function.__name__} returned {status}): see whether "
-            "nvidia-smi runs, reinstall the driver or restart the machine"
-        )
+        advice = "see whether nvidia-smi runs, reinstall the driver or restart the machine"
+        said = f"{function.__name__} returned {status}"
+        raise UserError(f"the NVIDIA driver does not work ({said}): {advice}")
     return status != NO_DEVICE
 
 
@@ -136,10 +135,8 @@ def contexts(gpu: str | None) -> list:
     if len(set(numbers)) < len(numbers):  # each would add its gradient twice
         raise UserError(f"--gpu {gpu}: a GPU is named twice, give each number once")
     if not mx.runtime.Features().is_enabled("CUDA"):
-        raise UserError(
-            f"--gpu {gpu}: the installed mxnet is built for the CPU: install the GPU build with "
-            "`make env MXNET=cu112`, or leave the option out"
-        )
+        advice = "install the GPU build with `make env MXNET=cu112`, or leave the option out"
+        raise UserError(f"--gpu {gpu}: the installed mxnet is built for the CPU: {advice}")
     present = list_gpus()
     for number in numbers:
         known = 0 <= number < len(present)

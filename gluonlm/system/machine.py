@@ -83,10 +83,9 @@ def check_memory(need: int, what: str, advice: str) -> None:
     """Raise a UserError when something needs more bytes of memory than there are."""
     available = available_memory()
     if need > available:
-        raise UserError(
-            f"{what} needs at least {need / 2**30:.3g} GiB of memory, and there are "
-            f"{available / 2**30:.3g}: {advice}"
-        )
+        least, there = (f"{size / 2**30:.3g}" for size in (need, available))
+        lacking = f"{what} needs at least {least} GiB of memory, and there are {there}"
+        raise UserError(f"{lacking}: {advice}")
 
 
 def available_memory() -> float:

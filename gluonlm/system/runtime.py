@@ -85,10 +85,8 @@ def check_addresses(threads: int) -> None:
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     need = ADDRESSES + threads * THREAD_ADDRESSES
     if resource.RLIM_INFINITY != limit < need:
-        raise UserError(
-            f"ulimit -v leaves this process {limit >> 20} MiB of addresses, and MXNet alone takes "
-            f"{need >> 20}: allow it more"
-        )
+        left = f"ulimit -v leaves this process {limit >> 20} MiB of addresses"
+        raise UserError(f"{left}, and MXNet alone takes {need >> 20}: allow it more")
 
 
 def local_workers() -> int:

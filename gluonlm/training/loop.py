@@ -260,8 +260,6 @@ def training_columns(
         parts = f"{workers}{devices} devices"
         raise UserError(f"--batch-size {size} cannot be divided over {parts}: use a multiple")
     if len(corpus.train) < 2 * size:
-        raise UserError(
-            f"the training text has {len(corpus.train)} tokens, too few for --batch-size {size}: "
-            "use a smaller batch or more text"
-        )
+        few = f"the training text has {len(corpus.train)} tokens, too few for --batch-size {size}"
+        raise UserError(f"{few}: use a smaller batch or more text")
     return np.ascontiguousarray(batchify(corpus.train, size)[:, group.columns(size)])

@@ -31,8 +31,8 @@ class Result:
 
 
 def baselines_of(corpus: Corpus) -> dict[str, float]:
-    """The test perplexity of uniform, unigram and Kneser-Ney trigram models, which count a part only
-    of a very long training text: all of enwik8 would take them gigabytes."""
+    """The test perplexity of uniform, unigram and Kneser-Ney trigram models, which count only a
+    part of a very long training text: all of enwik8 would take them gigabytes."""
     return baselines(corpus.train[:COUNTED], corpus.test, len(corpus.dictionary))
 
 

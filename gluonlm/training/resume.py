@@ -154,11 +154,10 @@ def check_same_settings(training, then: dict[str, Any]) -> None:
     now, run = json.loads(training.config.to_json()), training.run
     for name in sorted(now.keys() & then.keys() - {*MOVABLE}):
         if now[name] != then[name]:
+            edited = f"{run.config_path} has {option(name)} {now[name]}"
+            other = f"{run.folder} is trained with {then[name]}"
             advice = f"put that back, or try the new value with --finetune {run.folder}"
-            raise UserError(
-                f"{run.config_path} has {option(name)} {now[name]}, and {run.folder} is trained "
-                f"with {then[name]}: {advice}"
-            )
+            raise UserError(f"{edited}, and {other}: {advice}")
 
 
 def check_same_text(training, then: dict[str, str]) -> None:
@@ -167,10 +166,8 @@ def check_same_text(training, then: dict[str, str]) -> None:
     changed = [name for name, digest in then.items() if name in now and digest != now[name]]
     if changed:
         data, folder = training.config.data, training.run.folder
-        raise UserError(
-            f"the {changed[0]} of {data} is no longer what {folder} was trained on: put the old "
-            "files back, or train a new model"
-        )
+        other = f"the {changed[0]} of {data} is no longer what {folder} was trained on"
+        raise UserError(f"{other}: put the old files back, or train a new model")
 
 
 def load_hidden(training, arrays: dict[str, np.ndarray]) -> None:
