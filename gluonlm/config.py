@@ -163,9 +163,8 @@ class Config:
             raise UserError("--prune is a schedule of its own: leave it out, or --compress")
         size, heads = self.emsize, self.nhead
         if self.model == "Transformer" and size % heads:
-            raise UserError(
-                f"--nhead {heads}: --emsize {size} cannot be divided by it: choose another"
-            )
+            broken = f"--nhead {heads}: --emsize {size} cannot be divided by it"
+            raise UserError(f"{broken}: choose another")
         # of the model itself, wherever they come from
         self.check_effect(("window", "zoneout", "nhead", "memory"))
 
@@ -200,9 +199,8 @@ class Config:
         values = parse(text, dict[str, Any])
         unknown = set(values) - {field.name for field in dataclasses.fields(cls)}
         if unknown:
-            raise UserError(
-                f"unknown setting {min(unknown)}: the run was made by another version of gluonlm"
-            )
+            other = "the run was made by another version of gluonlm"
+            raise UserError(f"unknown setting {min(unknown)}: {other}")
         return cls(**values)
 
 

@@ -55,9 +55,8 @@ class SplitDecoder(nn.Dense):
 
     def hybrid_forward(self, F, x, weight, bias, cluster_weight, cluster_bias):
         weight, bias = F.concat(weight, cluster_weight, dim=0), F.concat(bias, cluster_bias, dim=0)
-        scores = F.FullyConnected(
-            x, weight, bias, num_hidden=self.edges[-1] + len(self.edges) - 1, flatten=False
-        )  # (T, N, V + K)
+        size = self.edges[-1] + len(self.edges) - 1  # V + K
+        scores = F.FullyConnected(x, weight, bias, num_hidden=size, flatten=False)
         return log_probabilities(F, scores, self.edges)
 
     def loss(

@@ -27,9 +27,8 @@ def start_from_vectors(path: str, model: RNNModel, dictionary: Dictionary) -> in
     parameter = model.trainables()[ENCODER]
     size, theirs = parameter.shape[1], vectors.idx_to_vec.shape[1]
     if theirs != size:
-        raise UserError(
-            f"--embeddings {path} has vectors of {theirs} numbers: add --emsize {theirs}"
-        )
+        other = f"--embeddings {path} has vectors of {theirs} numbers"
+        raise UserError(f"{other}: add --emsize {theirs}")
     found = [word for word in dictionary.idx2word if word in vectors.token_to_idx]
     if not found:
         advice = "give vectors of the same language and spelling"

@@ -68,26 +68,21 @@ class QRNNLayer(HybridBlock):
         seen = inputs
         if previous:
             longer = F.concat(*previous, inputs, dim=0)  # (T+1, N, I)
-            seen = F.concat(
-                inputs, F.slice_axis(longer, axis=0, begin=0, end=-1), dim=2
-            )  # (T, N, 2I)
+            before = F.slice_axis(longer, axis=0, begin=0, end=-1)
+            seen = F.concat(inputs, before, dim=2)  # (T, N, 2I)
             previous = [last_step(F, inputs)]
         if self.wdrop:
             weight = F.Dropout(weight, p=self.wdrop)
         if self.half:
             seen, weight, bias = numbers.cast(F, numbers.HALF, seen, weight, bias)
-        gates = F.FullyConnected(
-            seen, weight, bias, num_hidden=3 * self.hidden_size, flatten=False
-        )  # (T, N, 3H)
+        how = {"num_hidden": 3 * self.hidden_size, "flatten": False}
+        gates = F.FullyConnected(seen, weight, bias, **how)  # (T, N, 3H)
         if self.half:
             (gates,) = numbers.cast(F, "float32", gates)
         if self.zoneout:
-            ones = F.BlockGrad(
-                F.ones_like(F.slice_axis(gates, axis=2, begin=0, end=self.hidden_size))
-            )
-            keep = (1 - self.zoneout) * F.Dropout(
-                ones, p=self.zoneout
-            )  # 0 or 1 in training, else 1 - zoneout
+            ones = F.ones_like(F.slice_axis(gates, axis=2, begin=0, end=self.hidden_size))
+            keep = F.Dropout(F.BlockGrad(ones), p=self.zoneout)
+            keep = (1 - self.zoneout) * keep  # 0 or 1 in training, else 1 - zoneout
             outputs, cells = F.gluonlm_fo_pool(gates, c, keep, zoneout=1)
         else:
             outputs, cells = F.gluonlm_fo_pool(gates, c)  # (T, N, H)

@@ -110,7 +110,7 @@ class Body(HybridBlock):
         inside, between = (config.dropout if rate is None else rate for rate in given)
         if config.model == "Transformer":  # its layers drop what they add themselves
             between = 0.0
-        rates = [inside, *[between] * (config.nlayers - 1), config.dropout]
+        rates = [inside, *[between] * (config.nlayers - 1), config.dropout]  # embedding, layers
         shared = LOCKED if config.locked else ()
         sizes, init = (vocab_size, config.emsize), mx.init.Uniform(INIT_RANGE)
         with self.name_scope():
@@ -119,9 +119,7 @@ class Body(HybridBlock):
             self.layers = nn.HybridSequential()
             self.layers.add(*make_layers(config))
             # by hand, for the fused operator's own dropout does nothing on a CPU
-            self.dropouts = [
-                nn.Dropout(rate, shared) for rate in rates
-            ]  # of the embedding, of layers
+            self.dropouts = [nn.Dropout(rate, shared) for rate in rates]
             self.projection = None
             if projected(config):
                 units = self.layers[-1].hidden_size

@@ -54,9 +54,8 @@ def read_arrays(path: Path, kind: str) -> tuple[Arrays, dict[str, str]]:
     """Read what :func:`write_arrays` wrote; a UserError when the file is missing, damaged, or of
     another kind."""
     if not path.is_file():
-        raise UserError(
-            f"there is no file {path}: give a run's folder, a model file, or austen (bundled)"
-        )
+        advice = "give a run's folder, a model file, or austen (bundled)"
+        raise UserError(f"there is no file {path}: {advice}")
     with reading(path), safe_open(path, framework="numpy") as file:
         metadata = file.metadata() or {}
         if metadata.get("format") != f"{kind} {VERSION}":

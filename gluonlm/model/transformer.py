@@ -75,9 +75,8 @@ class TransformerLayer(HybridBlock):
         pairs, seen = (F.concat(*both, dim=0) for both in zip(state, (new, one), strict=True))
         attention = self.look(F, normed, pairs, seen, weights)  # (N heads, T, S)
         gathered = F.contrib.interleaved_matmul_encdec_valatt(pairs, attention, heads=self.heads)
-        stream = stream + self.dropout(
-            self.linear(F, gathered, "output", self.hidden_size, weights)
-        )
+        gathered = self.linear(F, gathered, "output", self.hidden_size, weights)
+        stream = stream + self.dropout(gathered)
         # 2. and thinks about it by itself
         normed = self.norm(F, stream)
         inner = F.relu(self.linear(F, normed, "inner", self.units, weights))  # (T, N, H)
@@ -85,9 +84,8 @@ class TransformerLayer(HybridBlock):
         if self.last:
             stream = self.norm(F, stream)
         # 3. the newest M words are what the next segment can still see
-        return stream, [
-            F.slice_axis(part, axis=0, begin=-self.memory, end=None) for part in (pairs, seen)
-        ]
+        newest = {"axis": 0, "begin": -self.memory, "end": None}
+        return stream, [F.slice_axis(part, **newest) for part in (pairs, seen)]
 
     def look(self, F, normed, pairs, seen, weights):
         """How much each word (T, N, E) takes of each of (S, N, 2E), by column and head: (N heads,
@@ -96,9 +94,8 @@ class TransformerLayer(HybridBlock):
         scores = F.contrib.interleaved_matmul_encdec_qk(query, pairs, heads=self.heads)
         # 1. by distance: 0 for the word itself, negative for those still to come
         here = F.contrib.arange_like(normed, axis=0) + self.memory
-        distance = F.broadcast_sub(
-            here.expand_dims(1), F.contrib.arange_like(pairs, axis=0).expand_dims(0)
-        )  # (T, S)
+        there = F.contrib.arange_like(pairs, axis=0)
+        distance = F.broadcast_sub(here.expand_dims(1), there.expand_dims(0))  # (T, S)
         distance = F.BlockGrad(distance)
         by_distance = weights["position_bias"].reshape((self.heads, -1))
         bias = F.take(by_distance, distance, axis=1)  # (heads, T, S)
@@ -124,6 +121,5 @@ class TransformerLayer(HybridBlock):
 
     def begin_state(self, batch_size: int, ctx: mx.Context | None = None) -> list[mx.nd.NDArray]:
         """The keys and values of no words: zeros, and that they are none."""
-        return [
-            mx.nd.zeros((self.memory, batch_size, size), ctx) for size in (2 * self.hidden_size, 1)
-        ]
+        sizes = (2 * self.hidden_size, 1)
+        return [mx.nd.zeros((self.memory, batch_size, size), ctx) for size in sizes]

@@ -261,9 +261,8 @@ def join_horovod() -> HorovodGroup:
         import horovod.mxnet as horovod
     except (ImportError, OSError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise UserError(
-            f"--kvstore horovod: cannot load Horovod ({reason}): build it with `make horovod`"
-        ) from None
+        lacking = f"--kvstore horovod: cannot load Horovod ({reason})"
+        raise UserError(f"{lacking}: build it with `make horovod`") from None
     group = HorovodGroup(horovod)
     if group.world_size == 1 and os.environ.get("HOROVOD_SIZE") != "1":
         raise UserError(

@@ -77,9 +77,8 @@ def check_output(path: Path) -> None:
         if is_device(path):
             return
         if of_training(path.resolve()):
-            raise UserError(
-                f"{path} is what a training has made, and would be lost: choose another name"
-            )
+            lost = f"{path} is what a training has made, and would be lost"
+            raise UserError(f"{lost}: choose another name")
         place = next(one for one in path.absolute().parents if one.exists())
         if not place.is_dir() or not os.access(place, os.W_OK):
             raise UserError(f"cannot write {path} (no access to {place}): choose another place")

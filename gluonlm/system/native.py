@@ -55,14 +55,12 @@ def compiled(source: Path) -> Path:
         temporary = tempfile.TemporaryDirectory(dir=cache)
     with temporary as folder:
         made = Path(folder, "made.so")
-        result = subprocess.run(
-            [*command, "-o", str(made), str(source), "-lm"], capture_output=True, text=True
-        )
+        command += ["-o", str(made), str(source), "-lm"]
+        result = subprocess.run(command, capture_output=True, text=True)
         if result.returncode:
             reason = (result.stderr.strip().splitlines() or ["no message"])[0]
-            raise UserError(
-                f"{compiler} cannot compile {source} ({reason}): set CC to a working C compiler"
-            )
+            advice = "set CC to a working C compiler"
+            raise UserError(f"{compiler} cannot compile {source} ({reason}): {advice}")
         made.chmod(0o700)
         library = cache / f"{source.stem}-{key}-{digest_of(made)}.so"
         os.replace(made, library)  # whole or not at all, whoever else compiles at the same time
