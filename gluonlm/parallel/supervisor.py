@@ -93,10 +93,9 @@ class Root:
     def _check_all_came(self, patience: float) -> None:
         if self.missing:
             names = ", ".join(f"{role} {rank}" for role, rank in sorted(self.missing))
-            self.end(
-                f"{names} did not come within {patience:g} seconds: check that their machines are "
-                f"up and reach {self.world.root}, port {self.world.port + 1}"
-            )
+            late = f"{names} did not come within {patience:g} seconds"
+            root = f"{self.world.root}, port {self.world.port + 1}"
+            self.end(f"{late}: check that their machines are up and reach {root}")
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Stay with one process from its first line to its last."""

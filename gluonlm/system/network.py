@@ -53,11 +53,10 @@ def connect(address: str, port: int, patience: float) -> socket.socket:
             connection = socket.create_connection((address, port), left)
         except OSError as error:
             if time.monotonic() > give_up:
-                raise UserError(
-                    f"cannot reach the root of the training at {address}, port {port}, within "
-                    f"{patience:g} seconds ({error.strerror or 'no answer'}): check that the "
-                    "scheduler's machine is up and that no firewall is between"
-                ) from None
+                root = f"the root of the training at {address}, port {port}"
+                limit = f"within {patience:g} seconds ({error.strerror or 'no answer'})"
+                advice = "check that the scheduler's machine is up and that no firewall is between"
+                raise UserError(f"cannot reach {root}, {limit}: {advice}") from None
             time.sleep(0.2)
         else:
             connection.settimeout(None)
