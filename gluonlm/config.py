@@ -174,9 +174,8 @@ class Config:
             there, what = NEEDS.get(field.metadata.get("needs"), (None, ""))
             changed = field.name in names and getattr(self, field.name) != field.default
             if changed and there and not there(self):
-                raise UserError(
-                    f"{option(field.name)} has no effect without {what}: leave it out, or add that"
-                )
+                useless = f"{option(field.name)} has no effect without {what}"
+                raise UserError(f"{useless}: leave it out, or add that")
 
     @property
     def learning_rate(self) -> float:

@@ -60,7 +60,7 @@ def load_gluon(prefix: str | Path, ctx: mx.Context | None = None) -> mx.gluon.Sy
         native.load_operators("fo_pool")
     symbol = mx.sym.load(f"{prefix}-symbol.json")
     inputs = [name for name in symbol.list_inputs() if re.fullmatch(r"data\d+", name)]
-    inputs.sort(key=lambda name: int(name.removeprefix("data")))
+    inputs.sort(key=lambda name: int(name[4:]))
     files = f"{prefix}-symbol.json", inputs, f"{prefix}-0000.params"
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Cannot decide type")  # of inputs, which may be of any

@@ -243,10 +243,9 @@ class Training:
         progress, kept = self.progress, ""
         if math.isfinite(progress.best_loss):
             kept = f"; the best model so far is in {self.run.best}"
-        return UserError(
-            f"training diverged in epoch {progress.epoch + 1}, step {progress.step + 1} "
-            f"({reason}): lower --lr or set --clip{kept}"
-        )
+        where = f"epoch {progress.epoch + 1}, step {progress.step + 1}"
+        advice = f"lower --lr or set --clip{kept}"
+        return UserError(f"training diverged in {where} ({reason}): {advice}")
 
 
 def training_columns(

@@ -130,10 +130,9 @@ class Run:
     def check_resumable(self) -> None:
         """Raise a UserError when the state is missing; a run that has just begun needs none."""
         if not self.last.exists() and (self.best.exists() or self.log_path.exists()):
-            raise UserError(
-                f"{self.last} is missing, without which {self.folder} cannot go on: put it back, "
-                f"or start a new run from the best model with --finetune {self.folder}"
-            )
+            lacking = f"{self.last} is missing, without which {self.folder} cannot go on"
+            advice = f"start a new run from the best model with --finetune {self.folder}"
+            raise UserError(f"{lacking}: put it back, or {advice}")
 
     def log(self, record: dict) -> int:
         """Append a record to the log; returns the log's size in bytes."""
