@@ -102,9 +102,7 @@ class Predictor:
             features, state = self.plans[tuple(current)](inputs, state)
             logits = self.decode(to_floats(features))
         logits += self.decoder[1]
-        if self.edges:
-            logits = log_probabilities(mx.nd, mx.nd.from_numpy(logits), self.edges).asnumpy()
-        return logits, state
+        return (log_probabilities(logits, self.edges) if self.edges else logits), state
 
     def losses(self, ids: np.ndarray, targets: np.ndarray, state: State) -> tuple:
         """Ids and targets (T, N) and a state -> -ln p of the targets (T, N) and the new state."""
