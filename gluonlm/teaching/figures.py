@@ -93,7 +93,8 @@ def dress(axes: Axes, **settings: Any) -> None:
         if axis.get_scale() == "log":
             low, high = axis.get_view_interval()
             short = high / low < 100 and f"{name}ticks" not in settings
-            axis.set_major_formatter("{x:,.12g}")
+            if low >= 1e-4:  # powers of ten are easier to read below
+                axis.set_major_formatter("{x:,.12g}")
             axis.set_minor_formatter(two_and_five if short else "")
     if len(axes.get_legend_handles_labels()[1]) > 1:
         axes.legend()

@@ -164,6 +164,9 @@ def test_a_short_log_axis_has_labels_between_the_powers_of_ten():
     assert axes.yaxis.get_minor_formatter()(20) == ""
     assert axes.yaxis.get_major_formatter()(1e6) == "1,000,000"  # not 1e+06 beside 100,000
     axes = matplotlib.figure.Figure().subplots()
+    teaching.lines(axes, {"a": [1e-9, 1]}, yscale="log")
+    assert "10^{-5}" in axes.yaxis.get_major_formatter()(1e-5)  # not 1e-05 beside 0.001
+    axes = matplotlib.figure.Figure().subplots()
     teaching.lines(axes, {"a": [1, 64]}, yscale="log", yticks=[1, 8, 64])
     assert axes.yaxis.get_minor_formatter()(20) == ""  # it has the labels it was given
 
