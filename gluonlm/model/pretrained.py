@@ -31,8 +31,8 @@ def start_from_vectors(path: str, model: RNNModel, dictionary: Dictionary) -> in
         raise UserError(f"{other}: add --emsize {theirs}")
     found = [word for word in dictionary.idx2word if word in vectors.token_to_idx]
     if not found:
-        advice = "give vectors of the same language and spelling"
-        raise UserError(f"--embeddings {path} has no word of the vocabulary: {advice}")
+        none = f"--embeddings {path} has none of the {len(dictionary)} words of the vocabulary"
+        raise UserError(f"{none}: give vectors of the same language and spelling")
     weight = parameter.list_data()[0].asnumpy()
     weight[dictionary.encode(found)] = vectors[found].asnumpy()
     parameter.set_data(nd.array(weight))
