@@ -22,7 +22,7 @@ import numpy as np
 from gluonlm.cli import Parser, add_gpu, at_least, open_model, run
 from gluonlm.config import MODELS
 from gluonlm.inference.language_model import LanguageModel
-from gluonlm.inference.scoring import Score, named, units_shown
+from gluonlm.inference.scoring import Score, named, per_unit, units_shown
 from gluonlm.system.errors import UserError
 from gluonlm.system.files import check_output, expanded
 from gluonlm.system.machine import record
@@ -117,7 +117,7 @@ def main(argv: list[str]) -> Score:
     else:
         loss = model.evaluate(ids, options.batch_size or model.columns(split))
     score = Score(len(ids), int(np.sum(ids == model.dictionary.unk_id)), loss)
-    units = {} if options.data else model.dictionary.per_unit(split, score.loss * score.tokens)
+    units = {} if options.data else per_unit(model.dictionary, split, score.loss * score.tokens)
     report(score, model.level, units)
     if options.record:
         figures = {**dataclasses.asdict(score), "perplexity": score.perplexity, **units}

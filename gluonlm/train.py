@@ -27,7 +27,7 @@ from gluonlm.compress.schedule_file import read_schedule
 from gluonlm.config import Config, option
 from gluonlm.inference.language_model import LanguageModel
 from gluonlm.inference.predictor import Predictor
-from gluonlm.inference.scoring import named, units_shown
+from gluonlm.inference.scoring import named, per_unit, units_shown
 from gluonlm.model.checkpoint import load_model
 from gluonlm.onnx.export import export_onnx
 from gluonlm.parallel.agreement import check_equal
@@ -251,7 +251,7 @@ def finish(training: Training, finished: bool, onnx: str | None) -> Result:
     exported = export_onnx(load_model(run.best), Path(onnx)) if onnx and validated else None
     if not validated:
         print("no epoch was finished: this is the model as it stands")
-    units = corpus.dictionary.per_unit("test", test_loss * len(corpus.test))
+    units = per_unit(corpus.dictionary, "test", test_loss * len(corpus.test))
     others = units_shown(units, test_loss)
     print(f"test loss {test_loss:.4f} | test {named(test_loss, corpus.level)}{others}")
     print(compared(corpus, trivial))

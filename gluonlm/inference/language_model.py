@@ -53,23 +53,15 @@ class LanguageModel:
         """Ids and targets (T, N) and a state -> -ln p of the targets (T, N) and the new state."""
         return self.arithmetic.losses(ids, targets, state)
 
-    def generate(
-        self,
-        prompt: str = "",
-        words: int = 100,
-        sentences: int | None = None,
-        seed: int = 1111,
-        **strategy: Any,
-    ) -> str:
+    def generate(self, prompt: str = "", words: int = 100, **strategy: Any) -> str:
         """The prompt and what the model writes after it, without ``<unk>``.
 
         :param words: tokens to write, with ``sentences`` at most to write. :param strategy: such as
-            ``temperature=0.8``, see :class:`gluonlm.inference.sampling.Strategy`.
+            ``temperature=0.8, sentences=3``, see :class:`gluonlm.inference.sampling.Strategy`.
         """
         opening, _ = tokens_of(prompt, self.dictionary, self.level)
         unknown = () if self.dictionary.unk_id is None else (self.dictionary.unk_id,)
-        settings = {"forbidden": unknown, **strategy}
-        chosen = Strategy(**settings, seed=seed, samples=1, sentences=sentences)
+        chosen = Strategy(**{"forbidden": unknown, "seed": 1111, **strategy}, samples=1)
         start = self.dictionary.encode(opening)
         (ids,) = generate(self.arithmetic, self.dictionary, start, words, chosen)
         return to_text([*opening, *self.dictionary.decode(ids)], self.level)

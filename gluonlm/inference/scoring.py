@@ -62,6 +62,15 @@ def named(loss: float, level: str) -> str:
     return f"{unit_of(level)} {displayed(loss, level)}"
 
 
+def per_unit(dictionary: Dictionary, split: str | None, nats: float) -> dict[str, float]:
+    """A text's total loss per word and per character of prose, which levels can be compared by;
+    empty where gluonlm.prepare, which counts them, has not made the data set."""
+    if not (sizes := dictionary.about.get("sizes", {}).get(split)):
+        return {}
+    per_word, per_character = nats / sizes["words"], nats / sizes["characters"]
+    return {"perplexity_per_word": perplexity(per_word), "bits_per_character": bits(per_character)}
+
+
 def units_shown(units: dict[str, float], loss: float) -> str:
     """The measures by which words, subwords and characters can be compared, if there are any beside
     the perplexity of ``loss`` itself."""

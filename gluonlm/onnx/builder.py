@@ -66,9 +66,8 @@ class Graph:
         """Add a node; returns the name of its first output, by default one that is new."""
         outputs = outputs or (f"{self.prefix}{operator.lower()}{len(self.nodes)}",)
         self.domains.add(attributes.get("domain", ""))
-        self.nodes.append(
-            helper.make_node(operator, inputs, list(outputs), name=outputs[0], **attributes)
-        )
+        attributes["name"] = outputs[0]
+        self.nodes.append(helper.make_node(operator, inputs, list(outputs), **attributes))
         return outputs[0]
 
     def add(self, text: str, names: dict[str, object]) -> str:
@@ -107,17 +106,14 @@ class Graph:
         arrays = [array for weights in self.stored for array in weights.values()]
         size = sum(array.nbytes for array in arrays) + sum(map(len, metadata.values()))
         if size > LARGEST - 2**20:  # the graph itself takes some kilobytes
-            raise UserError(
-                f"an ONNX file holds 2 GiB and the weights have {size / 2**30:.1f}: tie the "
-                "weights, make the vocabulary or the layers smaller, or export with --format gluon"
-            )
+            large = f"an ONNX file holds 2 GiB and the weights have {size / 2**30:.1f}"
+            advice = "tie the weights, make the vocabulary or the layers smaller"
+            raise UserError(f"{large}: {advice}, or export with --format gluon")
         graph = helper.make_graph(self.nodes, "gluonlm", self.inputs, self.outputs, self.tensors())
-        domains = [helper.make_opsetid("", OPSET)]
-        if MICROSOFT in self.domains:
-            domains.append(helper.make_opsetid(MICROSOFT, 1))
-        model = helper.make_model(
-            graph, opset_imports=domains, ir_version=IR_VERSION, producer_name="gluonlm"
-        )
+        versions = {"": OPSET, MICROSOFT: 1} if MICROSOFT in self.domains else {"": OPSET}
+        domains = [helper.make_opsetid(*version) for version in versions.items()]
+        said = {"ir_version": IR_VERSION, "producer_name": "gluonlm"}
+        model = helper.make_model(graph, opset_imports=domains, **said)
         helper.set_model_props(model, metadata)
         onnx.checker.check_model(model)
         return model

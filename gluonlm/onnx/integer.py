@@ -161,10 +161,8 @@ def add_scan(graph: Graph, index: int, gates: str, h2h: Integers, grid: Grid | N
 
 def lstm_step(body: Graph, h2h: Product, size: int) -> GraphProto:
     """The body of a Scan: h, c (N, H), the inputs' share of the gates (N, 4*H) -> new h, c; h."""
-    h, c, share = (
-        body.input(body.prefix + name, TensorProto.FLOAT, ["N", width])
-        for name, width in (("h", size), ("c", size), ("gates", 4 * size))
-    )
+    inputs = {"h": size, "c": size, "gates": 4 * size}.items()
+    h, c, share = (body.input(body.prefix + n, TensorProto.FLOAT, ["N", w]) for n, w in inputs)
     total = body.node("Add", [share, multiply(body, h, h2h)])
     sigmoids, cell, i, o, f = (body.prefix + name for name in ("sigmoids", "cell", "i", "o", "f"))
     sizes = body.weight(f"gates_{size}", np.array([3 * size, size]))

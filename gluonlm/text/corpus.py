@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 
 from gluonlm.system.errors import UserError
-from gluonlm.text.locate import DatasetFiles, resolve
-from gluonlm.text.reader import Span, blocks
+from gluonlm.text.locate import COUNTS, DatasetFiles, resolve
+from gluonlm.text.reader import SPLITS, Span, blocks
 from gluonlm.text.vocabulary import EOS, RARE, UNK, Dictionary
 
 CODE_POINTS = 0x110000  # of Unicode
@@ -122,10 +122,8 @@ def about(files: DatasetFiles, level: str, ids: dict[str, np.ndarray]) -> dict:
     if files.made and level == files.level:
         known |= {name: files.made[name] for name in ("rules", "subwords") if name in files.made}
     if files.made and level == files.level != "char":  # whose own measure is bits per character
-        known["sizes"] = {
-            split: {name: counts[name] for name in ("words", "characters")}
-            for split, counts in files.made["splits"].items()
-        }
+        made = files.made["splits"].items()
+        known["sizes"] = {s: {name: counts[name] for name in COUNTS} for s, counts in made}
     return known
 
 
@@ -162,10 +160,7 @@ def checked(ids: np.ndarray, dictionary: Dictionary, files: DatasetFiles, split:
 
 def say_unknown(name: str, dictionary: Dictionary, ids: dict[str, np.ndarray], given: bool) -> None:
     """Tell on stderr what a vocabulary, given or new, does not know of the texts."""
-    train, valid, test = (
-        100 * float(np.mean(ids[split] == dictionary.unk_id))
-        for split in ("train", "valid", "test")
-    )
+    train, valid, test = (100 * np.mean(ids[split] == dictionary.unk_id) for split in SPLITS)
     held_out = f"{valid:.1f} % of the validation and {test:.1f} % of the test tokens are not"
     if given and train > 100 * MUCH_UNKNOWN:
         where = f"{train:.1f} % of the training, {held_out} in the model's vocabulary"

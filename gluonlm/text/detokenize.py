@@ -148,8 +148,5 @@ def line_tokens(line: str, dictionary: Dictionary, level: str) -> list[str]:
 def spelled(word: str, dictionary: Dictionary) -> str:
     """A word as the vocabulary has it, or itself where it has none of its spellings."""
     bare = word.strip('.,;:!?"“”‘’()[]—-_*') or word
-    number = ["N"] if NUMBER.fullmatch(bare) else []
-    return next(
-        (form for form in (word, word.lower(), bare, bare.lower(), *number) if form in dictionary),
-        word,
-    )
+    forms = [word, word.lower(), bare, bare.lower(), *(["N"] if NUMBER.fullmatch(bare) else [])]
+    return next((form for form in forms if form in dictionary), word)

@@ -84,15 +84,12 @@ def fetch(name: str, folder: Path, files: Sequence[File], mirrors: Sequence[Mirr
         with lock(folder):
             reasons = from_mirrors(folder, files, mirrors)
     except OSError as error:
-        raise UserError(
-            f"{folder} cannot be written ({error.strerror}): make room there or change its "
-            "permissions, or set GLUONLM_DATA to another folder"
-        ) from None
+        advice = "make room there, change its permissions, or set GLUONLM_DATA to another folder"
+        raise UserError(f"{folder} cannot be written ({error.strerror}): {advice}") from None
     if wanted := missing(folder, files):
-        raise UserError(
-            f"the data set {name} is not in {folder} and could not be downloaded "
-            f"({'; '.join(reasons)}): {by_hand(folder, wanted, mirrors[0])}"
-        )
+        lacking = f"the data set {name} is not in {folder} and could not be downloaded"
+        why, advice = "; ".join(reasons), by_hand(folder, wanted, mirrors[0])
+        raise UserError(f"{lacking} ({why}): {advice}")
 
 
 def missing(folder: Path, files: Sequence[File]) -> list[File]:

@@ -24,7 +24,7 @@ FILE_NAME = re.compile(
     re.IGNORECASE,
 )
 MADE = {"level": str, "rules": dict[str, str | bool], "subwords": str, "splits": dict[str, dict]}
-COUNTS = ("words", "characters")
+COUNTS = ("words", "characters")  # of prose, by split
 SPELLINGS = {"val": "valid", "validation": "valid", "dev": "valid"}
 
 

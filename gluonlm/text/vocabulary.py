@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -102,16 +101,6 @@ class Dictionary:
     def described(self, about: dict) -> "Dictionary":
         """The same vocabulary with more that is known of its text."""
         return Dictionary(self.idx2word, self.encoding, self.about | about)
-
-    def per_unit(self, split: str | None, nats: float) -> dict[str, float]:
-        """A text's total loss per word and per character of prose, which levels can be compared by;
-        empty where gluonlm.prepare, which counts them, has not made the data set."""
-        if not (sizes := self.about.get("sizes", {}).get(split)):
-            return {}
-        return {
-            "perplexity_per_word": math.exp(min(nats / sizes["words"], 700.0)),
-            "bits_per_character": nats / math.log(2) / sizes["characters"],
-        }
 
     def to_json(self) -> str:
         """The vocabulary as one JSON string."""

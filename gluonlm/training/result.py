@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gluonlm.inference.scoring import bits
+from gluonlm.inference.scoring import bits, per_unit
 from gluonlm.system.machine import machine_record
 from gluonlm.text.corpus import Corpus
 from gluonlm.text.ngrams import baselines
@@ -49,7 +49,7 @@ def compared(corpus: Corpus, trivial: dict[str, float]) -> str:
 def record(training: Training, result: Result, trivial: dict[str, float]) -> dict[str, Any]:
     """What result.json tells of a finished run, with what the baselines reach."""
     progress, corpus = training.progress, training.corpus
-    units = corpus.dictionary.per_unit("test", result.test_loss * len(corpus.test))
+    units = per_unit(corpus.dictionary, "test", result.test_loss * len(corpus.test))
     figures: dict[str, Any] = {f"test_{name}": value for name, value in units.items()}
     if corpus.level == "char":
         figures["test_bits_per_character"] = bits(result.test_loss)
