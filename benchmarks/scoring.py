@@ -130,7 +130,7 @@ def limit(model: gluonlm.LanguageModel) -> float:
     for _ in range(9):
         nd.waitall()
         began = time.process_time()
-        decoder(arithmetic.body(ids, state)[0])
+        decoder(arithmetic.model.body(ids, state)[0])
         nd.waitall()
         seconds.append(time.process_time() - began)
     return ROWS / min(seconds)
