@@ -74,8 +74,8 @@ class Session:
 
     @property
     def alone(self) -> bool:
-        """Whether one worker computes on one processor."""
-        single = len(self.contexts) == 1 and self.group.world_size == 1
+        """Whether one worker computes on one processor, with no group to sum gradients over."""
+        single = len(self.contexts) == 1 and self.group is SINGLE
         return single and self.contexts[0].device_type == "cpu"
 
 

@@ -28,7 +28,7 @@ from gluonlm.training.fit import changes_few_rows, prepare
 from gluonlm.training.loop import evaluate, train_step
 from gluonlm.training.optim import Updater
 from gluonlm.training.run import Run
-from gluonlm.training.session import Session
+from gluonlm.training.session import Group, Session
 from gluonlm.training.step import Objective
 
 WORDS = [f"w{number}" for number in range(30)]
@@ -291,10 +291,11 @@ def test_only_a_step_that_leaves_most_rows_alone_has_a_gradient_of_rows(sparse, 
 
 
 def test_training_has_a_gradient_of_rows_on_one_device_only(text, tmp_path):
-    """The sums over devices and workers take whole matrices."""
+    """The sums over devices and workers, and be it one that was launched, take whole matrices."""
     corpus, config = load_corpus(str(text)), Config(emsize=8, nhid=8, batch_size=4)
-    for contexts, kind in (([mx.cpu()], "row_sparse"), ([mx.cpu(0), mx.cpu(1)], "default")):
-        made = prepare(config, corpus, Run(tmp_path / kind), Session(contexts))
+    several, launched = Session([mx.cpu(0), mx.cpu(1)]), Session(group=Group())
+    for session, kind in ((Session(), "row_sparse"), (several, "default"), (launched, "default")):
+        made = prepare(config, corpus, Run(tmp_path / kind), session)
         assert made.model.body.encoder.weight.list_grad()[0].stype == kind
 
 
