@@ -26,10 +26,8 @@ OUT_OF_MEMORY = re.compile("alloc|memory|temporarily unavailable", re.IGNORECASE
 
 
 class Parser(argparse.ArgumentParser):
-    """A command's options: a mistake is one sentence, and ``--batch_size`` is ``--batch-size``.
-
-    :param doc: the docstring of the command's module; its first line describes the command.
-    """
+    """A command's options: a mistake is one sentence, and ``--batch_size`` is ``--batch-size``. The
+    first line of ``doc``, the module's docstring, describes the command."""
 
     def __init__(self, command: str, doc: str | None, **more):
         prog, does = f"python -m gluonlm.{command}", (doc or "").partition("\n")[0]

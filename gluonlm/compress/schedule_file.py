@@ -75,8 +75,7 @@ class Distiller:
 
 
 def read_schedule(path: str) -> str:
-    """The text of a schedule file that is valid; a UserError when it cannot be read or is not
-    valid."""
+    """The text of a valid schedule file; a UserError when it cannot be read or is not valid."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
@@ -95,8 +94,7 @@ def rules_of(config: Config) -> tuple[Rule, ...]:
 
 
 def parse_schedule(text: str) -> tuple[Rule, ...]:
-    """The rules in the text of a schedule file; a UserError when it is not YAML, or something in it
-    is unknown, missing or out of range."""
+    """The rules in a schedule's text; a UserError when it is not YAML, or something in it wrong."""
     try:
         content = yaml.safe_load(text)
         entries = distiller(content) if "pruners" in (content or ()) else ours(content)

@@ -123,10 +123,8 @@ def nucleus(row: np.ndarray, top_p: float) -> np.ndarray:
 def choose(
     logits: np.ndarray, strategy: Strategy, streams: Sequence[np.random.Generator]
 ) -> np.ndarray:
-    """The next token of each sample: ids (N,) from logits (N, V), a number of each random stream.
-
-    A token is where that uniform number falls on the line on which the weights stand in a row.
-    """
+    """The next token of each sample, ids (N,) from logits (N, V): where a uniform number of its
+    random stream falls on the line on which the weights stand in a row."""
     if strategy.greedy:
         logits = np.array(logits)
         logits[:, strategy.forbidden] = -np.inf

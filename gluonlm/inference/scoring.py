@@ -105,10 +105,8 @@ def total_loss(
 
 
 def surprise(model, ids: Sequence[int], start_id: int) -> np.ndarray:
-    """How surprising each token of a text is after those before it: -ln p, nats, float64 (tokens,).
-
-    :param start_id: what stands before the text, ``dictionary.start_id`` to begin a sentence.
-    """
+    """How surprising each token of a text is after those before it: -ln p, nats, float64 (tokens,);
+    before the text stands ``start_id``, such as ``dictionary.start_id`` to begin a sentence."""
     ids, state, nats = np.asarray(ids, np.int32), model.begin_state(1), [np.empty(0)]
     for inputs, targets, _ in evaluation_batches(ids, start_id, 1, SURPRISE_STEPS):
         losses, state = model.losses(inputs, targets, state)  # (T, 1)

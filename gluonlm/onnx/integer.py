@@ -30,10 +30,8 @@ Grid = tuple[np.ndarray, np.ndarray]  # scale and zero point
 
 
 class Product(NamedTuple):
-    """Names of what an input (..., C) is multiplied with: weight (C, R) int8 and bias (R,).
-
-    The input's own scale and zero point are empty if they are found at each call.
-    """
+    """Names of what an input (..., C) is multiplied with: weight (C, R) int8 and bias (R,); the
+    input's own scale and zero point are empty if they are found at each call."""
 
     weight: str
     scale: str

@@ -38,9 +38,7 @@ def segments(
     rows: int, bptt: int, length: Callable[[int], int] | None = None
 ) -> list[tuple[int, int]]:
     """Start and steps of each segment of a text of ``rows`` rows; the last row is only a target.
-
-    :param length: steps of the i-th segment; None for ``bptt`` each. The last one has what is left.
-    """
+    ``length`` gives the steps of the i-th one, ``bptt`` if None; the last one has what is left."""
     plan, start = [], 0
     while start < rows - 1:
         steps = min(length(len(plan)) if length else bptt, rows - 1 - start)
@@ -50,10 +48,8 @@ def segments(
 
 
 def get_batch(source: np.ndarray, i: int, bptt: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows ``i`` to ``i + T`` and, as targets, the rows one later; T = ``bptt`` or what is left.
-
-    :param source: (L, N) of :func:`batchify`, 0 <= i < L - 1. :returns: data (T, N), target (T, N).
-    """
+    """Rows ``i`` to ``i + T`` of a source (L, N) and, as targets, the rows one later: (T, N) each,
+    with T = ``bptt`` or what is left; 0 <= i < L - 1."""
     steps = min(bptt, len(source) - 1 - i)
     return source[i : i + steps], source[i + 1 : i + 1 + steps]
 
