@@ -64,17 +64,19 @@ def named(loss: float, level: str) -> str:
 
 def per_unit(dictionary: Dictionary, split: str | None, nats: float) -> dict[str, float]:
     """A text's total loss per word and per character of prose, which levels can be compared by;
-    empty where gluonlm.prepare, which counts them, has not made the data set."""
+    empty where gluonlm.prepare, which counts them, has not made the data set. Where "words" are of
+    thousands of characters, as in DNA, they have no perplexity that is a number."""
     if not (sizes := dictionary.about.get("sizes", {}).get(split)):
         return {}
     per_word, per_character = nats / sizes["words"], nats / sizes["characters"]
-    return {"perplexity_per_word": perplexity(per_word), "bits_per_character": bits(per_character)}
+    units = {"perplexity_per_word": perplexity(per_word), "bits_per_character": bits(per_character)}
+    return {name: value for name, value in units.items() if math.isfinite(value)}
 
 
 def units_shown(units: dict[str, float], loss: float) -> str:
     """The measures by which words, subwords and characters can be compared, if there are any beside
     the perplexity of ``loss`` itself."""
-    others = {name: v for name, v in units.items() if not math.isclose(v, math.exp(loss))}
+    others = {name: v for name, v in units.items() if not math.isclose(v, perplexity(loss))}
     return "".join(f" | {name.replace('_', ' ')} {value:.4f}" for name, value in others.items())
 
 

@@ -4,6 +4,7 @@ is bounded."""
 import io
 import itertools
 import json
+import math
 import os
 import sys
 import tracemalloc
@@ -17,7 +18,7 @@ from gluonlm.inference import lines as scoring
 from gluonlm.inference.language_model import LanguageModel
 from gluonlm.inference.lines import score_lines
 from gluonlm.inference.predictor import Predictor
-from gluonlm.inference.scoring import surprise
+from gluonlm.inference.scoring import per_unit, surprise, units_shown
 from gluonlm.model.checkpoint import Trained, build_model, save_model
 from gluonlm.onnx.load import load
 from gluonlm.score import main
@@ -153,3 +154,12 @@ def test_impossible_requests_are_said_before_anything_else(path, arguments, comp
     with pytest.raises(UserError, match=complaint):
         main([str(path), *arguments])
     assert not capsys.readouterr().out
+
+
+def test_words_of_thousands_of_characters_have_no_perplexity():
+    """A line of DNA is one: exp(1500) is no number that JSON has."""
+    dna = Dictionary("acgt", about={"sizes": {"test": {"words": 2, "characters": 2000}}})
+    assert list(per_unit(dna, "test", 3000.0)) == ["bits_per_character"]
+    prose = Dictionary("acgt", about={"sizes": {"test": {"words": 400, "characters": 2000}}})
+    assert per_unit(prose, "test", 3000.0)["perplexity_per_word"] == pytest.approx(math.exp(7.5))
+    assert "bits per character" in units_shown({"bits_per_character": 2.0}, 800.0)
