@@ -15,6 +15,7 @@ from gluonlm.model.checkpoint import Trained, build_model
 from gluonlm.model.softmax import SampledSoftmax, decoder_loss
 from gluonlm.onnx.export import export_onnx
 from gluonlm.onnx.session import OnnxModel
+from gluonlm.system.threads import one_thread
 from gluonlm.text.corpus import Dictionary
 from gluonlm.training.fit import changes_few_rows
 from gluonlm.training.optim import Updater
@@ -80,9 +81,10 @@ def generation(model, config: Config, work: Work):
 
     def write():
         nonlocal state
-        for _ in range(WORDS):
-            logits, state = computes.predict(ids, state)
-            ids[:] = logits.argmax()
+        with one_thread():  # as gluonlm.inference.sampling.stream
+            for _ in range(WORDS):
+                logits, state = computes.predict(ids, state)
+                ids[:] = logits.argmax()
         return WORDS, float(logits.max())
 
     return write

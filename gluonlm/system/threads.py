@@ -36,23 +36,26 @@ WORTH = 1.05  # how much faster fewer threads must be
 current: list[int] = []  # the number that was set last
 
 
+@cache
+def on_worker(number: int) -> Callable:
+    """What a thread of MXNet runs to have this number, which belongs to the thread that starts an
+    operator; kept, for it must live until it has run."""
+    openmp = ctypes.CDLL(None)
+    kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
+    return kind(lambda run_context, parameter: openmp.omp_set_num_threads(number))
+
+
 def set_threads(number: int) -> None:
     """Let the operators of MXNet that are called from now on run on so many threads."""
     if current == [number]:
         return
     from mxnet.base import _LIB, check_call
 
-    openmp = ctypes.CDLL(None)
-
-    @ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
-    def on_worker(run_context, parameter):
-        # OpenMP's number belongs to the thread that starts an operator
-        openmp.omp_set_num_threads(number)
-
-    cpu, nothing = (ctypes.c_int * 2)(1, 0), (None, 0, None, 0, None, 0, None)
-    check_call(_LIB.MXEnginePushSyncND(on_worker, None, None, ctypes.byref(cpu), *nothing))
-    check_call(_LIB.MXNDArrayWaitAll())  # until then the function must live
-    openmp.omp_set_num_threads(number)
+    function, nothing = on_worker(number), (None, 0, None, 0, None, 0, None)
+    cpu = (ctypes.c_int * 2)(1, 0)
+    check_call(_LIB.MXEnginePushSyncND(function, None, None, ctypes.byref(cpu), *nothing))
+    check_call(_LIB.MXNDArrayWaitAll())
+    function(None, None)  # in this thread, too
     current[:] = [number]
 
 
