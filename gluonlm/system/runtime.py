@@ -67,7 +67,7 @@ def set_threads() -> int:
     threads = asked_threads()
     if threads is None:
         if said := os.environ.get("OMP_NUM_THREADS"):
-            advice = "is no number of threads and is ignored: unset it, or set one such as 2"
+            advice = "is not a number of threads and is ignored: unset it, or set one such as 2"
             warnings.warn(f"OMP_NUM_THREADS={said} {advice}", stacklevel=4)
         threads = max(1, usable_cores() // local_workers())
     if threads > (most := MOST_THREADS * (os.cpu_count() or 1)):
