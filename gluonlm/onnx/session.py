@@ -46,10 +46,10 @@ class OnnxModel:
         if not isinstance(source, bytes):
             name, content = str(source), read_file(Path(source))
         runtime = prepare()
-        self.content, self.name, self.number = content, name, threads or runtime.threads
-        self.session = open_session(content, self.number, name)
+        self.content, self.name, self.sessions = content, name, {}
+        self._use(threads or runtime.threads)
         given = threads is not None or runtime.threads_given
-        self.threads = Threads(1 if given else self.number, self._use)
+        self.threads = Threads(1 if given else runtime.threads, self._use)
         self.metadata = self.session.get_modelmeta().custom_metadata_map
         if self.metadata.get("format") != FORMAT:
             ours = "an ONNX model, but not one of this version of gluonlm"
@@ -107,8 +107,9 @@ class OnnxModel:
 
     def _use(self, number: int) -> None:
         """Compute on so many threads, which a session of ONNX Runtime has for its life."""
-        if number != self.number:
-            self.session, self.number = open_session(self.content, number, self.name), number
+        if number not in self.sessions:
+            self.sessions[number] = open_session(self.content, number, self.name)
+        self.session = self.sessions[number]
 
 
 def describe(stored: Any) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 Every operator waits for the slowest of its threads: where another program takes a core, two threads
 can be ten times slower than one. So the number is measured at the start, again when the speed
-falls, and from time to time while it is not the largest. One that the user has set stays.
+changes, and from time to time while it is not the largest. One that the user has set stays.
 
 No result depends on it: sums are made in the same order by however many threads. Where that does
 not hold, without the BLAS of :mod:`gluonlm.system.blas`, all cores compute.
@@ -28,7 +28,7 @@ LEAST = 0.02  # seconds: shorter pieces of work count together, or a rare stall 
 TRIAL = 4  # pieces of work by which a number is judged, after one to settle
 HOPELESS = 1.3  # a number that is so many times slower than another is not tried on
 WINDOW = 12  # pieces over which the speed is watched
-SLOWER = 1.25  # a fall of the speed by this factor calls for a new measurement
+CHANGE = 1.25  # of the speed, by this factor, up or down, calls for a new measurement
 REST = 4  # a measurement is not followed by another for so many times its length
 # seconds of work until more threads are tried again: doubled each time, up to the longest
 PATIENCE, LONGEST = 1.0, 160.0
@@ -174,13 +174,13 @@ class Threads:
         self.recent.clear()
 
     def _watch(self, seconds: float) -> None:
-        """Ask for a new measurement when work is slower, or after a while with fewer threads."""
+        """Ask for a new measurement when the speed changes, or after a while with fewer threads."""
         self.recent.append(seconds)
         since, length = self.worked - self.ended, self.ended - self.started
-        slower = statistics.median(self.recent) > SLOWER * self.usual
-        slower = slower and len(self.recent) == WINDOW and since > REST * length
+        now, low, high = statistics.median(self.recent), self.usual / CHANGE, self.usual * CHANGE
+        changed = len(self.recent) == WINDOW and not low < now < high and since > REST * length
         due = self.number < self.most and since > max(self.patience, 2 * REST * length)
-        if slower or due:
+        if changed or due:
             # beside the number in use, which comes first, a hopeless one is given up soon
             self.queue = sorted(candidates(self.most), key=lambda number: number != self.number)
             self.started = self.worked

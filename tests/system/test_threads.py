@@ -98,6 +98,14 @@ def test_a_load_that_ends_is_noticed(machine):
     assert machine.work(chooser, 400) == 2  # within 12 seconds
 
 
+def test_a_load_that_becomes_lighter_is_noticed_on_all_cores_too(machine):
+    machine.times = {2: 0.10, 1: 0.12}
+    chooser = chooser_of(machine)
+    assert machine.work(chooser, 20) == 2
+    machine.times = {2: 0.06, 1: 0.03}
+    assert machine.work(chooser, 80) == 1
+
+
 def test_a_small_dip_changes_nothing(machine):
     chooser = chooser_of(machine)
     machine.work(chooser, 50)
