@@ -68,8 +68,15 @@ class _CrossEntropy(autograd.Function):
 def cross_entropy(
     features: Array, weight: Array, bias: Array, targets: Array, precision: str = "float32"
 ) -> Array:
-    """-ln p (T*N,) of targets (T, N) under softmax(features (T, N, C) weight' (V, C) + bias (V,)),
-    differentiable once; ``precision`` is that of the products (:mod:`gluonlm.model.precision`)."""
+    """Negative log-likelihood in nats of each target under softmax(features weight' + bias).
+
+    :param features: (T, N, C) float32, what :attr:`gluonlm.model.rnn.RNNModel.body` returns.
+    :param weight: (V, C) decoder weight.
+    :param bias: (V,) decoder bias.
+    :param targets: (T, N) word ids.
+    :param precision: of the products (:mod:`gluonlm.model.precision`).
+    :return: (T*N,) float32; differentiable once in features, weight and bias.
+    """
     flat = features.reshape((-1, features.shape[-1]))
     return _CrossEntropy(targets.reshape(-1), precision)(flat, weight, bias)
 
