@@ -95,7 +95,9 @@ def main(argv: list[str]) -> dict:
             ratio, peaks = one["now_over_before"], one["peak_mib"]
             print(f"{mode}, {units} units: now / before {ratio}, peaks {peaks} MiB", flush=True)
     kernels["AVX2" if options.avx2 else "all"] = {"before": commit, "measured": measured}
-    command = ["python", "benchmarks/before.py", *argv]
+    # where the other commit lies is nothing to a reader
+    shown = ["FOLDER" if word == str(options.before) else word for word in argv]
+    command = ["python", "benchmarks/before.py", *shown]
     return record(options.out, command, kernels=kernels)
 
 
