@@ -1,6 +1,6 @@
 // An LSTM layer, forward and backward, with products in bfloat16; included by bfloat16.c after bfloat16_product.h.
 //
-//     [i, f, g, o] = x[t] Wx' + h[t-1] Wh' + b       g behind a tanh, the others behind a sigmoid
+//     [i, f, g, o] = x[t] Wx' + h[t-1] Wh' + b       g after a tanh, the others after a sigmoid
 //     c[t] = f c[t-1] + i g,  h[t] = o tanh(c[t])
 //
 // What needs no step before it is one product for all steps: x Wx', and in the backward pass the gradients of x and of
@@ -12,23 +12,12 @@ enum { GATES = 4, COLUMNS = 5, MORE_COLUMNS = 10 };  // text columns (N) at once
 typedef struct {
   int64_t T, N, I, H, blocks, padded;  // blocks of 16 units; units with what fills the last block
   const float *x, *weights, *h0, *c0;
-  float *out, *gates, *cells;          // (T, N, H), (T, N, 4, H) behind their nonlinearities, (T, N, H)
+  float *out, *gates, *cells;          // (T, N, H), (T, N, 4, H) after their nonlinearities, (T, N, H)
 } lstm_t;
 
 static const float *recurrent(const lstm_t *l) { return l->weights + GATES * l->H * l->I; }  // (4, H, H)
 static __mmask16 units(const lstm_t *l, int64_t block) { return lanes(l->H - block * LANES); }
 
-// exp(x) to 2 units in the last place; NaN and what is too large stay NaN and infinity
-INLINE __m512 exponential(__m512 x) {
-  __m512 n = _mm512_roundscale_ps(x * 1.44269504f, 0);
-  __m512 r = (x - n * 0.693359375f) + n * 2.12194440e-4f;  // x - n ln 2
-  __m512 p = r * 1.9875691500e-4f + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  return _mm512_scalef_ps(p * r * r + r + 1.0f, n);
-}
 INLINE __m512 sigmoid(__m512 x) { return 1.0f / (1.0f + exponential(-x)); }
 INLINE __m512 hyperbolic(__m512 x) { return 1.0f - 2.0f / (1.0f + exponential(2.0f * x)); }
 

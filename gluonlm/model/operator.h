@@ -28,11 +28,16 @@ typedef struct {
   int (*shapes)(attributes_t, shape_t *in, shape_t *out);  // from those of the inputs, which it may correct
 } operator_t;
 
-static int has(attributes_t attributes, const char *key) {  // and its value is not 0 or False
+static const char *value_of(attributes_t attributes, const char *key) {
   for (int i = 0; i < attributes.count; i++)
-    if (!strcmp(attributes.keys[i], key)) return attributes.values[i][0] != '0' && attributes.values[i][0] != 'F';
-  return 0;
+    if (!strcmp(attributes.keys[i], key)) return attributes.values[i];
+  return "0";
 }
+static int has(attributes_t attributes, const char *key) {  // and its value is not 0 or False
+  const char *value = value_of(attributes, key);
+  return value[0] != '0' && value[0] != 'F';
+}
+static long number(attributes_t attributes, const char *key) { return atol(value_of(attributes, key)); }
 
 static const char *DEVICE_NAMES[] = {"cpu", "gpu"};
 static int devices(compute_t *const *on) { return !on[0] ? 0 : !on[1] ? 1 : 2; }

@@ -50,13 +50,25 @@ def cast(F: Any, dtype: str, *arrays: Any) -> list:
     return [F.cast(array, dtype=dtype) for array in arrays]
 
 
-def dot(a: nd.NDArray, b: nd.NDArray, precision: str, transpose_a: bool = False) -> nd.NDArray:
-    """The product of two float32 matrices, the first one maybe transposed, as float32."""
+def dot(
+    a: nd.NDArray,
+    b: nd.NDArray,
+    precision: str,
+    transpose_a: bool = False,
+    transpose_b: bool = False,
+    bfloat16_b: int = 0,
+) -> nd.NDArray:
+    """The product of two float32 matrices, transposed or not, as float32.
+
+    :param bfloat16_b: b has so many columns in bfloat16, two in the bits of a float32; 0: it has
+        not, and is rounded where the precision says so.
+    """
     if precision == "bfloat16":
-        return nd.gluonlm_dot(a, b, transpose_a=transpose_a)
+        options = {"transpose_a": transpose_a, "transpose_b": transpose_b, "bfloat16_b": bfloat16_b}
+        return nd.gluonlm_dot(a, b, **options)
     if precision == "float16":
         a, b = cast(nd, HALF, a, b)
-    return nd.dot(a, b, transpose_a).astype("float32", copy=False)
+    return nd.dot(a, b, transpose_a, transpose_b).astype("float32", copy=False)
 
 
 def linear(x: nd.NDArray, weight: nd.NDArray, bias: nd.NDArray, precision: str) -> nd.NDArray:

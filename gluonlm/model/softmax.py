@@ -20,32 +20,41 @@ def losses_of(
 ) -> tuple:
     """With p = softmax(x W' + b): -log p[i, target_i] (B,), and what :func:`gradients_of` needs.
 
-    Where a p underflows, the losses are those of a log-softmax. To know that takes a wait for the
-    device, which costs nothing measurable: each step waits for its norm anyway.
+    That is s (p - onehot(target)) (B, V) and 1 / s (B,). In bfloat16 s is the sum of the softmax's
+    exponentials, which our operator (bfloat16_softmax.h) keeps rounded, as the products of the
+    backward pass take them: no logit and no probability gets as far as memory. Otherwise it is 1.
     """
+    if precision == "bfloat16":
+        targets = targets.astype("float32", copy=False)
+        losses, sums, scaled = nd.gluonlm_softmax(features, weight, bias, targets)
+        return losses, (features, weight, scaled, 1 / sums, precision, len(bias))
     scores = linear(features, weight, bias, precision)  # (B, V)
     scores = scores.astype("float32", copy=False)  # a float16 model's probabilities would underflow
     nd.softmax(scores, out=scores)
     chosen = nd.pick(scores, targets)  # (B,)
     losses = -nd.log(chosen)
+    # where a p underflows, the losses are those of a log-softmax. To know that takes a wait for the
+    # device, which costs nothing measurable: each step waits for its norm anyway
     if not chosen.min().asscalar() >= SMALLEST:  # or not a number
         logits = linear(features, weight, bias, precision).astype("float32", copy=False)
         losses = -nd.pick(nd.log_softmax(logits), targets)
-    return losses, (features, weight, scores, chosen, targets, precision)
+    rows = nd.arange(len(chosen), ctx=scores.context, dtype=targets.dtype)
+    places = nd.stack(rows, targets)
+    # scores[rows, targets] = chosen - 1, without half a millisecond of getting ready for it
+    nd._internal._scatter_set_nd(scores, chosen - 1, places, shape=scores.shape, out=scores)
+    return losses, (features, weight, scores, nd.ones_like(chosen), precision, 0)
 
 
 def gradients_of(saved: tuple, head: Array, out: Array | None = None) -> tuple:
-    """From d loss_i / d logits_i = p_i - onehot(target_i) to features, weight (out) and bias."""
-    features, weight, scores, chosen, targets, precision = saved
-    rows = nd.arange(len(chosen), ctx=scores.context)
-    scores[rows, targets] = chosen - 1  # now p - onehot, (B, V)
-    head = head.expand_dims(1)  # (B, 1)
+    """From the gradients of the losses to those of features, weight (out) and bias."""
+    features, weight, scaled, scale, precision, columns = saved
+    head = (head * scale).expand_dims(1)  # (B, 1)
     # a short matrix times a wide one: BLAS takes a third less time for it than for the transposed
     # product. The bias is one more feature that is always 1: cheaper than a product of its own
     ones = nd.concat(features * head, head, dim=1)
-    products = dot(ones, scores, precision, transpose_a=True)  # (C+1, V)
-    before = dot(scores, weight, precision) * head
-    return before, nd.transpose(products[:-1], out=out), products[-1]
+    products = dot(ones, scaled, precision, True, bfloat16_b=columns)  # (C+1, V)
+    before = dot(weight, scaled, precision, True, True, bfloat16_b=columns)  # (C, B)
+    return before.T * head, nd.transpose(products[:-1], out=out), products[-1]
 
 
 class _CrossEntropy(autograd.Function):

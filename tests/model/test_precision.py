@@ -7,11 +7,12 @@ import pytest
 from mxnet import autograd, nd
 from small import gradients
 
+import gluonlm
 from gluonlm import train
 from gluonlm.config import Config
-from gluonlm.model import precision
+from gluonlm.model import precision, softmax
 from gluonlm.model.checkpoint import build_model, load_model
-from gluonlm.system import native
+from gluonlm.system import native, threads
 from gluonlm.system.errors import UserError
 from gluonlm.system.machine import cpu_flags
 
@@ -61,6 +62,55 @@ def test_the_product_of_the_rounded_factors(shape, transpose_a, transpose_b):
     np.testing.assert_allclose(with_bias.asnumpy(), exact + bias, atol=tolerance)
 
 
+def logits_of(x, weight, bias):
+    """What the operator's logits are to be, in float64."""
+    return rounded(x).astype(float) @ rounded(weight).astype(float).T + bias
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1), (11, 33, 3), (23, 31, 9), (64, 501, 40), (9, 40, 1700)]
+)
+@pytest.mark.parametrize("size", [1, 300], ids=["usual logits", "beyond the range of exp"])
+def test_the_softmax_and_its_gradients(shape, size):
+    """Losses as exact as float32, gradients within the rounding; even numbers of words and odd
+    ones, more features than a product takes at a time, and rows of which each e^x would be 0."""
+    m, n, k = shape
+    random = np.random.default_rng(n)
+    x, weight = random.normal(size=(m, k)), random.normal(size=(n, k)) * size / k**0.5
+    x, weight, bias = (a.astype("f") for a in (x, weight, random.normal(size=n) - size + 1))
+    targets = random.integers(n, size=m)
+    logits = logits_of(x, weight, bias)
+    exact = np.log(np.exp(logits - logits.max(1, keepdims=True)).sum(1)) + logits.max(1)
+    p = np.exp(logits - exact[:, None])
+    losses, saved = softmax.losses_of(*map(nd.array, (x, weight, bias, targets)), "bfloat16")
+    expected = exact - logits[range(m), targets]
+    np.testing.assert_allclose(losses.asnumpy(), expected, atol=1e-5 * size)
+    head = random.uniform(1, 2, size=m)
+    ours = [a.asnumpy() for a in softmax.gradients_of(saved, nd.array(head))]
+    p[range(m), targets] -= 1
+    p *= head[:, None]
+    for got, left, right in zip(ours, (p, p.T, p.T), (weight, x, np.ones(m)), strict=True):
+        bound = 2 * ROUNDING * (abs(left) @ abs(right)) + 1e-6
+        assert (abs(got - left @ right) <= bound).all()
+
+
+def test_the_softmax_of_any_number_of_threads_is_the_same():
+    random = np.random.default_rng(1)
+    arrays = [random.normal(size=size) for size in ((70, 20), (3001, 20), 3001)]
+    arrays = [*map(nd.array, arrays), nd.array(random.integers(3001, size=70))]
+    results, before = [], gluonlm.RUNTIME.threads
+    try:
+        for number in (1, 2, 3):
+            threads.set_threads(number)
+            losses, saved = softmax.losses_of(*arrays, "bfloat16")
+            results.append([a.asnumpy() for a in (losses, *softmax.gradients_of(saved, losses))])
+    finally:
+        threads.set_threads(before)
+    for one in results[1:]:
+        for a, b in zip(results[0], one, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
 def test_what_is_not_finite_stays_so():
     a = nd.array([[np.nan, 1], [np.inf, 1], [1, 1]])
     np.testing.assert_array_equal(
@@ -71,6 +121,8 @@ def test_what_is_not_finite_stays_so():
 def test_shapes_that_do_not_fit_are_refused():
     with pytest.raises(mx.MXNetError):
         precision.dot(nd.ones((2, 3)), nd.ones((2, 3)), "bfloat16").wait_to_read()
+    with pytest.raises(mx.MXNetError):
+        nd.gluonlm_softmax(nd.ones((2, 3)), nd.ones((5, 4)), nd.ones(5), nd.ones(2)).wait_to_read()
 
 
 @pytest.mark.parametrize("way", ["full", "sampled", "adaptive"])
