@@ -61,9 +61,9 @@ class Updater:
     ):
         self.parameters, self.group = parameters, group
         self.contexts = next(iter(parameters.values())).list_ctx()
-        alone = self.contexts[0].device_type == "cpu" and group.world_size == 1
-        # workers wait for each other, whatever they do
-        self.threads = Threads(None if alone else 1)
+        # workers wait for each other, whatever they do, and GPUs need no threads
+        choose = self.contexts[0].device_type == "cpu" and group.world_size == 1
+        self.threads = Threads(None if choose else 1)
         kind = OPTIMIZERS[optimizer]
         self.decoupled = wdecay if kind.decoupled else 0.0
         wd = 0.0 if kind.decoupled else wdecay
