@@ -11,17 +11,17 @@ from step_worker import Work, serve
 
 from gluonlm.config import Config
 from gluonlm.inference.predictor import Predictor
+from gluonlm.inference.sampling import Strategy, generate
 from gluonlm.model.checkpoint import Trained, build_model
 from gluonlm.model.softmax import SampledSoftmax, decoder_loss
 from gluonlm.onnx.export import export_onnx
 from gluonlm.onnx.session import OnnxModel
-from gluonlm.system.threads import one_thread
 from gluonlm.text.corpus import Dictionary
 from gluonlm.training.fit import changes_few_rows
 from gluonlm.training.optim import Updater
 from gluonlm.training.step import Objective, evaluate, train_step
 
-SAMPLES, WORDS = 1000, 20
+SAMPLES, WORDS = 1000, 200
 SIDE = 1024  # of the square matrices whose product shows what the processor can do
 
 
@@ -69,23 +69,19 @@ def set_up(work: Work):
 
 
 def generation(model, config: Config, work: Work):
-    """Words that are written one by one, by MXNet or by ONNX Runtime."""
+    """Texts that are written word by word, by MXNet or by ONNX Runtime."""
+    dictionary = Dictionary(str(word) for word in range(work.vocab))
     computes = Predictor(model)
     if work.mode == "onnx":
-        dictionary = Dictionary(str(word) for word in range(work.vocab))
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
             export_onnx(Trained(model, dictionary, config, "word", path), path)
             computes = OnnxModel(path)
-    state, ids = computes.begin_state(1), np.zeros((1, 1), np.int64)
+    greedy = Strategy(greedy=True)
 
     def write():
-        nonlocal state
-        with one_thread():  # as gluonlm.inference.sampling.stream
-            for _ in range(WORDS):
-                logits, state = computes.predict(ids, state)
-                ids[:] = logits.argmax()
-        return WORDS, float(logits.max())
+        (text,) = generate(computes, dictionary, length=WORDS, strategy=greedy)
+        return len(text), float(text[-1])
 
     return write
 
