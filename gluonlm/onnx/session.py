@@ -48,8 +48,7 @@ class OnnxModel:
         runtime = prepare()
         self.content, self.name, self.sessions = content, name, {}
         self._use(threads or runtime.threads)
-        if given := threads is not None or runtime.threads_given:
-            self.content = b""  # no further session will be opened
+        given = threads is not None or runtime.threads_given
         self.threads = Threads(1 if given else runtime.threads, self._use)
         self.metadata = self.session.get_modelmeta().custom_metadata_map
         if self.metadata.get("format") != FORMAT:
