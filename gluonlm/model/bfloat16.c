@@ -34,7 +34,7 @@ static factor_t factor(const void *data, int64_t pitch, int rows, int bfloat16) 
 
 static int dot(const call_t *call) {
   int by_columns = has(call->attributes, "transpose_a"), by_rows = has(call->attributes, "transpose_b");
-  int bfloat16 = number(call->attributes, "bfloat16_b") > 0;
+  int bfloat16 = has(call->attributes, "bfloat16_b");
   const int64_t *a = call->in_shapes[0], *b = call->in_shapes[1], *c = call->out_shapes[0];
   const float *bias = call->inputs > 2 ? call->in[2] : NULL;
   return product(factor(call->in[0], a[1], !by_columns, 0),

@@ -62,11 +62,6 @@ def test_the_product_of_the_rounded_factors(shape, transpose_a, transpose_b):
     np.testing.assert_allclose(with_bias.asnumpy(), exact + bias, atol=tolerance)
 
 
-def logits_of(x, weight, bias):
-    """What the operator's logits are to be, in float64."""
-    return rounded(x).astype(float) @ rounded(weight).astype(float).T + bias
-
-
 @pytest.mark.parametrize(
     "shape", [(1, 1, 1), (11, 33, 3), (23, 31, 9), (64, 501, 40), (9, 40, 1700)]
 )
@@ -79,7 +74,7 @@ def test_the_softmax_and_its_gradients(shape, size):
     x, weight = random.normal(size=(m, k)), random.normal(size=(n, k)) * size / k**0.5
     x, weight, bias = (a.astype("f") for a in (x, weight, random.normal(size=n) - size + 1))
     targets = random.integers(n, size=m)
-    logits = logits_of(x, weight, bias)
+    logits = rounded(x).astype(float) @ rounded(weight).astype(float).T + bias
     exact = np.log(np.exp(logits - logits.max(1, keepdims=True)).sum(1)) + logits.max(1)
     p = np.exp(logits - exact[:, None])
     losses, saved = softmax.losses_of(*map(nd.array, (x, weight, bias, targets)), "bfloat16")
