@@ -55,6 +55,15 @@ def usable_cpus() -> set[int]:
     return set(range(os.cpu_count() or 1))
 
 
+def idle_seconds() -> float:
+    """How long the processors that this process may run on have been idle, added up; 0 where that
+    cannot be known."""
+    names = {f"cpu{number}" for number in usable_cpus()}
+    lines = [line.split() for line in read(Path("/proc/stat")).splitlines()]
+    ticks = sum(int(line[4]) + int(line[5]) for line in lines if line[0] in names)
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 def read(path: Path) -> str:
     """A small system file without the newline at its end; empty where there is none."""
     try:

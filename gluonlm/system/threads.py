@@ -2,7 +2,8 @@
 
 Every operator waits for the slowest of its threads: where another program takes a core, two threads
 can be ten times slower than one. So the number is measured at the start, again when the speed
-changes, and from time to time while it is not the largest. One that the user has set stays.
+changes, and, while it is not the largest, when a core becomes idle and from time to time. One that
+the user has set stays.
 
 No result depends on it: sums are made in the same order by however many threads. Where that does
 not hold, without the BLAS of :mod:`gluonlm.system.blas`, all cores compute.
@@ -21,14 +22,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 
-from gluonlm.system.machine import cpu_flags
+from gluonlm.system.machine import cpu_flags, idle_seconds
 from gluonlm.system.runtime import loaded_libraries, prepare
 
-LEAST = 0.02  # seconds: shorter pieces of work count together, or a rare stall would not show
+LEAST = 0.06  # seconds: shorter pieces of work count together, or a rare stall would not show
 TRIAL = 4  # pieces of work by which a number is judged, after one to settle
+ENOUGH = 0.5  # seconds after which two pieces do
 HOPELESS = 1.3  # a number that is so many times slower than another is not tried on
-WINDOW = 12  # pieces over which the speed is watched
+WINDOW = 5  # pieces over which the speed is watched
 CHANGE = 1.25  # of the speed, by this factor, up or down, calls for a new measurement
+FREED = 0.5  # more idle cores than before do so, too, where more threads could have them
 REST = 4  # a measurement is not followed by another for so many times its length
 # seconds of work until more threads are tried again: doubled each time, up to the longest
 PATIENCE, LONGEST = 1.0, 160.0
@@ -117,17 +120,21 @@ class Threads:
         most: int | None = None,
         change: Callable[[int], None] = set_threads,
         clock: Callable[[], float] = time.perf_counter,
+        idle: Callable[[], float] = idle_seconds,
     ):
         self.most = most or (prepare().threads if may_choose() else 1)
-        self.change, self.clock, self.number = change, clock, self.most
+        self.change, self.clock, self.idle, self.number = change, clock, idle, self.most
         self.queue = candidates(self.most)  # numbers still to be tried
         self.trial: list[float] = []  # times of the one that is being tried
         self.results: dict[int, float] = {}  # of those that were
-        self.recent: deque[float] = deque(maxlen=WINDOW)
-        self.usual, self.patience = 0.0, PATIENCE
+        self.recent: deque[tuple[float, float]] = deque(maxlen=WINDOW)  # times, idle cores
+        self.usual, self.patience = 0.0, PATIENCE  # the time since the last measurement
+        self.usual_idle: float | None = None  # idle cores since then, once they are known
         self.worked = 0.0  # seconds, pauses not counted
-        self.started = self.ended = 0.0  # the last measurement, in seconds of work
+        # the last measurement, and its trial of a number, in seconds of work
+        self.started = self.ended = self.trial_started = 0.0
         self.seconds = self.amount = 0.0  # of the pieces since the last that counted
+        self.since = (0.0, 0.0)  # the clock and the idle seconds when the first of them started
 
     @contextmanager
     def timed(self, amount: float) -> Iterator[None]:
@@ -138,28 +145,32 @@ class Threads:
         self.number = self.queue[0] if self.queue else self.number
         self.change(self.number)
         started = self.clock()
+        if not self.amount:
+            self.since = started, self.idle()
         yield
-        elapsed = self.clock() - started
-        self.worked += elapsed
-        self.seconds, self.amount = self.seconds + elapsed, self.amount + amount
+        ended = self.clock()
+        self.worked += ended - started
+        self.seconds, self.amount = self.seconds + ended - started, self.amount + amount
         if self.seconds < LEAST:
             return
         seconds = self.seconds / self.amount
+        idle_cores = (self.idle() - self.since[1]) / (ended - self.since[0])
         self.seconds = self.amount = 0.0
         if self.queue:
             self._try(seconds)
         else:
-            self._watch(seconds)
+            self._watch(seconds, idle_cores)
 
     def _try(self, seconds: float) -> None:
         """Take account of a time while numbers are tried; the last one ends the measurement."""
         self.trial.append(seconds)
         least = min(self.results.values(), default=seconds)
         hopeless = len(self.trial) > 1 and seconds > HOPELESS * least
-        if len(self.trial) <= TRIAL and not hopeless:
+        most = TRIAL if self.worked - self.trial_started < ENOUGH else 2
+        if len(self.trial) <= most and not hopeless:
             return
         self.results[self.queue.pop(0)] = statistics.median(self.trial[1:])
-        self.trial = []
+        self.trial, self.trial_started = [], self.worked
         if not self.queue:
             self._choose()
 
@@ -169,18 +180,24 @@ class Threads:
         if self.results[self.most] < WORTH * self.results[self.number]:
             self.number = self.most
         self.patience = min(2 * self.patience, LONGEST) if self.number < self.most else PATIENCE
-        self.usual, self.ended = self.results[self.number], self.worked
+        self.usual, self.usual_idle, self.ended = self.results[self.number], None, self.worked
         self.results = {}
         self.recent.clear()
 
-    def _watch(self, seconds: float) -> None:
-        """Ask for a new measurement when the speed changes, or after a while with fewer threads."""
-        self.recent.append(seconds)
+    def _watch(self, seconds: float, idle_cores: float) -> None:
+        """Ask for a new measurement when the speed changes, when a core becomes idle that more
+        threads could have, and after a while with fewer threads."""
+        self.recent.append((seconds, idle_cores))
+        if len(self.recent) < WINDOW:
+            return
+        now, idle = map(statistics.median, zip(*self.recent, strict=True))
+        self.usual_idle = idle if self.usual_idle is None else self.usual_idle
         since, length = self.worked - self.ended, self.ended - self.started
-        now, low, high = statistics.median(self.recent), self.usual / CHANGE, self.usual * CHANGE
-        changed = len(self.recent) == WINDOW and not low < now < high and since > REST * length
-        due = self.number < self.most and since > max(self.patience, 2 * REST * length)
-        if changed or due:
-            # beside the number in use, which comes first, a hopeless one is given up soon
-            self.queue = sorted(candidates(self.most), key=lambda number: number != self.number)
-            self.started = self.worked
+        fewer = self.number < self.most
+        changed = not self.usual / CHANGE < now < self.usual * CHANGE
+        freed = fewer and idle > self.usual_idle + FREED
+        due = fewer and since > max(self.patience, 2 * REST * length)
+        if due or (changed or freed) and since > REST * length:
+            self.results = {self.number: now}
+            self.queue = [number for number in candidates(self.most) if number != self.number]
+            self.started = self.trial_started = self.worked

@@ -1,6 +1,7 @@
 """The number of threads follows the machine's load, and no result follows it."""
 
 import gc
+import os
 
 import mxnet as mx
 import numpy as np
@@ -12,8 +13,9 @@ from gluonlm.inference.predictor import Predictor
 from gluonlm.inference.sampling import stream
 from gluonlm.model.checkpoint import build_model
 from gluonlm.model.softmax import SampledSoftmax, decoder_loss
+from gluonlm.system import machine as machine_facts
 from gluonlm.system import threads
-from gluonlm.system.machine import cpu_flags
+from gluonlm.system.machine import cpu_flags, idle_seconds
 from gluonlm.system.threads import Threads, candidates, set_threads
 from gluonlm.text.vocabulary import Dictionary
 from gluonlm.training.optim import Updater
@@ -25,6 +27,7 @@ class Machine:
 
     def __init__(self, times):
         self.times, self.now, self.number, self.history = times, 0.0, 0, []
+        self.idle_cores, self.idle = 0, 0.0
 
     def change(self, number):
         self.number = number
@@ -33,6 +36,7 @@ class Machine:
         for _ in range(pieces):
             with chooser.timed(1):
                 self.now += self.times[self.number]
+                self.idle += self.times[self.number] * self.idle_cores
                 self.history.append(self.number)
         return chooser.number
 
@@ -43,7 +47,7 @@ def machine():
 
 
 def chooser_of(machine, most=2):
-    return Threads(most, machine.change, lambda: machine.now)
+    return Threads(most, machine.change, lambda: machine.now, lambda: machine.idle)
 
 
 def test_a_quiet_machine_uses_all_cores(machine):
@@ -52,10 +56,12 @@ def test_a_quiet_machine_uses_all_cores(machine):
     assert machine.history.count(1) == 2  # measured once, and hopeless
 
 
-def test_a_number_that_is_nearly_as_fast_is_measured_well(machine):
-    machine.times = {2: 1.0, 1: 0.9}
-    assert machine.work(chooser_of(machine), 11) == 1
-    assert machine.history.count(2) == machine.history.count(1) - 1 == threads.TRIAL + 1
+@pytest.mark.parametrize(("seconds", "pieces"), [(0.1, threads.TRIAL), (1.0, 2)])
+def test_a_number_that_is_nearly_as_fast_is_measured_well(machine, seconds, pieces):
+    """By fewer pieces where they are long."""
+    machine.times = {2: seconds, 1: 0.9 * seconds}
+    assert machine.work(chooser_of(machine), 2 * pieces + 3) == 1
+    assert machine.history.count(2) == machine.history.count(1) - 1 == pieces + 1
 
 
 def test_a_busy_machine_uses_one_from_the_start(machine):
@@ -96,6 +102,23 @@ def test_a_load_that_ends_is_noticed(machine):
     machine.work(chooser, 20)
     machine.times = {2: 0.02, 1: 0.03}
     assert machine.work(chooser, 400) == 2  # within 12 seconds
+
+
+@pytest.mark.parametrize("idle_cores", [0, 1])
+def test_a_core_that_becomes_idle_is_noticed_at_once(machine, idle_cores):
+    """After long work beside another program, when other trials have become rare."""
+    machine.times = {2: 2.0, 1: 0.2}
+    chooser = chooser_of(machine)
+    machine.work(chooser, 2000)
+    machine.times, machine.idle_cores = {2: 0.12, 1: 0.2}, idle_cores
+    assert machine.work(chooser, 12) == 1 + idle_cores
+
+
+def test_an_idle_core_that_brings_nothing_is_not_tried_again_and_again(machine):
+    machine.times, machine.idle_cores = {2: 0.3, 1: 0.2}, 1
+    chooser = chooser_of(machine)
+    machine.work(chooser, 5000)
+    assert machine.history.count(2) < 40
 
 
 def test_a_load_that_becomes_lighter_is_noticed_on_all_cores_too(machine):
@@ -247,3 +270,14 @@ def test_numpy_multiplies_a_vector_on_one_thread(monkeypatch):
     model.predict(np.array([[1]]), model.begin_state(1))
     assert seen == [1]
     assert blas.openblas_get_num_threads64_() == before
+
+
+def test_idle_seconds_are_those_of_our_processors(monkeypatch):
+    text = "cpu 9 9 9 999 9\ncpu0 1 1 1 100 5 0\ncpu1 2 2 2 300 7 0\ncpu10 3 3 3 800 0 0\nintr 5 5 5 5 5\n"
+    tick = 1 / os.sysconf("SC_CLK_TCK")
+    monkeypatch.setattr(machine_facts, "read", lambda path: text)
+    for cpus, ticks in (({1}, 307), ({0, 1}, 412)):
+        monkeypatch.setattr(machine_facts, "usable_cpus", lambda cpus=cpus: cpus)
+        assert idle_seconds() == pytest.approx(ticks * tick)
+    monkeypatch.setattr(machine_facts, "read", lambda path: "")  # no Linux
+    assert idle_seconds() == 0
