@@ -23,7 +23,7 @@ from gluonlm.model.rnn import RNNModel
 from gluonlm.model.storage import read_arrays, reading, write_arrays
 from gluonlm.model.weights import GATES, Shape, layout, parameter_arrays, parameter_shapes
 from gluonlm.system.errors import UserError
-from gluonlm.system.files import make_way
+from gluonlm.system.files import check_model_name, make_way
 from gluonlm.system.typed import parse
 from gluonlm.text.vocabulary import Dictionary
 
@@ -88,6 +88,7 @@ def save_model(trained: Trained) -> None:
 def save_output(trained: Trained, path: Path) -> None:
     """Write a model as a command was asked to: in a new folder, but over nothing that is trained. A
     UserError when it cannot be written."""
+    check_model_name(path)
     make_way(path)
     save_model(replace(trained, path=path))
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from gluonlm.system.errors import UserError
 
-MODEL_SUFFIXES = (".pt", ".params", ".safetensors", ".onnx")  # other names are those of folders
+MODEL_SUFFIXES = (".pt", ".params", ".safetensors")  # other names are those of folders
+STREAMS = (Path("/dev"), Path("/dev/fd"))  # but /dev/shm, deeper down, has files like any other
 RUN_FILES = ("config.json", "log.jsonl", "curve.png", "result.json")
 RUN_FILES += ("best.safetensors", "last.safetensors")
 HEADER_BYTES = 100_000_000  # the most that safetensors allows
@@ -55,7 +56,16 @@ def write_output(path: Path, content: bytes | str) -> None:
     """Write what a command was asked to write; everything that a user can name goes through here.
     Raises a UserError as :func:`check_output` and :func:`write_atomically`."""
     make_way(path)
-    write_atomically(path, content.encode() if isinstance(content, str) else content)
+    if isinstance(content, str):  # with escapes for the bytes of a command line that are no UTF-8
+        content = content.encode(errors="backslashreplace")
+    write_atomically(path, content)
+
+
+def check_model_name(path: Path) -> None:
+    """Raise a UserError for a name that says that a model's file is one for ONNX Runtime."""
+    if path.suffix == ".onnx":
+        other = path.with_suffix(".safetensors")
+        raise UserError(f"{path} would be no ONNX file, as its name says: choose {other} or so")
 
 
 def make_way(path: Path) -> None:
@@ -87,7 +97,8 @@ def check_output(path: Path) -> None:
 def is_device(path: Path) -> bool:
     """Whether what is written there goes to a device, a pipe, or a stream of this process."""
     path = path.absolute()
-    return path.parts[1] in ("dev", "proc") or (path.exists() and not path.is_file())
+    of_process = path.parts[1] == "proc" or path.parent in STREAMS
+    return of_process or (path.exists() and not path.is_file())
 
 
 def of_training(path: Path) -> bool:

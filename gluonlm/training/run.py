@@ -19,7 +19,7 @@ from gluonlm.model.checkpoint import Trained, best_file, read_json
 from gluonlm.model.rnn import RNNModel
 from gluonlm.model.storage import read_arrays, reading, write_arrays
 from gluonlm.system.errors import UserError
-from gluonlm.system.files import MODEL_SUFFIXES, Lock, write_atomically, writing
+from gluonlm.system.files import MODEL_SUFFIXES, Lock, check_model_name, write_atomically, writing
 from gluonlm.system.typed import parse
 
 
@@ -47,6 +47,7 @@ class Run:
         :param claim: whether to make and lock the folder at once, rather than by :meth:`claim`.
         """
         path = Path(save)
+        check_model_name(path)
         names_file = path.suffix in MODEL_SUFFIXES and not str(save).endswith(os.sep)
         run = cls(path.with_suffix(""), path) if names_file and not path.is_dir() else cls(path)
         run.check_new()  # before a folder is made, and when no other process can make a run there
@@ -221,7 +222,8 @@ def read_log(path: Path, kind: str) -> list[dict]:
 
 def draw_curve(axes, intervals: list[dict], epochs: list[dict], level: str = "word") -> None:
     """Draw perplexity, or bits per character on a linear scale, against training steps."""
-    scale = bits if level == "char" else np.exp  # of losses in nats
+    # of losses in nats; a diverged model's are cut to what an axis can show
+    scale = bits if level == "char" else lambda losses: np.exp(np.minimum(losses, 99))
     if intervals:
         steps = [record["step"] for record in intervals]
         values = scale(np.array([record["loss"] for record in intervals]))

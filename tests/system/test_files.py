@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import threading
+from pathlib import Path
 
 import pytest
 from safetensors.numpy import save_file
@@ -13,7 +14,7 @@ from small import fit
 from gluonlm import evaluate, export, generate, prune, quantize
 from gluonlm.model.checkpoint import load_model
 from gluonlm.system.errors import UserError
-from gluonlm.system.files import RUN_FILES, check_output, write_atomically, write_output
+from gluonlm.system.files import RUN_FILES, check_output, is_device, write_atomically, write_output
 
 
 @pytest.fixture(scope="module")
@@ -145,3 +146,28 @@ def test_what_cannot_be_written_is_told_before_the_work(run, tmp_path, name, sen
         check_output(tmp_path / name)
     with pytest.raises(UserError, match=sentence):
         generate.main([str(run), "--outf", str(tmp_path / name)])
+
+
+@pytest.mark.parametrize("stream", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "/dev/null"])
+def test_files_in_shared_memory_are_no_devices(stream):
+    """Before, a training in /dev/shm added each state to the end of the one before."""
+    assert is_device(Path(stream))
+    assert not is_device(Path("/dev/shm/run/last.safetensors"))
+
+
+def test_a_model_does_not_get_the_name_of_an_onnx_file(cats, run, tmp_path):
+    """gluonlm.load would ask ONNX Runtime to read it."""
+    name = str(tmp_path / "model.onnx")
+    for command in (
+        lambda: fit(cats, name, "--epochs", "1"),
+        lambda: quantize.main([str(run), "--out", name]),
+        lambda: prune.main([str(run), "--sparsity", "0.5", "--save", name]),
+    ):
+        with pytest.raises(UserError, match="would be no ONNX file"):
+            command()
+    assert not list(tmp_path.iterdir())
+
+
+def test_bytes_that_are_no_utf_8_are_escaped(tmp_path):
+    write_output(tmp_path / "text", os.fsdecode(b"caf\xe9"))
+    assert (tmp_path / "text").read_text() == "caf\\udce9"
