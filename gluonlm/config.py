@@ -161,6 +161,8 @@ class Config:
             raise UserError("--softmax-samples needs --no-adaptive and --splits none")
         if None not in (self.prune, self.compress):
             raise UserError("--prune is a schedule of its own: leave it out, or --compress")
+        if self.freeze_embeddings and (self.prune or self.compress):
+            raise UserError("--prune and --compress change embeddings: add --no-freeze-embeddings")
         size, heads = self.emsize, self.nhead
         if self.model == "Transformer" and size % heads:
             broken = f"--nhead {heads}: --emsize {size} cannot be divided by it"
@@ -205,10 +207,7 @@ class Config:
 
 # what a setting has no effect without: whether it is there, and its name
 NEEDS: dict[str, tuple[Callable[[Config], bool], str]] = {
-    "vectors": (
-        lambda c: bool(c.embeddings or c.finetune) and not (c.prune or c.compress),
-        "--embeddings or beside pruning",
-    ),
+    "vectors": (lambda c: bool(c.embeddings or c.finetune), "--embeddings or --finetune"),
     "qrnn": (lambda c: c.model == "QRNN", "--model QRNN"),
     "attention": (lambda c: c.model == "Transformer", "--model Transformer"),
     "recurrence": (lambda c: c.model != "Transformer", "a recurrent --model"),

@@ -206,7 +206,8 @@ def begin(
     if run.lock is None:
         run.claim()
         run.check_new()
-    training = prepare(config, corpus, run, session, origin)
+    # the state has the weights and their masks, not the best model, which may be older or younger
+    training = prepare(config, corpus, run, session, None if stopped else origin)
     command = shlex.join(["python", "-m", "gluonlm.train", *argv])
     if not stopped:
         training.begin(command)

@@ -138,7 +138,8 @@ class Pruner:
     def keep(self, masks: dict[str, np.ndarray]) -> None:
         """Set masks by the names of their tensors (True: kept), and what they prune to zero."""
         self.kept |= masks
-        for parameter in {self.tensors[name].parameter: None for name in masks}:
+        changing = dict.fromkeys(self.tensors[name].parameter for name in masks)
+        for parameter in (one for one in changing if one in self.updater.parameters):  # not frozen
             whole = np.ones(self.model.trainables()[parameter].shape, np.float32)
             for name, mask in self.kept.items():
                 if self.tensors[name].parameter == parameter:

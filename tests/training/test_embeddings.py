@@ -68,3 +68,18 @@ def test_what_is_no_file_of_vectors_is_said(cats, tmp_path, content, complaint):
         path.write_bytes(content)
     with pytest.raises(UserError, match=complaint):
         fit(cats, tmp_path / "run", "--emsize", "8", "--nhid", "8", "--embeddings", str(path))
+
+
+def test_frozen_embeddings_and_pruning(cats, tmp_path, vectors):
+    """A pruned model's can be frozen; frozen ones are not pruned."""
+    pruned, frozen = str(tmp_path / "pruned"), str(tmp_path / "frozen")
+    fit(cats, pruned, "--epochs", "2", "--prune", "0.5")
+    more = ["--finetune", pruned, "--epochs", "1"]
+    train.main([*more, "--save", frozen, "--freeze-embeddings"])
+    assert load_model(frozen).pruned == load_model(pruned).pruned
+    np.testing.assert_array_equal(encoder(frozen), encoder(pruned))
+    train.main(["--resume", frozen, "--epochs", "2"])
+    np.testing.assert_array_equal(encoder(frozen), encoder(pruned))
+    with pytest.raises(UserError, match="add --no-freeze-embeddings"):
+        train.main(["--finetune", frozen, "--prune", "0.8"])
+    train.main(["--finetune", frozen, "--prune", "0.8", "--no-freeze-embeddings", "--epochs", "2"])
