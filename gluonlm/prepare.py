@@ -17,6 +17,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from gluonlm.cli import Parser, at_least, dashes, run
+from gluonlm.config import option
 from gluonlm.system.errors import UserError
 from gluonlm.text.checks import Checks
 from gluonlm.text.documents import Sources
@@ -76,7 +77,19 @@ def rules_of(options: argparse.Namespace) -> Rules:
     except LookupError:
         raise UserError(f"--encoding {options.encoding}: there is no such encoding") from None
     values = {field.name: getattr(options, field.name) for field in fields(Rules)}
-    return Rules(**values | {"drop": tuple(options.drop), "shares": tuple(options.shares)})
+    rules = Rules(**values | {"drop": tuple(options.drop), "shares": tuple(options.shares)})
+    check_effect(rules)
+    return rules
+
+
+def check_effect(rules: Rules) -> None:
+    """Raise a UserError for a rule that would change nothing."""
+    lines, words = "--level word or subword", "--level word and --tokenizer moses"
+    needs = dict.fromkeys(("tokenizer", "sentences", "wrapped"), (rules.level != "char", lines))
+    needs["numbers"] = rules.level == "word" and rules.tokenizer == "moses", words
+    for name, (there, what) in needs.items():
+        if not there and getattr(rules, name) != getattr(Rules, name):
+            raise UserError(f"{option(name)} has no effect without {what}: leave it out")
 
 
 def check_place(out: Path, sources: list[str]) -> None:

@@ -119,6 +119,7 @@ def load_corpus(
 def about(files: DatasetFiles, level: str, ids: dict[str, np.ndarray]) -> dict:
     """What a vocabulary is to tell of its texts: see Dictionary."""
     known = {"data": files.place, "texts": {s: digest(tokens)[:16] for s, tokens in ids.items()}}
+    known["sizes"] = {}  # instead of those of a text that a finetuned model learned from before
     if files.made and level == files.level:
         known |= {name: files.made[name] for name in ("rules", "subwords") if name in files.made}
     if files.made and level == files.level != "char":  # whose own measure is bits per character

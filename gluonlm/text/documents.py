@@ -16,6 +16,7 @@ import lzma
 import re
 import sys
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain, dropwhile, islice, takewhile
@@ -25,6 +26,7 @@ from typing import BinaryIO
 from gluonlm.system.errors import UserError
 from gluonlm.text.reader import decoded, open_file
 from gluonlm.text.recognize import HEAD, compression, other_kind
+from gluonlm.text.vocabulary import RARE
 
 JOIN = "\x1f"  # at the end of a piece: the line goes on
 LONG = 1_000  # characters of a line that are read at once
@@ -34,6 +36,9 @@ GUTENBERG = r"\*\*\* ?{} (?:OF )?(?:THE|THIS) PROJECT GUTENBERG"
 HEADER_END = re.compile(GUTENBERG.format("START"), re.IGNORECASE)
 FOOTER = re.compile(GUTENBERG.format("END") + r"|^End of (?:the )?Project Gutenberg", re.IGNORECASE)
 CREDITS = re.compile(r"(?:Produced|Transcribed|Prepared|E-?text prepared) by", re.IGNORECASE)
+NO_TEXT = re.compile("[\0\ud800-\udfff]")  # what JSON can write, and no file in UTF-8 should have
+# encrypted files and JSON that is nested too deeply are RuntimeErrors
+UNREADABLE = (EOFError, OSError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError)
 csv.field_size_limit(1 << 30)
 
 
@@ -46,6 +51,7 @@ class Sources:
     column: str | None = None  # the field of JSON lines and CSV that holds the text
     notes: list[str] = field(default_factory=list)  # what was left out, for the report
     files: list[dict] = field(default_factory=list)  # name, bytes and sha256 of what was read
+    recorded: bool = False  # whether there were JSON lines or CSV
 
     def documents(self) -> Iterator[tuple[str, Iterator[str]]]:
         """Title and lines of each document; take all lines of one before the next."""
@@ -57,6 +63,9 @@ class Sources:
             else:
                 with open_file(Path(path)) as file:
                     yield from self.read(Path(path).name, file)
+        if self.column and not self.recorded:
+            unused = f"--field {self.column}: there is no CSV, and no JSON with an object a line"
+            raise UserError(f"{unused}: convert the text, or leave the option out")
 
     def folder(self, folder: Path) -> Iterator[tuple[str, Iterator[str]]]:
         """The texts in a folder and the folders in it, by name, except hidden files."""
@@ -76,23 +85,28 @@ class Sources:
 
     def read(self, name: str, file: BinaryIO) -> Iterator[tuple[str, Iterator[str]]]:
         """The documents of one file: one, or those of an archive, or one for each record."""
-        kind = compression(file.peek(16)[:16])
-        if kind == "zip":
-            with zipfile.ZipFile(file if file.seekable() else io.BytesIO(file.read())) as archive:
-                for member in archive.infolist():
-                    if not member.is_dir():
-                        with archive.open(member) as inner:
-                            yield from self.read(member.filename, inner)
-            return
-        chunks = self.hashed(name, UNPACK[kind](file) if kind else file)
         try:
+            kind = compression(file.peek(16)[:16])
+            if kind == "zip":
+                yield from self.archive(file if file.seekable() else io.BytesIO(file.read()))
+                return
+            chunks = self.hashed(name, UNPACK[kind](file) if kind else file)
             head = next(chunks, b"")
             text = decoded(chain([head], chunks), name, self.encoding)
             yield from self.records(name, head, text)
             for _ in chunks:  # what is no text, such as a licence, for the checksum
                 pass
-        except (EOFError, OSError, zipfile.BadZipFile, lzma.LZMAError) as error:
-            raise UserError(f"{name} is damaged ({error}): fetch it again") from None
+        except UNREADABLE as error:
+            cure = "fetch it again, or give its text as a plain file"
+            raise UserError(f"{name} cannot be read ({error}): {cure}") from None
+
+    def archive(self, file: BinaryIO) -> Iterator[tuple[str, Iterator[str]]]:
+        """The documents of all files in a zip."""
+        with zipfile.ZipFile(file) as archive:
+            for member in archive.infolist():
+                if not member.is_dir():
+                    with archive.open(member) as inner:
+                        yield from self.read(member.filename, inner)
 
     def hashed(self, name: str, file: BinaryIO) -> Iterator[bytes]:
         """The bytes of a file in pieces; at its end, their number and checksum are noted."""
@@ -111,6 +125,7 @@ class Sources:
         if kind is None:
             yield name, self.without_licence(name, physical_lines(text))
             return
+        self.recorded = True
         lines = (line + "\n" for line in physical_lines(text, None) if line)
         columns = "\t" if ".tsv" in name else ","
         rows = csv.DictReader(lines, delimiter=columns) if kind == "CSV" else map(json.loads, lines)
@@ -119,7 +134,7 @@ class Sources:
                 if self.column is None or not isinstance(row, dict) or self.column not in row:
                     raise self.wrong_field(name, kind, row)
                 if row[self.column]:
-                    content = str(row[self.column])
+                    content = NO_TEXT.sub(RARE, str(row[self.column]))
                     yield f"{name}:{number}", iter(content.splitlines())
         except (json.JSONDecodeError, csv.Error) as error:
             raise UserError(f"{name} is not {kind} as it seemed ({error}): correct it") from None

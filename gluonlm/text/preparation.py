@@ -72,7 +72,8 @@ def prepare(sources: Sources, out: Path, rules: Rules, about: dict) -> tuple[dic
         notes = [*sources.notes, *checks.warnings(rules.level, figures["splits"])]
         made = {**about, "sources": sources.files[:LISTED], **figures, "notes": notes}
         text = json.dumps(made, indent=1, ensure_ascii=False) + "\n"
-        write_atomically(scratch / "dataset.json", text.encode())
+        # a file's name that is not UTF-8 gets escapes, which JSON knows
+        write_atomically(scratch / "dataset.json", text.encode(errors="backslashreplace"))
         install(scratch, out)
     return made, checks
 

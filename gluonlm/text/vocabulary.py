@@ -107,7 +107,9 @@ class Dictionary:
         written = {"encoding": self.encoding, "words": self.idx2word}
         if self.about:
             written["about"] = self.about
-        return json.dumps(written, ensure_ascii=False)
+        text = json.dumps(written, ensure_ascii=False)
+        # the name of a file that is not UTF-8 gets escapes, which JSON knows
+        return text.encode(errors="backslashreplace").decode()
 
     @classmethod
     def from_json(cls, text: str) -> "Dictionary":

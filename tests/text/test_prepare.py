@@ -15,6 +15,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from small import ONCE
 
 import gluonlm
 from gluonlm import evaluate, train
@@ -360,3 +361,89 @@ def test_levels_are_compared_by_word_and_character(prepared, tmp_path, capsys):
         assert model.level == level
         assert "▁" not in model.generate('Mr. Number 7 said "I', words=5)
         assert model.dictionary.about["subwords" if level == "subword" else "rules"]
+
+
+def damage_of_a_zip(change) -> bytes:
+    """A zip with a changed byte: (first byte in its one member's header, the same in its index)."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.txt", TEXT)
+    content = bytearray(file.getvalue())
+    change(content, content.index(b"PK\1\2"))
+    return bytes(content)
+
+
+def encrypt(content, index):
+    content[6] |= 1
+    content[index + 8] |= 1
+
+
+def pack_otherwise(content, index):
+    content[8] = content[index + 10] = 99
+
+
+def spoil(content, index):
+    content[60] ^= 255
+
+
+def cut(content, index):
+    del content[index:]
+
+
+@pytest.mark.parametrize("change", [encrypt, pack_otherwise, spoil, cut])
+def test_an_archive_that_cannot_be_read_is_told(prepared, change):
+    with pytest.raises(UserError, match="cannot be read"):
+        prepared(damage_of_a_zip(change), name="raw.zip")
+
+
+def test_what_only_json_can_write_does_not_get_into_a_text(prepared, tmp_path):
+    lines = [json.dumps({"text": f"{n} half a pair \ud83d and zero \0"}) for n in range(200)]
+    prepared("\n".join(lines), "--field", "text", "--level", "char", name="raw.jsonl")
+    assert UNK in load_corpus(str(tmp_path / "out")).dictionary
+    deep = "[" * 100_000 + "]" * 100_000
+    with pytest.raises(UserError, match="cannot be read"):
+        prepared(f'{{"text": {deep}}}', "--field", "text", name="raw.jsonl")
+
+
+def test_names_of_files_need_not_be_utf_8(prepared, tmp_path):
+    name = os.fsdecode(b"caf\xe9.txt")
+    made, _, _ = prepared(TEXT, name=name)
+    assert json.loads((tmp_path / "out" / "dataset.json").read_text()) == made
+    train.main(["--data", str(tmp_path / name), "--save", str(tmp_path / "run"), *ONCE])
+    model = gluonlm.load(tmp_path / "run")
+    assert model.dictionary.about["data"] == str(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--level", "char", "--numbers"],
+        ["--level", "char", "--no-sentences"],
+        ["--level", "char", "--tokenizer", "none"],
+        ["--level", "char", "--no-wrapped"],
+        ["--level", "subword", "--numbers"],
+        ["--tokenizer", "none", "--numbers"],
+    ],
+)
+def test_what_would_change_nothing_is_refused(prepared, options):
+    with pytest.raises(UserError, match="has no effect without --level"):
+        prepared(TEXT, *options)
+
+
+def test_a_field_of_plain_text_is_refused(prepared):
+    records = [{"text": line} for line in LINES]
+    with pytest.raises(UserError, match="no JSON with an object a line"):
+        prepared(json.dumps(records), "--field", "text")  # a list is no object
+    prepared("\n".join(map(json.dumps, records)), "--field", "text")
+
+
+def test_a_finetuned_model_is_not_measured_by_the_size_of_the_text_before(
+    cats, prepared, tmp_path, capsys
+):
+    """Before, the loss of the new text was divided by the number of words of the old one."""
+    prepared(TEXT)
+    first, second = str(tmp_path / "first"), str(tmp_path / "second")
+    train.main(["--data", str(tmp_path / "out"), "--save", first, *ONCE])
+    train.main(["--finetune", first, "--data", str(cats), "--save", second, "--epochs", "1"])
+    evaluate.main([second])
+    assert "bits per character" not in capsys.readouterr().out.splitlines()[-1]
