@@ -14,7 +14,6 @@ it is large.
 
 import argparse
 import dataclasses
-import math
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ import numpy as np
 from gluonlm.cli import Parser, add_gpu, at_least, open_model, run
 from gluonlm.config import MODELS
 from gluonlm.inference.language_model import LanguageModel
-from gluonlm.inference.scoring import Score, named, per_unit, units_shown
+from gluonlm.inference.scoring import Score, named, per_unit, perplexity, storable, units_shown
 from gluonlm.system.errors import UserError
 from gluonlm.system.files import check_output, expanded
 from gluonlm.system.machine import record
@@ -93,7 +92,7 @@ def loss_with_cache(
         valid = read_split(data, "valid", dictionary, model.level)
         settings, loss = tune(network, valid, dictionary, given, **where)
         print(f"on the validation text: loss {loss:.4f} | {named(loss, model.level)}")
-        found = {"valid_loss": loss, "valid_perplexity": math.exp(loss)}
+        found = {"valid_loss": loss, "valid_perplexity": storable(perplexity(loss))}
     shown = " ".join(f"--{name} {value:.10g}" for name, value in vars(settings).items())
     print(f"cache: {shown}", flush=True)
     if not (known or options.tune_cache or len(given) == len(CACHE)):
@@ -120,7 +119,7 @@ def main(argv: list[str]) -> Score:
     units = {} if options.data else per_unit(model.dictionary, split, score.loss * score.tokens)
     report(score, model.level, units)
     if options.record:
-        figures = {**dataclasses.asdict(score), "perplexity": score.perplexity, **units}
+        figures = {**dataclasses.asdict(score), "perplexity": storable(score.perplexity), **units}
         if model.level == "char":
             figures["bits_per_character"] = score.bits
         command = ["python", "-m", "gluonlm.evaluate", *argv]

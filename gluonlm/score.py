@@ -20,7 +20,7 @@ from pathlib import Path
 
 from gluonlm.cli import Parser, add_gpu, at_least, open_model, run
 from gluonlm.inference.lines import COLUMNS, Line, score_lines
-from gluonlm.inference.scoring import perplexity
+from gluonlm.inference.scoring import perplexity, storable
 from gluonlm.system.errors import UserError
 from gluonlm.text.documents import physical_lines
 from gluonlm.text.reader import decoded, open_file
@@ -69,7 +69,7 @@ def as_json(line: Line, words: bool, following: bool) -> str:
         "log_probability": line.log_probability,
         "tokens": len(line.ids),
         "unknown": line.unknown,
-        "perplexity": min(line.perplexity, sys.float_info.max),  # JSON has no infinity
+        "perplexity": storable(line.perplexity),
     }
     if words:
         values["words"] = [[t, round(float(n), 4)] for t, n in zip(line.tokens, line.nats)]

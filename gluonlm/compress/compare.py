@@ -22,7 +22,7 @@ from gluonlm.compress.calibrate import Statistics
 from gluonlm.compress.quantization import parts_of, quantize_model
 from gluonlm.inference.language_model import LanguageModel
 from gluonlm.inference.sampling import Strategy, stream
-from gluonlm.inference.scoring import displayed, perplexity, unit_of
+from gluonlm.inference.scoring import displayed, perplexity, storable, unit_of
 from gluonlm.model.checkpoint import Trained, save_model
 from gluonlm.model.quantized import Scheme
 from gluonlm.text.corpus import read_split
@@ -102,7 +102,7 @@ def compare(
     rows = []
     for name, variant in variants.items():
         schemes = {part: str(scheme) for part, scheme in chosen[name].items()}
-        perplexities = (perplexity(variant.loss(ids)) for ids in texts)
+        perplexities = (storable(perplexity(variant.loss(ids))) for ids in texts)
         rows.append(Row(name, schemes, variant.bytes, *perplexities, *speeds[name]))
     return rows, [len(valid), len(test)]
 

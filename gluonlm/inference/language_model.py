@@ -10,7 +10,6 @@
 Needs numpy only: what computes is chosen in :mod:`gluonlm.onnx.load`.
 """
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,15 @@ from typing import Any
 import numpy as np
 
 from gluonlm.config import Config
-from gluonlm.inference.sampling import Strategy, generate, log_softmax, most_probable, read
+from gluonlm.inference.sampling import (
+    Strategy,
+    check_least,
+    generate,
+    log_softmax,
+    most_probable,
+    read,
+)
+from gluonlm.inference.scoring import evaluate, perplexity
 from gluonlm.text.detokenize import to_text, tokens_of
 from gluonlm.text.vocabulary import EOS, Dictionary
 
@@ -68,6 +75,7 @@ class LanguageModel:
 
     def next_words(self, text: str, count: int = 10) -> list[tuple[str, float]]:
         """The most probable next tokens after a text, each with its probability."""
+        check_least("count", count, 1)
         prompt = self.dictionary.encode(tokens_of(text, self.dictionary, self.level)[0])
         logits, _ = read(self.arithmetic, prompt, self.dictionary.start_id, 1)
         return most_probable(log_softmax(logits[0]), self.dictionary, count)
@@ -81,15 +89,13 @@ class LanguageModel:
 
     def perplexity(self, text: str) -> float:
         """exp of the mean loss per token of a text."""
-        return math.exp(self.evaluate(self.encode(text), 1))
+        return perplexity(self.evaluate(self.encode(text), 1))
 
     def evaluate(self, ids: np.ndarray, batch_size: int | None = None) -> float:
         """Mean loss in nats per token of a text (tokens,) that is cut in ``batch_size`` columns;
         None for as many as training evaluates its test text in."""
-        # here, because it reads texts, for which numpy is not enough
-        from gluonlm.inference.scoring import evaluate
-
-        return evaluate(self.arithmetic, ids, self.dictionary, batch_size or self.columns("test"))
+        columns = self.columns("test") if batch_size is None else batch_size
+        return evaluate(self.arithmetic, ids, self.dictionary, columns)
 
     def columns(self, split: str | None) -> int:
         """In how many columns training evaluated a split: as many bring the same result."""

@@ -69,6 +69,7 @@ class Strategy:
         if not 1 <= (penalty := self.repetition_penalty) < math.inf:
             raise UserError(f"repetition-penalty {penalty}: must be at least 1 and finite")
         check_least("no-repeat", self.no_repeat, 2)
+        check_least("seed", self.seed, 0)
         if self.greedy and (self.temperature, self.top_k, self.top_p) != (1, None, None):
             advice = "leave out temperature, top-k and top-p"
             raise UserError(f"greedy always takes the most probable word: {advice}")

@@ -9,6 +9,7 @@ model with a continuous cache.
 """
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -45,6 +46,11 @@ def bits(loss: float) -> float:
 def perplexity(loss: float) -> float:
     """exp(loss) for a mean loss in nats per token, infinity where it overflows."""
     return math.inf if loss >= 700 else math.exp(loss)
+
+
+def storable(perplexity: float) -> float:
+    """A perplexity for JSON, which has no infinity."""
+    return min(perplexity, sys.float_info.max)
 
 
 def unit_of(level: str) -> str:

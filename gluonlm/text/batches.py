@@ -16,7 +16,7 @@ def batchify(ids: np.ndarray, batch_size: int) -> np.ndarray:
 
     Column n is the n-th stretch of the text. Raises a UserError when it has fewer tokens than N.
     """
-    length = len(ids) // batch_size
+    length = len(ids) // checked(batch_size)
     if length == 0:
         short = f"a text of {len(ids)} tokens does not fill {batch_size} columns"
         raise UserError(f"{short}: lower the batch size")
@@ -58,8 +58,15 @@ def evaluation_columns(ids: np.ndarray, batch_size: int) -> int:
     """In how many columns to evaluate a text: ``batch_size``, or as many as it has tokens; a
     UserError when it has none."""
     if len(ids) == 0:
-        raise UserError("there is no text to evaluate: the file is empty")
-    return min(batch_size, len(ids))
+        raise UserError("there is no text to evaluate: it is empty")
+    return min(checked(batch_size), len(ids))
+
+
+def checked(batch_size: int) -> int:
+    """The batch size; a UserError when it is none."""
+    if batch_size < 1:
+        raise UserError(f"batch size {batch_size}: must be at least 1")
+    return batch_size
 
 
 def evaluation_batches(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gluonlm.inference.scoring import bits, per_unit
+from gluonlm.inference.scoring import bits, per_unit, perplexity, storable
 from gluonlm.system.machine import machine_record
 from gluonlm.text.corpus import Corpus
 from gluonlm.text.ngrams import baselines
@@ -27,7 +27,7 @@ class Result:
 
     @property
     def test_perplexity(self) -> float:
-        return math.exp(self.test_loss)
+        return perplexity(self.test_loss)
 
 
 def baselines_of(corpus: Corpus) -> dict[str, float]:
@@ -58,9 +58,9 @@ def record(training: Training, result: Result, trivial: dict[str, float]) -> dic
         figures["sparsity"] = training.pruner.sparsity
     return {
         **figures,
-        "test_perplexity": result.test_perplexity,
+        "test_perplexity": storable(result.test_perplexity),
         "test_loss": result.test_loss,
-        "valid_perplexity": math.exp(progress.best_loss),
+        "valid_perplexity": storable(perplexity(progress.best_loss)),
         "best_epoch": result.best_epoch,
         "parameters": training.parameter_count,
         "epochs": progress.epoch,

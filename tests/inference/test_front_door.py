@@ -131,3 +131,18 @@ def test_an_exported_file_cannot_be_computed_elsewhere_nor_show_its_states(run):
         evaluate.main([str(run / "model.onnx"), "--cache"])
     with pytest.raises(UserError, match="name its run"):
         evaluate.main(["--onnx", str(run / "model.onnx"), "--cache"])
+
+
+def test_numbers_that_make_no_sense_are_refused(run):
+    """Before, a text was perfect in -5 columns."""
+    model = gluonlm.load(run)
+    for request in (
+        lambda: model.evaluate(model.encode(TEXT), -5),
+        lambda: model.evaluate(model.encode(TEXT), 0),
+        lambda: gluonlm.batchify(model.encode(TEXT), -1),
+        lambda: model.next_words("the", -3),
+        lambda: model.generate("the", seed=-1),
+        lambda: model.generate("the", words=-1),
+    ):
+        with pytest.raises(UserError, match="must be at least"):
+            request()

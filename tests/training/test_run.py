@@ -444,3 +444,30 @@ def test_without_tensorboardx_nothing_is_trained(cats, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="needs the package tensorboardX: install it with"):
         fit(cats, tmp_path / "run", "--tensorboard")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("_curves")
+def test_a_validation_loss_without_a_perplexity_is_a_result(cats, tmp_path, capsys, recwarn):
+    """Weights may explode in the only step, whose own loss is that of guessing."""
+    more = ["--epochs", "1", "--max-batches", "1", "--lr", "1e6", "--clip", "0"]
+    result = fit(cats, tmp_path / "run", *more)
+    assert result.test_loss > 700
+    assert "perplexity inf" in capsys.readouterr().out
+    written = (tmp_path / "run" / "result.json").read_text()
+    assert json.loads(written, parse_constant=pytest.fail)["test_perplexity"] > 1e300
+    assert gluonlm.load(tmp_path / "run").perplexity("the cat") > 1e300
+    assert [str(one.message) for one in recwarn] == []
+
+
+def test_a_finetuned_run_does_not_take_its_masks_from_the_best_model(done, tmp_path, monkeypatch):
+    """Killed between the best model, which is pruned already, and the state, which is not yet."""
+    command = ["--finetune", str(done), "--epochs", "3", "--prune", "0.6", "--save"]
+    train.main([*command, str(tmp_path / "whole")])
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Training, "_react", lambda self, loss: pytest.exit("killed"))
+        with pytest.raises(pytest.exit.Exception):
+            train.main([*command, str(tmp_path / "parts")])
+    assert state(tmp_path / "parts")[1]["step"] == 0
+    assert load_model(tmp_path / "parts").pruned
+    train.main(["--resume", str(tmp_path / "parts")])
+    assert state(tmp_path / "parts")[0] == state(tmp_path / "whole")[0]
