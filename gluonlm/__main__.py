@@ -9,6 +9,9 @@ import runpy
 import sys
 from pathlib import Path
 
+from gluonlm import cli
+from gluonlm.system.errors import UserError
+
 COMMANDS = (
     *("train", "evaluate", "score", "generate", "prune", "quantize", "export", "launch"),
     *("prepare", "datasets", "doctor", "completion"),
@@ -21,19 +24,22 @@ def summary(command: str) -> str:
     return ast.get_docstring(ast.parse(source)).splitlines()[0]
 
 
+def name_all(argv: list[str]) -> None:
+    """Name all commands; a UserError when another one was meant."""
+    if argv and not argv[0].startswith("-"):
+        raise UserError(f"there is no command {argv[0]}: give one of {', '.join(COMMANDS)}")
+    for name in COMMANDS:
+        print(f"python -m gluonlm.{name:<10} {summary(name)}")
+    print("\n--help after any of them shows its options.")
+
+
 def main() -> None:
     """Run the command that is named, as ``python -m gluonlm.COMMAND`` does; name all if none is."""
-    del sys.argv[0]
-    if sys.argv and sys.argv[0] in COMMANDS:
+    if len(sys.argv) > 1 and sys.argv[1] in COMMANDS:
+        del sys.argv[0]
         runpy.run_module(f"gluonlm.{sys.argv[0]}", run_name="__main__", alter_sys=True)
-    elif sys.argv and not sys.argv[0].startswith("-"):
-        sentence = f"there is no command {sys.argv[0]}: give one of {', '.join(COMMANDS)}"
-        print(f"error: {sentence}", file=sys.stderr)
-        sys.exit(2)
     else:
-        for name in COMMANDS:
-            print(f"python -m gluonlm.{name:<10} {summary(name)}")
-        print("\n--help after any of them shows its options.")
+        cli.run(name_all)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ FILE.onnx``. With PyTorch: docs/guide/export.md.
 """
 
 import argparse
-import json
 from pathlib import Path
 
 from gluonlm.cli import Parser, run
@@ -22,6 +21,7 @@ from gluonlm.model.exchange import export_gluon, export_torch, import_torch
 from gluonlm.onnx.export import Exported, export_onnx
 from gluonlm.onnx.load import has_integers, simulated
 from gluonlm.onnx.web import page, web_file
+from gluonlm.system import typed
 from gluonlm.system.errors import UserError
 from gluonlm.system.files import check_output, write_output
 from gluonlm.text.vocabulary import Dictionary
@@ -100,8 +100,9 @@ def vocabulary(source: str) -> Dictionary:
     try:
         text = path.read_text(encoding="utf-8")
         json_list = path.suffix == ".json"
-        return Dictionary(json.loads(text) if json_list else text.removesuffix("\n").split("\n"))
-    except (OSError, ValueError, TypeError) as error:
+        words = typed.parse(text, list[str]) if json_list else text.removesuffix("\n").split("\n")
+        return Dictionary(words)
+    except (OSError, ValueError) as error:
         wanted = "give a UTF-8 text with a token a line, or a JSON list"
         raise UserError(f"cannot read {path} ({error}): {wanted}") from None
 

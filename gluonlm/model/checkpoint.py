@@ -101,8 +101,7 @@ def read_model(path: str | Path) -> Stored:
     with reading(path):
         config = Config.from_json(metadata["config"])
         dictionary = Dictionary.from_json(metadata["dictionary"])
-        if (level := metadata["level"]) not in ("word", "char", "subword"):
-            raise ValueError(f"its level is {level}")
+        level = check_level(metadata["level"])
         pruned = tuple(parse(metadata.get("pruned", "[]"), list[str]))
         quantized, weights = None, layout(config, len(dictionary))
         if "quantized" in metadata:
@@ -114,6 +113,13 @@ def read_model(path: str | Path) -> Stored:
         if unknown := set(pruned) - set(weights):
             raise ValueError(f"there is no matrix {min(unknown)} that could be pruned")
     return Stored(arrays, dictionary, config, level, path, pruned, quantized)
+
+
+def check_level(level: str) -> str:
+    """What a model's tokens are; a ValueError when there is nothing of that name."""
+    if level not in ("word", "char", "subword"):
+        raise ValueError(f"its level is {level}")
+    return level
 
 
 def check_arrays(arrays: dict[str, np.ndarray | Integers], shapes: dict[str, Shape]) -> None:

@@ -15,18 +15,20 @@ import re
 import tempfile
 import warnings
 from pathlib import Path
+from typing import Any
 
 import mxnet as mx
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from gluonlm.config import Config
-from gluonlm.model.checkpoint import Trained, build_model, set_weights
+from gluonlm.model.checkpoint import Trained, build_model, check_level, set_weights
 from gluonlm.model.storage import serialized
 from gluonlm.model.weights import GATES, layer_sizes, named_arrays, projected, splits_of
 from gluonlm.system import native
 from gluonlm.system.errors import UserError
 from gluonlm.system.files import check_output, write_output
+from gluonlm.system.typed import parse
 from gluonlm.text.vocabulary import Dictionary
 
 
@@ -119,18 +121,25 @@ def import_torch(
     arrays, known = read_torch(path)
     if dictionary is None and "dictionary" not in known:
         raise UserError(f"{path} has no vocabulary: name one with --vocabulary")
-    dictionary = dictionary or Dictionary.from_json(known["dictionary"])
-    given = json.loads(known.get("config", "{}")) | settings
+    level = level or known.get("level", "word")
     try:
-        config = Config(**given | torch_sizes(arrays, given.get("model")))
+        dictionary = dictionary or Dictionary.from_json(known["dictionary"])
+        given = parse(known.get("config", "{}"), dict[str, Any]) | settings
+        config = Config.from_json(json.dumps(given | torch_sizes(arrays, given.get("model"))))
+        check_level(level)
     except KeyError as error:
         sentence = f"{path} has no array {error}: it is not PyTorch's word-level RNNModel"
         raise UserError(sentence) from None
+    except (ValueError, LookupError) as error:
+        raise UserError(f"{path} is damaged ({error}): save the model again") from None
     model = build_model(config, len(dictionary), gradients=False)
     ours = {name: arrays.get(torch_name(name), np.empty(0)) for name in model.layout}
     ours = {name: array.astype(np.float32) for name, array in ours.items()}
+    for name, array in ours.items():
+        if not np.isfinite(array).all():
+            raise UserError(f"{path} has numbers in {name} that are not finite: train it anew")
     set_weights(model, ours, path)
-    return Trained(model, dictionary, config, level or known.get("level", "word"), path)
+    return Trained(model, dictionary, config, level, path)
 
 
 def torch_sizes(arrays: dict[str, np.ndarray], model: str | None) -> dict:

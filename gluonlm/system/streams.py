@@ -66,7 +66,8 @@ def discard(stream: TextIO) -> None:
 
 
 def open_streams() -> None:
-    """Make sure that there are stdout and stderr, and escape what they cannot encode."""
+    """Make sure that there are all three streams, and escape what those for output cannot encode."""
+    sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, nowhere())

@@ -137,11 +137,11 @@ def line_tokens(line: str, dictionary: Dictionary, level: str) -> list[str]:
     known = all(word in dictionary for word in words)
     if level == "subword" and not (known and BLANK in line):  # "in" may be the end of a word, too
         line = line.lower() if rules.get("lowercase") else line
-        return encoder(dictionary.about["subwords"])(line)
+        return encoder(dictionary.about.get("subwords", ""))(line)
     if known:
         return words
     if rules.get("tokenizer") == "moses":
-        words = tokenize(line, rules["lowercase"], rules["numbers"])
+        words = tokenize(line, rules.get("lowercase"), rules.get("numbers"))
     return [spelled(word, dictionary) for word in words]
 
 

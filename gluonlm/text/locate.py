@@ -16,6 +16,8 @@ from gluonlm.system.files import expanded
 from gluonlm.system.typed import parse, typed
 from gluonlm.text.reader import Span, split_by_lines
 from gluonlm.text.sources import ALIASES, DATASETS, SPLITS, Dataset, ensure, presence
+from gluonlm.text.subwords import encoder
+from gluonlm.text.vocabulary import ABOUT
 
 ENWIK8_CUTS = (0, 90_000_000, 95_000_000, 100_000_000)  # bytes where its three texts begin and end
 FILE_NAME = re.compile(
@@ -23,7 +25,7 @@ FILE_NAME = re.compile(
     r"(?P<last>\.txt|\.tokens|\.raw)",
     re.IGNORECASE,
 )
-MADE = {"level": str, "rules": dict[str, str | bool], "subwords": str, "splits": dict[str, dict]}
+MADE = {"level": str, "rules": ABOUT["rules"], "subwords": str, "splits": dict[str, dict]}
 COUNTS = ("words", "characters")  # of prose, by split
 SPELLINGS = {"val": "valid", "validation": "valid", "dev": "valid"}
 
@@ -139,9 +141,13 @@ def read_made(path: Path) -> dict:
                 typed(made[name], kind, name)
         if made.get("level", "word") not in ("word", "char", "subword"):
             raise ValueError(f"its level is {made['level']}")
+        if made.get("level") == "subword":
+            encoder(made.get("subwords", ""))
         for split, counts in made.get("splits", {}).items():
             for name in COUNTS:
-                typed(counts.get(name), int, f"{name} of {split}")
+                count = typed(counts.get(name), int, f"{name} of {split}")
+                if count < 1 and made.get("level") != "char":
+                    raise ValueError(f"{name} of {split} must be at least 1")
         return made
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): prepare the data set anew") from None

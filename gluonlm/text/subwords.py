@@ -51,8 +51,14 @@ def learn_subwords(sentences: Iterable[str], vocab_size: int) -> str:
 
 @lru_cache(maxsize=2)
 def encoder(model: str) -> Callable[[str], list[str]]:
-    """What cuts a sentence into a model's pieces; an unknown character is a piece of its own."""
+    """What cuts a sentence into a model's pieces; an unknown character is a piece of its own. A
+    UserError when it is no model."""
     from sentencepiece import SentencePieceProcessor
 
-    processor = SentencePieceProcessor(model_proto=base64.b64decode(model))
+    try:
+        processor = SentencePieceProcessor(model_proto=base64.b64decode(model))
+        processor.encode("a")  # an empty one is found out only now
+    except (ValueError, RuntimeError):
+        lacking = "the data set's model of subwords is missing or damaged"
+        raise UserError(f"{lacking}: prepare the data set anew") from None
     return partial(processor.encode, out_type=str)

@@ -15,6 +15,13 @@ from gluonlm.system.typed import parse, typed
 UNK = "<unk>"
 EOS = "<eos>"
 RARE = "\ufffd"  # what stands for an unknown character in a text that is read by characters
+ABOUT = {  # what may be known of a vocabulary's text: see Dictionary
+    "data": str,
+    "texts": dict[str, str],
+    "sizes": dict[str, dict[str, int]],
+    "rules": dict[str, str | bool],
+    "subwords": str,
+}
 
 
 @dataclass(frozen=True)
@@ -119,5 +126,6 @@ class Dictionary:
         dictionary = cls(written.words, written.encoding, written.about)
         if not written.words or len(dictionary) != len(written.words):
             raise ValueError("its vocabulary is empty, or has a word twice")
-        typed(dictionary.about.get("texts", {}), dict[str, str], "texts")
+        for name in ABOUT.keys() & dictionary.about.keys():
+            typed(dictionary.about[name], ABOUT[name], name)
         return dictionary

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -78,3 +79,10 @@ def test_the_advice_to_go_on_names_a_python_that_has_mxnet(found, shown, tmp_pat
     monkeypatch.setattr(sys, "executable", str(tmp_path / "env/bin/python"))
     monkeypatch.setattr(cli.shutil, "which", lambda name: str(tmp_path / found) if found else None)
     assert cli.interpreter() == shown
+
+
+def test_the_list_may_go_to_a_reader_that_has_gone():
+    process = subprocess.Popen([GLUONLM], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 128 + signal.SIGPIPE

@@ -165,3 +165,31 @@ def test_options_that_do_not_go_together(run, tmp_path):
         export.main(["x.safetensors", "--format", "gluonlm"])
     with pytest.raises(UserError, match="what a training has made"):
         export.main([str(run), str(run / "best.safetensors"), "--format", "torch"])
+
+
+@pytest.mark.parametrize(
+    ("sentence", "array", "metadata"),
+    [
+        ("decoder.bias that are not finite", ("decoder.bias", np.full(V, np.nan)), {}),
+        ("is damaged", ("encoder.weight", np.zeros(5)), {}),
+        ("is damaged", ("rnn.weight_hh_l0", np.zeros(5)), {}),
+        ("is damaged", (), {"dictionary": "{"}),
+        ("is damaged", (), {"config": "3"}),
+        ("unknown setting", (), {"config": '{"units": 3}'}),
+        ("its level is syllable", (), {"level": "syllable"}),
+    ],
+)
+def test_a_damaged_file_of_pytorch_s_is_told(tmp_path, sentence, array, metadata):
+    arrays = load_file(FOLDER / "LSTM-free.safetensors")
+    arrays |= dict([array] if array else [])
+    metadata = {"dictionary": Dictionary(WORDS).to_json(), **metadata}
+    save_file(arrays, tmp_path / "x.safetensors", metadata)
+    with pytest.raises(UserError, match=sentence):
+        import_torch(tmp_path / "x.safetensors", None, {})
+
+
+def test_a_list_of_something_else_than_tokens_is_told(run, tmp_path):
+    (tmp_path / "words.json").write_text("[1, 2, 3]")
+    options = ["--format", "gluonlm", "--vocabulary", str(tmp_path / "words.json")]
+    with pytest.raises(UserError, match="must be text"):
+        export.main([str(run), str(tmp_path / "x.pt"), *options])

@@ -39,11 +39,12 @@ def test_a_full_disk_is_told(body):
     assert ended.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("closed", ["1>&-", "2>&-", "1>&- 2>&-"])
+@pytest.mark.parametrize("closed", ["1>&-", "2>&-", "1>&- 2>&-", "0<&-"])
 def test_closed_streams(closed):
-    body = "[print('out'), __import__('sys').stderr.write('err')]"
+    body = "[print('out', *(s := __import__('sys')).stdin), s.stderr.write('err')]"
     line = f'exec "$0" -c "$1" {closed}'
-    ended = subprocess.run(["sh", "-c", line, sys.executable, COMMAND.format(body)])
+    program = ["sh", "-c", line, sys.executable, COMMAND.format(body)]
+    ended = subprocess.run(program, stdin=subprocess.DEVNULL)
     assert ended.returncode == 0
 
 

@@ -25,6 +25,7 @@ from gluonlm.text.corpus import UNK, load_corpus, read_split
 from gluonlm.text.detokenize import tokens_of
 from gluonlm.text.preparation import Rules, is_wrapped, select
 from gluonlm.text.splits import Splits, Unit
+from gluonlm.text.vocabulary import Dictionary
 
 LINES = [f'Mr. Number {n} came on the {n}th. "Yes!" he said--"I know it."\n' for n in range(200)]
 TEXT = "".join(LINES)
@@ -330,7 +331,13 @@ def test_texts_of_two_data_sets_are_never_together(prepared, tmp_path, monkeypat
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"level": "words"}, {"rules": 5}, {"splits": {"train": {"words": 3}}}, {"splits": [1]}],
+    [
+        {"level": "words"},
+        {"rules": 5},
+        {"splits": {"train": {"words": 3}}},
+        {"splits": [1]},
+        {"splits": {"test": {"words": 0, "characters": 0}}},
+    ],
 )
 def test_a_wrong_description_of_a_data_set_is_told(prepared, tmp_path, wrong):
     prepared(TEXT)
@@ -447,3 +454,29 @@ def test_a_finetuned_model_is_not_measured_by_the_size_of_the_text_before(
     train.main(["--finetune", first, "--data", str(cats), "--save", second, "--epochs", "1"])
     evaluate.main([second])
     assert "bits per character" not in capsys.readouterr().out.splitlines()[-1]
+
+
+@pytest.mark.parametrize("damage", [None, "", "hello", "AAAA"])
+def test_a_damaged_model_of_subwords_is_told(prepared, tmp_path, damage):
+    """Before, a training was done when it was noticed."""
+    prepared(TEXT, "--level", "subword", "--vocab-size", "60")
+    path = tmp_path / "out" / "dataset.json"
+    made = json.loads(path.read_text()) | {"subwords": damage}
+    path.write_text(json.dumps({name: value for name, value in made.items() if value is not None}))
+    with pytest.raises(UserError, match="model of subwords is missing or damaged"):
+        load_corpus(str(tmp_path / "out"))
+    with pytest.raises(UserError, match="model of subwords is missing or damaged"):
+        tokens_of("she", Dictionary(["she"], about={"subwords": damage or ""}), "subword")
+
+
+def test_rules_that_are_not_said_are_off(prepared, tmp_path):
+    dictionary = Dictionary(["She"], about={"rules": {"tokenizer": "moses"}})
+    assert tokens_of("She was.", dictionary, "word")[0] == ["She", "was", "."]
+
+
+@pytest.mark.parametrize(
+    "about", [{"rules": 5}, {"sizes": {"test": 7}}, {"subwords": 1}, {"data": None}]
+)
+def test_what_a_vocabulary_says_of_its_text_is_checked(about):
+    with pytest.raises(ValueError, match="must be"):
+        Dictionary.from_json(Dictionary(["a"], about=about).to_json())
