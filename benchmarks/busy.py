@@ -1,17 +1,21 @@
 """The speed of training beside other programs that keep no, one or two cores busy.
 
-    python benchmarks/busy.py --torch-python torch-env/bin/python    # in about five minutes
+    python benchmarks/busy.py --torch-python torch-env/bin/python    # in about half an hour
+    python benchmarks/busy.py --modes sampled --units 650            # one of them, in three minutes
+    python benchmarks/busy.py --table                                # the recorded figures
     python benchmarks/busy.py --quick                                # tiny sizes: does it work?
 
 The other programs are endless loops in Python, paused in between. Ours chooses its number of threads
 (gluonlm/system/threads.py); beside it run ours with every fixed number, and PyTorch. All take turns
 at each load, each with some seconds to get used to it that do not count. The figures are medians over
 rounds, and of the ratio of ours to the best fixed number, by its median, in the same round. Recorded
-in results/busy.json.
+in results/busy.json, where figures of other work stay.
 """
 
 import argparse
+import json
 import os
+import shlex
 import signal
 import statistics
 import subprocess
@@ -29,6 +33,7 @@ from gluonlm.system.machine import RESULTS, record
 from gluonlm.system.runtime import usable_cores
 
 LOADS = (0, 1, 2)  # other programs
+ALL_MODES = (*MODES, "generate", "onnx")  # the last two word by word, which only ours does
 
 
 @contextmanager
@@ -77,21 +82,47 @@ def summary(measured: dict) -> dict:
     return loads
 
 
+def table(rows: list[dict]) -> str:
+    """The results as Markdown."""
+    loads = list(map(str, LOADS))
+    heads = ["work", "units", *(f"beside {load}" for load in loads)]
+    heads += [f"{name}, tokens/s" for name in ("ours", "PyTorch")]
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    for row in rows:
+        measured = [row["busy_programs"][load] for load in loads]
+        cells = [row["mode"], str(row["units"])]
+        cells += [f"{one['of_the_best_fixed']['median']:.2f}" for one in measured]
+        for name in ("ours", "torch"):
+            speeds = [one["tokens_per_second"].get(name) for one in measured]
+            cells.append(", ".join(f"{speed:,}" for speed in speeds if speed))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def with_recorded(rows: list[dict], path: Path | None) -> list[dict]:
+    """What was measured now, and what ``path`` holds of other work; in order."""
+    known = {(row["mode"], row["units"]): row for row in rows}
+    if path and path.is_file():
+        for row in json.loads(path.read_text(encoding="utf-8"))["rows"]:
+            known.setdefault((row["mode"], row["units"]), row)
+    return [known[key] for key in sorted(known, key=lambda key: (ALL_MODES.index(key[0]), key[1]))]
+
+
 def parse(argv: list[str]) -> argparse.Namespace:
     """The command line's settings."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument(
         "--torch-python", default=os.environ.get("GLUONLM_TORCH_PYTHON"), metavar="PYTHON"
     )
-    parser.add_argument("--mode", choices=(*MODES, "generate", "onnx"), default="sampled")
-    parser.add_argument("--units", type=int, default=200)
-    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--modes", nargs="+", choices=ALL_MODES, default=list(ALL_MODES))
+    parser.add_argument("--units", type=int, nargs="+", default=[100, 200, 650])
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--settle", type=float, default=3.0, help="seconds that do not count")
     parser.add_argument(
         "--out", type=Path, help="file to record in (default: results/busy.json, none with --quick)"
     )
+    parser.add_argument("--table", action="store_true", help="only show what is recorded in --out")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works")
     options = parser.parse_args(argv)
     if options.rounds < 2 or options.seconds <= 0:
@@ -104,29 +135,34 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]) -> dict:
     """Measure, print and record."""
     options = parse(argv)
-    # a text of 70,000 tokens, as Penn Treebank's validation text: each evaluation chooses anew
-    how = {"precision": options.precision, "eval_segments": 100}
-    work = Work(options.mode, 10_000, options.units, 2, 20, 35, **how)
+    out = options.out or (None if options.quick and not options.table else RESULTS / "busy.json")
+    if options.table:
+        if not out.is_file():
+            raise UserError(f"{out} is not there: measure first, without --table")
+        result = json.loads(out.read_text(encoding="utf-8"))
+        print(table(result["rows"]))
+        return result
     if options.quick:
-        work = Work("train", 50, 16, layers=2, batch=4, bptt=5)
+        options.modes, options.units = ["train"], [16]
         options.rounds, options.seconds, options.settle = 2, 0.05, 0.05
-    torch = find_torch(options.torch_python)
-    if options.mode in ("generate", "onnx"):  # which only ours does
-        torch = None
-    elif torch is None:
+    torch, rows, command = find_torch(options.torch_python), [], ["python", "benchmarks/busy.py"]
+    if torch is None:
         print(NO_TORCH, file=sys.stderr)
-    fixed = {f"ours-{number}": sys.executable for number in sorted({1, usable_cores()})}
-    pythons = {"ours": sys.executable, **fixed} | ({"torch": torch} if torch else {})
-    loads = summary(speeds(work, pythons, options))
-    for load, one in loads.items():
-        shown = ", ".join(f"{name} {value}" for name, value in one["tokens_per_second"].items())
-        ratio = one["of_the_best_fixed"]
-        print(
-            f"{load} busy: {shown} tokens/s; ours / best fixed number of threads: "
-            f"{ratio['median']:.2f} ({ratio['low']:.2f} - {ratio['high']:.2f})"
-        )
-    out = options.out or (None if options.quick else RESULTS / "busy.json")
-    return record(out, ["python", "benchmarks/busy.py", *argv], busy_programs=loads)
+    for mode in options.modes:
+        for units in options.units:
+            work = Work(mode, 10_000, units, 2, 20, 35, eval_segments=20)
+            if options.quick:
+                work = Work(mode, 50, units, layers=2, batch=4, bptt=5)
+            pythons = {"ours": sys.executable}
+            pythons |= {f"ours-{number}": sys.executable for number in sorted({1, usable_cores()})}
+            pythons |= {"torch": torch} if torch and mode in MODES else {}
+            loads = summary(speeds(work, pythons, options))
+            rows.append({"mode": mode, "units": units, "busy_programs": loads})
+            rows[-1]["command"] = shlex.join([*command, *argv])
+            print(table(rows[-1:]), file=sys.stderr, flush=True)
+            result = record(out, [*command, *argv], rows=with_recorded(rows, out))
+    print(table(result["rows"]))
+    return result
 
 
 if __name__ == "__main__":

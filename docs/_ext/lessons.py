@@ -7,8 +7,8 @@ from pathlib import Path
 
 import nbformat
 
-NEEDS = re.compile(r"\*\*What you need\.\*\*(.*?)(?=\n\n|\n\*\*|\Z)", re.DOTALL)
-DOES = re.compile(r"\*\*What you will do\.\*\*(.*?)(?=\n\n|\n\*\*|\Z)", re.DOTALL)
+NEEDS = re.compile(r"\*\*What you need\.\*\*(.*?)(?=\n\n|\Z)", re.DOTALL)
+DOES = re.compile(r"\*\*What you will do\.\*\*(.*?)(?=\n\n|\Z)", re.DOTALL)
 
 
 @dataclass(frozen=True)

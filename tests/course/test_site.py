@@ -123,6 +123,12 @@ def test_a_lesson_says_what_comes_before_it(extension, tmp_path):
     )
 
 
+def test_what_a_lesson_does_is_told_to_its_end(extension):
+    lessons = extension("lessons").read_lessons(ROOT / "notebooks")
+    assert [lesson.does for lesson in lessons if not lesson.does.endswith(".")] == []
+    assert "Then compare" in lessons[-1].does  # after a line that begins in bold letters
+
+
 def test_the_path_has_a_link_for_each_lesson_and_an_arc_for_what_is_not_next(extension):
     lesson = extension("lessons").Lesson
     path = [

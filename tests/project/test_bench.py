@@ -1,6 +1,7 @@
 """The benchmark of the training step runs, compares equal work and records what it measured."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -92,16 +93,26 @@ def test_the_stock_competitor_knows_nothing_of_gluonlm():
 
 
 def test_beside_a_busy_core(tmp_path):
-    ended = bench("--quick", "--out", tmp_path / "busy.json", script="busy.py")
+    out = tmp_path / "busy.json"
+    one = {"tokens_per_second": {"ours": 5}, "of_the_best_fixed": {"median": 1.0}}
+    kept = {"mode": "onnx", "units": 9, "busy_programs": dict.fromkeys("012", one)}
+    out.write_text(json.dumps({"rows": [kept]}))
+    ended = bench("--quick", "--out", out, script="busy.py")
     assert ended.returncode == 0, ended.stderr
-    loads = json.loads((tmp_path / "busy.json").read_text())["busy_programs"]
-    assert list(loads) == ["0", "1", "2"]
-    for one in loads.values():
+    row, other = json.loads(out.read_text())["rows"]
+    assert other == kept
+    assert list(row["busy_programs"]) == ["0", "1", "2"]
+    for one in row["busy_programs"].values():
         assert {"ours", "ours-1"} <= set(one["tokens_per_second"])
         ratio = one["of_the_best_fixed"]
         assert 0 < ratio["low"] <= ratio["median"] <= ratio["high"]
-    assert ended.stdout.count(" busy: ") == 3
     assert "PyTorch is missing" in ended.stderr
+
+
+def test_the_guide_shows_the_recorded_speeds_beside_busy_programs():
+    shown = bench("--table", script="busy.py").stdout.strip()
+    guide = (BENCH.parents[1] / "docs" / "guide" / "speed.md").read_text(encoding="utf-8")
+    assert shown in re.sub("(?m)^  ", "", guide)
 
 
 def quality(*arguments):
