@@ -10,6 +10,7 @@ import platform
 import re
 import resource
 import shlex
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -55,13 +56,15 @@ def usable_cpus() -> set[int]:
     return set(range(os.cpu_count() or 1))
 
 
-def idle_seconds() -> float:
-    """How long the processors that this process may run on have been idle, added up; 0 where that
-    cannot be known."""
+def others_seconds() -> float:
+    """How long other programs have computed on the processors that this one may run on, added up;
+    not a number where that cannot be known."""
     names = {f"cpu{number}" for number in usable_cpus()}
     lines = [line.split() for line in read(Path("/proc/stat")).splitlines()]
-    ticks = sum(int(line[4]) + int(line[5]) for line in lines if line[0] in names)
-    return ticks / os.sysconf("SC_CLK_TCK")
+    # user, nice, system, idle, iowait, irq, softirq, steal
+    busy = [line[1:4] + line[6:9] for line in lines if line[0] in names]
+    ticks = sum(int(number) for one in busy for number in one) if busy else math.nan
+    return ticks / os.sysconf("SC_CLK_TCK") - time.process_time()
 
 
 def read(path: Path) -> str:

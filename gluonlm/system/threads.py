@@ -2,8 +2,8 @@
 
 Every operator waits for the slowest of its threads: where another program takes a core, two threads
 can be ten times slower than one. So the number is measured at the start, again when the speed
-changes, and, while it is not the largest, when a core becomes idle and from time to time. One that
-the user has set stays.
+or the load changes, and from time to time while the machine is busy. One that the user has set
+stays.
 
 No result depends on it: sums are made in the same order by however many threads. Where that does
 not hold, without the BLAS of :mod:`gluonlm.system.blas`, all cores compute.
@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 
-from gluonlm.system.machine import cpu_flags, idle_seconds
+from gluonlm.system.machine import cpu_flags, others_seconds
 from gluonlm.system.runtime import loaded_libraries, prepare
 
 LEAST = 0.06  # seconds: shorter pieces of work count together, or a rare stall would not show
@@ -31,10 +31,10 @@ ENOUGH = 0.5  # seconds after which two pieces do
 HOPELESS = 1.3  # a number that is so many times slower than another is not tried on
 WINDOW = 5  # pieces over which the speed is watched
 CHANGE = 1.25  # of the speed, by this factor, up or down, calls for a new measurement
-FREED = 0.5  # more idle cores than before do so, too, where more threads could have them
+OTHERS = 0.3  # cores that other programs use; so many more or less call for a measurement, too
 REST = 4  # a measurement is not followed by another for so many times its length
 # seconds of work until more threads are tried again: doubled each time, up to the longest
-PATIENCE, LONGEST = 1.0, 160.0
+PATIENCE, LONGEST = 4.0, 160.0
 WORTH = 1.05  # how much faster fewer threads must be
 current: list[int] = []  # the number that was set last
 
@@ -120,21 +120,21 @@ class Threads:
         most: int | None = None,
         change: Callable[[int], None] = set_threads,
         clock: Callable[[], float] = time.perf_counter,
-        idle: Callable[[], float] = idle_seconds,
+        others: Callable[[], float] = others_seconds,
     ):
         self.most = most or (prepare().threads if may_choose() else 1)
-        self.change, self.clock, self.idle, self.number = change, clock, idle, self.most
+        self.change, self.clock, self.others, self.number = change, clock, others, self.most
         self.queue = candidates(self.most)  # numbers still to be tried
         self.trial: list[float] = []  # times of the one that is being tried
         self.results: dict[int, float] = {}  # of those that were
-        self.recent: deque[tuple[float, float]] = deque(maxlen=WINDOW)  # times, idle cores
+        self.recent: deque[tuple[float, float]] = deque(maxlen=WINDOW)  # times, others' cores
         self.usual, self.patience = 0.0, PATIENCE  # the time since the last measurement
-        self.usual_idle: float | None = None  # idle cores since then, once they are known
+        self.usual_others: float | None = None  # cores since then, once they are known
         self.worked = 0.0  # seconds, pauses not counted
         # the last measurement, and its trial of a number, in seconds of work
         self.started = self.ended = self.trial_started = 0.0
         self.seconds = self.amount = 0.0  # of the pieces since the last that counted
-        self.since = (0.0, 0.0)  # the clock and the idle seconds when the first of them started
+        self.since = (0.0, 0.0)  # the clock and the others' seconds when they started
 
     @contextmanager
     def timed(self, amount: float) -> Iterator[None]:
@@ -143,10 +143,12 @@ class Threads:
             yield
             return
         self.number = self.queue[0] if self.queue else self.number
-        self.change(self.number)
+        # the first piece on one: oneDNN keeps small copies of weights on the number of their first
+        # call, and two threads for them cost more beside a busy program than they gain without
+        self.change(self.number if self.worked else 1)
         started = self.clock()
         if not self.amount:
-            self.since = started, self.idle()
+            self.since = started, self.others()
         yield
         ended = self.clock()
         self.worked += ended - started
@@ -154,12 +156,12 @@ class Threads:
         if self.seconds < LEAST:
             return
         seconds = self.seconds / self.amount
-        idle_cores = (self.idle() - self.since[1]) / (ended - self.since[0])
+        others = (self.others() - self.since[1]) / (ended - self.since[0])
         self.seconds = self.amount = 0.0
         if self.queue:
             self._try(seconds)
         else:
-            self._watch(seconds, idle_cores)
+            self._watch(seconds, others)
 
     def _try(self, seconds: float) -> None:
         """Take account of a time while numbers are tried; the last one ends the measurement."""
@@ -180,24 +182,24 @@ class Threads:
         if self.results[self.most] < WORTH * self.results[self.number]:
             self.number = self.most
         self.patience = min(2 * self.patience, LONGEST) if self.number < self.most else PATIENCE
-        self.usual, self.usual_idle, self.ended = self.results[self.number], None, self.worked
+        self.usual, self.usual_others, self.ended = self.results[self.number], None, self.worked
         self.results = {}
         self.recent.clear()
 
-    def _watch(self, seconds: float, idle_cores: float) -> None:
-        """Ask for a new measurement when the speed changes, when a core becomes idle that more
-        threads could have, and after a while with fewer threads."""
-        self.recent.append((seconds, idle_cores))
+    def _watch(self, seconds: float, others: float) -> None:
+        """Ask for a new measurement when the speed or the load changes, and after a while with
+        fewer threads, or beside other programs, whose number may change unnoticed."""
+        self.recent.append((seconds, others))
         if len(self.recent) < WINDOW:
             return
-        now, idle = map(statistics.median, zip(*self.recent, strict=True))
-        self.usual_idle = idle if self.usual_idle is None else self.usual_idle
+        now, others = map(statistics.median, zip(*self.recent, strict=True))
+        before = self.usual_others = others if self.usual_others is None else self.usual_others
         since, length = self.worked - self.ended, self.ended - self.started
-        fewer = self.number < self.most
         changed = not self.usual / CHANGE < now < self.usual * CHANGE
-        freed = fewer and idle > self.usual_idle + FREED
-        due = fewer and since > max(self.patience, 2 * REST * length)
-        if due or (changed or freed) and since > REST * length:
+        changed |= abs(others - before) > OTHERS
+        temporary = self.number < self.most or others > OTHERS
+        due = temporary and since > max(self.patience, 2 * REST * length)
+        if due or changed and since > REST * length:
             self.results = {self.number: now}
             self.queue = [number for number in candidates(self.most) if number != self.number]
             self.started = self.trial_started = self.worked
