@@ -25,9 +25,9 @@ from functools import cache
 from gluonlm.system.machine import cpu_flags, others_seconds
 from gluonlm.system.runtime import loaded_libraries, prepare
 
-LEAST = 0.06  # seconds: shorter pieces of work count together, or a rare stall would not show
+LEAST = 0.1  # seconds: shorter pieces of work count together, or a rare stall would not show
 TRIAL = 4  # pieces of work by which a number is judged, after one to settle
-ENOUGH = 0.5  # seconds after which two pieces do
+ENOUGH = 0.8  # seconds after which two pieces do
 HOPELESS = 1.3  # a number that is so many times slower than another is not tried on
 WINDOW = 5  # pieces over which the speed is watched
 CHANGE = 1.25  # of the speed, by this factor, up or down, calls for a new measurement
@@ -145,13 +145,16 @@ class Threads:
         self.number = self.queue[0] if self.queue else self.number
         # the first piece on one: oneDNN keeps small copies of weights on the number of their first
         # call, and two threads for them cost more beside a busy program than they gain without
-        self.change(self.number if self.worked else 1)
+        first = not self.worked
+        self.change(1 if first else self.number)
         started = self.clock()
         if not self.amount:
             self.since = started, self.others()
         yield
         ended = self.clock()
         self.worked += ended - started
+        if first:
+            return
         self.seconds, self.amount = self.seconds + ended - started, self.amount + amount
         if self.seconds < LEAST:
             return
