@@ -131,7 +131,7 @@ def test_more_threads_that_bring_nothing_are_not_tried_again_and_again(machine):
 
 
 def test_a_load_that_becomes_lighter_is_noticed_on_all_cores_too(machine):
-    machine.times = {2: 0.10, 1: 0.12}
+    machine.times = {2: 0.11, 1: 0.13}
     chooser = chooser_of(machine)
     assert machine.work(chooser, 20) == 2
     machine.times = {2: 0.06, 1: 0.03}
