@@ -12,7 +12,7 @@ from itertools import islice
 
 import numpy as np
 
-from gluonlm.inference.sampling import log_softmax, most_probable
+from gluonlm.inference.sampling import end_id, log_softmax, most_probable
 from gluonlm.inference.scoring import perplexity
 from gluonlm.text.detokenize import tokens_of
 from gluonlm.text.vocabulary import EOS, Dictionary
@@ -62,15 +62,17 @@ def score_lines(
     :param carry: one line after the other instead, the state carried over: the loss is of one text.
     :param following: how many of the most probable next tokens each line is to have.
     """
-    if not model.arithmetic.independent:
+    ends = end_id(model.dictionary) is not None  # else what follows is asked for line by line
+    if not model.arithmetic.independent or (following and not ends):
         columns = 1
     lines = (read_line(text, model.dictionary, model.level) for text in texts)
     state = model.begin_state(1) if carry else None
     last = model.dictionary.start_id
     while block := take_block(lines, 1 if carry else BLOCK_LINES):
         if carry:
-            state = score_batch(model, block, state, last, following)
-            last = int(block[0].ids[-1]) if len(block[0].ids) else last
+            after = score_batch(model, block, state, last, following)
+            if ids := block[0].ids.tolist():  # where nothing ends a line, one may have no token
+                state, last = after, ids[-1]
         else:
             for batch in batches(block, columns):
                 score_batch(model, batch, model.begin_state(len(batch)), last, following)
@@ -100,6 +102,7 @@ def batches(block: list[Line], columns: int) -> Iterator[list[Line]]:
 
 def score_batch(model, batch: list[Line], state: list, first_id: int, following: int) -> list:
     """Fill in the nats of lines that are read side by side; returns the state after them."""
+    before = state
     longest = max([1, *(len(line.ids) for line in batch)])
     targets = np.full((longest, len(batch)), first_id, np.int32)  # (T, N)
     for column, line in enumerate(batch):
@@ -119,6 +122,10 @@ def score_batch(model, batch: list[Line], state: list, first_id: int, following:
     together = np.concatenate(nats).astype(np.float64)  # (T, N)
     for column, line in enumerate(batch):
         line.nats = together[: len(line.ids), column]
+    if following and end_id(model.dictionary) is None:  # the line, a single one, has none either
+        ids = batch[0].ids.tolist()
+        logits, _ = model.predict([ids[-1:] or [first_id]], state if ids else before)
+        batch[0].next = most_probable(log_softmax(logits[0, 0]), model.dictionary, following)
     return state
 
 

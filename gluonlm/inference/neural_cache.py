@@ -16,7 +16,6 @@ of 0. A window longer than the text holds all of it. Nothing is trained.
 Shapes: T steps, N columns, C features, K entries in the window.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass, replace
 
@@ -30,6 +29,7 @@ from gluonlm.system.errors import UserError
 from gluonlm.text.vocabulary import Dictionary
 
 STEPS = 256  # of the model at once
+SHARPEST = 1e6  # theta: far less takes the nearest entry alone, and float32 has an end
 SCORES = 1 << 20  # of queries by entries at once, at most: 4 MiB
 
 
@@ -42,8 +42,8 @@ class CacheSettings:
     window: int = 500
 
     def __post_init__(self):
-        if not 0 <= self.theta < math.inf:
-            raise UserError(f"--theta {self.theta}: must be at least 0 and finite")
+        if not 0 <= self.theta <= SHARPEST:
+            raise UserError(f"--theta {self.theta}: must be at least 0 and at most {SHARPEST:g}")
         if not 0 <= self.lambdasm < 1:
             raise UserError(f"--lambdasm {self.lambdasm}: must be at least 0 and less than 1")
         if self.window < 0:

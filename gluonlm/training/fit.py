@@ -5,6 +5,7 @@
 >>> model = gluonlm.load(run.folder)
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import mxnet as mx
@@ -14,6 +15,7 @@ from gluonlm.config import OPTIMIZERS, Config
 from gluonlm.model.checkpoint import Trained, build_model
 from gluonlm.model.precision import check_precision
 from gluonlm.model.weights import model_bytes, splits_of
+from gluonlm.system.errors import UserError
 from gluonlm.system.machine import check_memory
 from gluonlm.text.corpus import Corpus
 from gluonlm.training.loop import Training
@@ -25,8 +27,13 @@ ENGINE = 128 << 20  # bytes: MXNet's threads and buffers; where they find no roo
 
 def fit(config: Config, corpus: Corpus, folder: str | Path, session: Session = ON_CPU) -> Run:
     """Train a new model from the first epoch to the last; the run's ``folder``, as for ``--save``,
-    then holds the best one. A UserError when there is a run already, the settings do not fit the
-    text, or training diverges."""
+    then holds the best one, with ``corpus`` as its ``data``. A UserError when there is a run
+    already, the settings do not fit the text, or training diverges."""
+    if config.finetune is not None:
+        advice = "use `python -m gluonlm.train --finetune`, or replace(config, finetune=None)"
+        raise UserError(f"fit trains a new model, and the config has finetune: {advice}")
+    # whatever is asked of the run later is to be asked on this text
+    config = replace(config, data=corpus.dictionary.about.get("data", config.data))
     with Run.new(folder) as run:
         training = prepare(config, corpus, run, session)
         training.begin("gluonlm.fit(...)")

@@ -316,7 +316,10 @@ def test_the_best_model_is_one_of_those_pruned_to_the_end(text, tmp_path):
 )
 def test_resumed_from_any_point_weights_and_masks_are_the_same(text, tmp_path, monkeypatch, more):
     schedule = tmp_path / "schedule.yaml"
-    schedule.write_text("- {sparsity: 0.9, begin: 0.1, end: 1.6, every: 0.25}")
+    schedule.write_text(
+        "- {tensors: layers.*, sparsity: 0.9, begin: 0.1, end: 1.6, every: 0.25}\n"
+        "- {tensors: encoder.weight, sparsity: 0.9, begin: 0.8, end: 1.6, every: 0.4}"
+    )
     more = [str(schedule) if word == "SCHEDULE" else word for word in more]
     run(text, tmp_path / "whole", "--epochs", "3", *more)
     steps = 0

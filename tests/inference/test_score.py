@@ -163,3 +163,19 @@ def test_words_of_thousands_of_characters_have_no_perplexity():
     prose = Dictionary("acgt", about={"sizes": {"test": {"words": 400, "characters": 2000}}})
     assert per_unit(prose, "test", 3000.0)["perplexity_per_word"] == pytest.approx(math.exp(7.5))
     assert "bits per character" in units_shown({"bits_per_character": 2.0}, 800.0)
+
+
+def test_next_tokens_and_the_state_where_nothing_ends_a_line():
+    """Before, they were those of the place of the line's last character."""
+    config, dictionary = Config(emsize=8, nhid=8, nlayers=2), Dictionary("acgt")
+    arithmetic = Predictor(build_model(config, len(dictionary)))
+    model = LanguageModel(arithmetic, dictionary, config, "char", None)
+    text = ["acgt", "", "g", "ttacg"]
+    for line in score_lines(model, text, following=2):
+        assert dict(line.next) == pytest.approx(dict(model.next_words(line.text, 2)))
+    whole = model.evaluate(model.encode("".join(text)), 1) * 10
+    carried = list(score_lines(model, text, carry=True, following=2))
+    assert -sum(line.log_probability for line in carried) == pytest.approx(whole)
+    for number, line in enumerate(carried, 1):
+        expected = model.next_words("".join(text[:number]), 2)
+        assert dict(line.next) == pytest.approx(dict(expected))

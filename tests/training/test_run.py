@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import mxnet as mx
 import pytest
@@ -80,6 +81,16 @@ def test_fit_from_python(cats, tmp_path, done, capsys):
     assert load_model(run.folder).config == config
     with pytest.raises(UserError, match="holds a trained run already"):
         gluonlm.fit(config, load_corpus(str(cats)), tmp_path / "run")
+    with pytest.raises(UserError, match="the config has finetune"):
+        gluonlm.fit(replace(config, finetune=str(done)), load_corpus(str(cats)), tmp_path / "new")
+
+
+def test_the_run_of_fit_is_on_its_corpus(cats, tmp_path):
+    """Before, it was said to be on the config's data: ptb, if none was given."""
+    config = Config(emsize=8, nhid=8, batch_size=4, bptt=5, epochs=1)
+    run = gluonlm.fit(config, load_corpus(str(cats)), tmp_path / "run")
+    assert load_model(run.folder).config.data == str(cats)
+    assert train.main(["--resume", str(run.folder), "--epochs", "2"]).finished
 
 
 def test_fit_prunes_too(cats, tmp_path):
