@@ -11,6 +11,7 @@ gluonlm.train --data FOLDER``.
 """
 
 import argparse
+import math
 import re
 import shlex
 from dataclasses import asdict, fields
@@ -65,7 +66,7 @@ def add_text_options(options: argparse.ArgumentParser) -> None:
 
 def rules_of(options: argparse.Namespace) -> Rules:
     """The options as rules; a UserError when one of them makes no sense."""
-    if min(options.shares) <= 0:
+    if not all(0 < share < math.inf for share in options.shares):  # nor NaN
         raise UserError("--split: give three shares above 0, such as 80 10 10")
     for pattern in filter(None, [options.document, options.begin, options.end, *options.drop]):
         try:

@@ -127,7 +127,7 @@ def tokens_of(text: str, dictionary: Dictionary, level: str) -> tuple[list[str],
         tokens = list(text)
     else:
         first, *others = (line_tokens(line, dictionary, level) for line in text.split("\n"))
-        tokens = sum(([EOS, *line] for line in others), first)
+        tokens = [*first, *(token for line in others for token in (EOS, *line))]
     return tokens, [token for token in tokens if token not in dictionary]
 
 

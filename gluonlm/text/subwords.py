@@ -42,7 +42,7 @@ def learn_subwords(sentences: Iterable[str], vocab_size: int) -> str:
             num_threads=1,  # the same pieces on every machine
             minloglevel=2,
         )
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:  # the latter for a number that is no int of C
         reason = str(error).rsplit("] ", 1)[-1].strip()
         failed = f"no {vocab_size} subwords can be learned from this text ({reason})"
         raise UserError(f"{failed}: change --vocab-size") from None

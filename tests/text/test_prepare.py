@@ -10,6 +10,7 @@ import lzma
 import math
 import os
 import sys
+import time
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -253,7 +254,10 @@ def test_a_second_end_can_be_dropped(prepared):
     ("options", "complaint"),
     [
         (["--split", "80", "20", "0"], "three shares above 0"),
+        (["--split", "80", "10", "nan"], "three shares above 0"),
+        (["--split", "inf", "10", "10"], "three shares above 0"),
         (["--vocab-size", "2"], "argument --vocab-size: must be at least 3, not 2"),
+        (["--level", "subword", "--vocab-size", "99999999999"], "change --vocab-size"),
         (["--drop", "("], "no regular expression"),
         (["--encoding", "klingon"], "there is no such encoding"),
         (["--encoding", "utf-16"], "not in the encoding utf-16"),
@@ -480,3 +484,14 @@ def test_rules_that_are_not_said_are_off(prepared, tmp_path):
 def test_what_a_vocabulary_says_of_its_text_is_checked(about):
     with pytest.raises(ValueError, match="must be"):
         Dictionary.from_json(Dictionary(["a"], about=about).to_json())
+
+
+def test_a_phrase_of_many_lines_takes_no_longer_for_each():
+    """Before, the tokens of all lines so far were copied for each line."""
+    dictionary = Dictionary(["<eos>", "the", "cat"])
+    seconds = []
+    for lines in (1000, 20_000):
+        started = time.process_time()
+        tokens_of("the cat the cat the cat\n" * lines, dictionary, "word")
+        seconds.append((time.process_time() - started) / lines)
+    assert seconds[1] < 5 * seconds[0]
