@@ -24,6 +24,8 @@ from gluonlm.text.checks import Checks
 from gluonlm.text.documents import Sources
 from gluonlm.text.preparation import Rules, prepare
 
+SMALL = 1_000_000  # words or subwords to train on, below which --preset small-text is named
+
 
 def parser() -> Parser:
     """The options; those named as in :class:`~gluonlm.text.preparation.Rules` become one."""
@@ -119,7 +121,9 @@ def report(made: dict, checks: Checks, out: Path) -> str:
     lines.append("the first lines of the training text:")
     lines += [f"  {line[:300]}" for line in checks.first]
     lines += [f"note: {note}" for note in made["notes"]]
-    lines.append(f"train on it: python -m gluonlm.train --data {shlex.quote(str(out))}")
+    small = made["level"] != "char" and made["splits"]["train"]["tokens"] < SMALL
+    preset = "--preset small-text " if small else ""
+    lines.append(f"train on it: python -m gluonlm.train {preset}--data {shlex.quote(str(out))}")
     return "\n".join(lines)
 
 

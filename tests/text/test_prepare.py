@@ -63,7 +63,7 @@ def test_words_sentences_and_figures(prepared, tmp_path):
     assert corpus.dictionary.about["rules"] == made["rules"]
     assert json.loads((tmp_path / "out" / "dataset.json").read_text()) == made
     assert "0.00 %" in said
-    assert "train on it: python -m gluonlm.train --data" in said
+    assert "train on it: python -m gluonlm.train --preset small-text --data" in said
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,8 @@ def test_a_text_without_line_ends(prepared, tmp_path):
     assert " ".join(texts[s].strip() for s in SPLITS) == text.strip()
     assert made["splits"]["train"]["tokens"] == len(load_corpus(str(tmp_path / "out")).train)
     bases = "ACGT" * 20_000
-    made, texts, _ = prepared(bases, "--level", "char")
+    made, texts, said = prepared(bases, "--level", "char")
+    assert "train on it: python -m gluonlm.train --data" in said
     assert "".join(texts[s].strip() for s in SPLITS) == bases
     assert "--level char or --level subword fits it better" in prepared(bases)[2]
 
