@@ -217,7 +217,10 @@ NEEDS: dict[str, tuple[Callable[[Config], bool], str]] = {
         lambda c: c.tied and c.emsize != c.nhid and c.model != "Transformer",
         "a recurrent --model, --tied and an --emsize other than --nhid",
     ),
-    "plateau": (lambda c: c.schedule == "plateau", "--schedule plateau"),
+    "plateau": (  # a finetuned run averages instead
+        lambda c: c.schedule == "plateau" and c.finetune is None,
+        "--schedule plateau in a run that is not finetuned",
+    ),
     "averaging": (
         # a finetuned run may repeat what the run before it had
         lambda c: bool(c.finetune) or (c.averages and c.optimizer == "sgd"),

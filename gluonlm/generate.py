@@ -45,8 +45,9 @@ def parser() -> Parser:
     add("--samples", type=at_least(1), default=1, help="number of texts (default: 1)")
     add("--seed", type=at_least(0), default=1111, help="seed of what is random (default: 1111)")
     add_strategy(parser.add_argument_group("how words are chosen"))
-    add("--capitals", action="store_true", help="begin sentences with a capital letter")
-    add("--raw", action="store_true", help="print the tokens as they are, <eos> too")
+    style = parser.add_mutually_exclusive_group().add_argument
+    style("--capitals", action="store_true", help="begin sentences with a capital letter")
+    style("--raw", action="store_true", help="print the tokens as they are, <eos> too")
     add("--outf", type=Path, metavar="FILE", help="write to this file and show progress instead")
     words = "with --outf: words between progress lines"
     add("--log-interval", type=at_least(1), default=100, help=words)
@@ -141,6 +142,8 @@ def main(argv: list[str]) -> list[str]:
         if not out.parent.is_dir():
             raise UserError(f"cannot write {out}: there is no folder {out.parent}, make it first")
     model = open_model(model_path(options), options.gpu, options.onnx)
+    if options.capitals and model.level == "char":
+        raise UserError("--capitals has no effect on a model of characters: leave it out")
     texts = max(options.samples, options.beam or 1)
     each = 16 * len(model.dictionary) + 8 * max(options.words, 0) + 2000  # logits, ids, its text
     check_memory(

@@ -135,6 +135,9 @@ def index(files: DatasetFiles, level: str, limits: Limits) -> tuple[Dictionary, 
         dictionary, ids = index_words(train, limits)
         return dictionary, {"train": ids}
     if files.closed:
+        if limits != ALL:
+            fixed = f"{files.name} is read with all of its characters"
+            raise UserError(f"{fixed}: leave out --vocab-size and --min-count")
         return index_characters(files.spans.values()), {}
     return index_characters([train], limits), {}
 

@@ -102,6 +102,13 @@ def test_what_has_an_effect_is_taken(line):
     settings(line)
 
 
+@pytest.mark.parametrize("name", ["restore_best", "lr_factor", "lr_patience", "lr_threshold"])
+def test_a_finetuned_run_knows_no_plateau(name):
+    """It averages from its first step on, at a constant rate."""
+    with pytest.raises(UserError, match="has no effect without .* not finetuned"):
+        Config(finetune="run", **{name: name == "restore_best" or 1}).check_effect([name])
+
+
 def test_every_need_is_of_some_setting():
     used = {field.metadata.get("needs") for field in Config.__dataclass_fields__.values()}
     assert used - {None} == set(NEEDS)

@@ -218,6 +218,7 @@ def test_model_pt_is_the_default(tmp_path, monkeypatch):
         ("--beam 2 --samples -1", "argument --samples: must be at least 1, not -1"),
         ("--sentences 1 --eos forbid", "is forbidden"),
         ("--seed -1", "argument --seed: must be at least 0, not -1"),
+        ("--raw --capitals", "argument --capitals: not allowed with argument --raw"),
         ("--cuda", "--gpu 0"),
         ("--checkpoint other.pt", "argument --checkpoint: not allowed with argument run"),
     ],
@@ -304,3 +305,8 @@ def test_a_phrase_in_the_vocabulary_s_spelling():
         ["zebra!"],
     )
     assert tokens_of("ab?", Dictionary("ab"), "char") == (["a", "b", "?"], ["?"])
+
+
+def test_characters_have_no_capitals_of_their_own(characters):
+    with pytest.raises(UserError, match="--capitals has no effect"):
+        main([characters, "--capitals", "--words", "3"])

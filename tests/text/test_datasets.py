@@ -13,7 +13,7 @@ from gluonlm.datasets import main
 from gluonlm.system.errors import UserError
 from gluonlm.system.files import cache_folder
 from gluonlm.text import locate, sources
-from gluonlm.text.corpus import EOS, UNK, Dictionary, load_corpus, read_split
+from gluonlm.text.corpus import EOS, UNK, Dictionary, Limits, index, load_corpus, read_split
 from gluonlm.text.download import File
 from gluonlm.text.locate import resolve
 from gluonlm.text.sources import ALIASES, DATASETS, Dataset
@@ -397,3 +397,9 @@ def test_a_run_finds_its_text_from_another_folder(cache, tmp_path, monkeypatch, 
     (there / "test.txt").unlink()
     with pytest.raises(UserError, match=r"here/data/penn has no test\.txt"):
         evaluate.main([run])
+
+
+def test_a_vocabulary_of_all_characters_has_no_limits():
+    whole = locate.DatasetFiles("enwik8", "char", {"train": None}, "enwik8", closed=True)
+    with pytest.raises(UserError, match="leave out --vocab-size and --min-count"):
+        index(whole, "char", Limits(min_count=2))
