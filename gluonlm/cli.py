@@ -143,10 +143,14 @@ def sentence_of(error: Exception) -> str | None:
         type(error).__name__ == "MXNetError" and OUT_OF_MEMORY.search(str(error))
     ):
         return "the memory does not suffice: use a smaller model, batch size or bptt"
+    if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):  # pathlib's
+        return f"a link leads to itself ({error}): correct the path"
     if not isinstance(error, OSError) or error.errno is None:
         return None
     if error.filename is not None:
         return f"cannot use {error.filename} ({error.strerror}): correct the path or its rights"
+    if error.errno == errno.ENOENT:
+        return "the current folder is gone: change to another one"
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF):
         return f"cannot write the output ({error.strerror}): send it to another place"
     return None

@@ -63,6 +63,8 @@ def main(argv: list[str]) -> None:
         return
     if not options.workers or not (options.local or options.hosts):
         raise UserError("say how many workers and where, such as -n 2 --local, or -n 4 -H a,b")
+    if not options.wait > 0:  # nor NaN
+        raise UserError(f"--wait {options.wait:g}: must be above 0")
     hosts = [None] if options.local else host_names(options.hosts)
     root = "127.0.0.1" if options.local else options.root or own_address(hosts)
     port = options.port or free_port(root)

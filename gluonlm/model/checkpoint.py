@@ -169,7 +169,7 @@ def best_file(folder: Path) -> Path:
     if home not in path.parents and not (beside and path != home):
         outside = f"its best model would be {said}, outside of the run; make that {BEST}"
         raise UserError(f"{settings} is damaged: {outside}")
-    return folder / said
+    return path if beside else folder / said  # the folder may be a link to another place
 
 
 def computes_in_half(quantized: Quantized, contexts: Contexts) -> bool:

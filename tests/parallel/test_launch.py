@@ -438,3 +438,9 @@ def test_threads_that_the_user_has_set_are_passed_on(monkeypatch, given):
         for _, line in supervisor.starts(world(), [host], ["ssh"], ["train"]).values():
             assert "-u OMP_NUM_THREADS" in " ".join(line)
             assert ("OMP_NUM_THREADS=3" in " ".join(line)) == given
+
+
+@pytest.mark.parametrize("wait", ["-5", "0", "nan"])
+def test_a_time_to_wait_that_makes_no_sense_is_told(wait):
+    with pytest.raises(UserError, match=f"--wait {wait}: must be above 0"):
+        launch.main(["-n", "1", "--local", "--wait", wait])

@@ -6,11 +6,13 @@ import subprocess
 import sys
 import time
 from functools import partial
+from pathlib import Path
 
 import pytest
 
 from gluonlm.cli import sentence_of
 from gluonlm.system.errors import UserError
+from gluonlm.system.files import check_output
 from gluonlm.system.streams import printable
 
 COMMAND = "from gluonlm.cli import run\nrun(lambda argv: {})"
@@ -71,6 +73,20 @@ def test_errors_that_are_no_mistake_of_ours():
     )
     assert sentence_of(type("MXNetError", (RuntimeError,), {})("shape mismatch")) is None
     assert sentence_of(ValueError("ours")) is None
+    assert sentence_of(RuntimeError("ours")) is None
+
+
+def test_a_link_to_itself_and_a_folder_that_is_gone_are_told(tmp_path, monkeypatch):
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(RuntimeError) as loop:
+        check_output(tmp_path / "loop")
+    assert sentence_of(loop.value).startswith("a link leads to itself")
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(FileNotFoundError) as gone:
+        Path.cwd()
+    assert sentence_of(gone.value).startswith("the current folder is gone")
 
 
 @pytest.mark.parametrize(

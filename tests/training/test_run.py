@@ -166,6 +166,10 @@ def test_a_run_is_found_by_its_model_file(cats, tmp_path):
     assert result.folder == tmp_path / "PTB"
     again = train.main(["--resume", str(tmp_path / "PTB" / LAST).replace(LAST, "")])
     assert again.valid_loss == result.valid_loss
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "PTB").rename(tmp_path / "disk" / "PTB")  # which has more room
+    (tmp_path / "PTB").symlink_to("disk/PTB")
+    assert train.main(["--resume", str(tmp_path / "PTB")]).valid_loss == result.valid_loss
     (tmp_path / "other.pt").write_bytes(b"")
     with pytest.raises(UserError, match="is not the best model of a run"):
         train.main(["--resume", str(tmp_path / "other.pt")])
