@@ -8,6 +8,7 @@ A line of the file is a word and its numbers; a first line with their counts may
 import warnings
 from pathlib import Path
 
+import numpy as np
 from mxnet import nd
 
 from gluonlm.model.rnn import RNNModel
@@ -35,6 +36,9 @@ def start_from_vectors(path: str, model: RNNModel, dictionary: Dictionary) -> in
         raise UserError(f"{none}: give vectors of the same language and spelling")
     weight = parameter.list_data()[0].asnumpy()
     weight[dictionary.encode(found)] = vectors[found].asnumpy()
+    if not np.isfinite(weight).all():
+        odd = f"--embeddings {path} has numbers that are not finite"
+        raise UserError(f"{odd}: take the lines with inf or nan out")
     parameter.set_data(nd.array(weight))
     return len(found)
 

@@ -90,7 +90,8 @@ def quiet_interrupts() -> None:
 
 def leave(number: int, frame: object) -> None:
     """End the process at once, with one line."""
-    os.write(2, f"{INTERRUPTS[number]}\n".encode())
+    with contextlib.suppress(OSError):
+        os.write(2, f"{INTERRUPTS[number]}\n".encode())
     os._exit(128 + number)
 
 

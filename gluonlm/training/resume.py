@@ -6,6 +6,7 @@
 ``training`` is a :class:`gluonlm.training.loop.Training`.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -77,7 +78,8 @@ class StopRequest:
         if number == signal.SIGTERM:  # sent by a program, which needs no advice
             return
         # print may be what the signal has interrupted, and is not re-entrant
-        os.write(2, b"\nstopping after this step, then evaluating; Ctrl-C again ends at once\n")
+        with contextlib.suppress(OSError):  # a full disk, or a reader that has gone
+            os.write(2, b"\nstopping after this step, then evaluating; Ctrl-C again ends at once\n")
 
 
 def save_training(training) -> None:

@@ -59,6 +59,8 @@ def test_resuming_does_not_read_the_vectors_again(cats, tmp_path, vectors, capsy
         (b"one two three\nfour five six\n", "text format"),
         (b"cats 1 2 3\n", "vectors of 3 numbers: add --emsize 3"),
         (b"zebra 1 2 3 4 5 6 7 8\n", "none of the"),
+        (b"cat 1 2 3 4 5 6 7 nan\n", "not finite"),
+        (b"cat 1 2 3 4 5 6 7 1e39\n", "not finite"),
         (None, "no such file"),
     ],
 )

@@ -31,6 +31,7 @@ from gluonlm.text.corpus import load_corpus
 from gluonlm.training.fit import memory_need
 from gluonlm.training.optim import tensors
 from gluonlm.training.progress import Display
+from gluonlm.training.resume import StopRequest
 from gluonlm.training.run import Run, read_log
 
 LAST = "last.safetensors"
@@ -486,3 +487,14 @@ def test_a_finetuned_run_does_not_take_its_masks_from_the_best_model(done, tmp_p
     assert load_model(tmp_path / "parts").pruned
     train.main(["--resume", str(tmp_path / "parts")])
     assert state(tmp_path / "parts")[0] == state(tmp_path / "whole")[0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_training_is_stopped_in_good_order_when_nothing_can_be_said(monkeypatch, number):
+    def full(descriptor, content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "write", full)
+    with StopRequest() as stop:
+        os.kill(os.getpid(), number)
+        assert stop.asked
