@@ -1,6 +1,7 @@
 """What commands share: how options are read, and how a command ends."""
 
 import argparse
+import contextlib
 import dataclasses
 import errno
 import re
@@ -32,6 +33,14 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, command: str, doc: str | None, **more):
         prog, does = f"python -m gluonlm.{command}", (doc or "").partition("\n")[0]
         super().__init__(prog=prog, description=does, allow_abbrev=False, **more)
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace=None):
+        """What argparse parses; options may also stand between the positional arguments."""
+        args = sys.argv[1:] if args is None else args
+        with contextlib.suppress(TypeError):  # one that excludes an option has no other beside it
+            if "--" not in args:  # after which no option is one of this command
+                return self.parse_intermixed_args(args, namespace)
+        return super().parse_args(args, namespace)
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace=None):
         """What argparse parses, each option spelled with ``-`` for ``_``."""

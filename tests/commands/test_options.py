@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
-from gluonlm import cli, datasets, evaluate, export, generate, prune, quantize, train
+from gluonlm import cli, datasets, evaluate, export, generate, prune, quantize, score, train
 from gluonlm.config import NEEDS, Config
+from gluonlm.prepare import parser as prepare_parser
 from gluonlm.presets import PRESETS, RECIPES, resolve
 from gluonlm.system.errors import UserError
 from gluonlm.system.gpu import contexts
@@ -23,6 +24,20 @@ def settings(line):
 def test_a_mistake_is_one_sentence(command):
     with pytest.raises(UserError, match=r"--unheard-of: see python -m gluonlm\.\w+ --help"):
         command.main(["run", "--unheard_of"] if command is not train else ["--unheard_of"])
+
+
+@pytest.mark.parametrize(
+    ("parse", "option"),
+    [
+        (score.parser().parse_args, ["--words"]),
+        (export.parse, ["--format", "web"]),
+        (prepare_parser().parse_args, ["--out", "data/made"]),
+    ],
+)
+def test_options_may_stand_between_the_positional_arguments(parse, option):
+    asked = parse(["first", "second", *option])
+    assert parse(["first", *option, "second"]) == parse([*option, "first", "second"]) == asked
+    assert parse([*option, "first", "--", "-"]) == parse(["first", "-", *option])
 
 
 def test_a_mistake_is_printed_without_the_usage(monkeypatch, capsys):
