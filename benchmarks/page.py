@@ -32,7 +32,7 @@ def main(argv: list[str]) -> dict:
     options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         path = Path(folder, "page.html")
-        path.write_text(page(load_model("austen"), "Jane Austen"), encoding="utf-8")
+        path.write_text(page(load_model("austen")), encoding="utf-8")
         browser = chromium(playwright)
         rounds = [measured(browser.new_page(), path) for _ in range(options.rounds)]
         browser.close()

@@ -148,7 +148,7 @@ def api_index(
 def live_page() -> None:
     """The page that runs the bundled model; the site takes it as it is."""
     folder = DOCS / "_generated" / "site" / "live"
-    write(folder / "index.html", web.page(load_model("austen"), "Jane Austen"))
+    write(folder / "index.html", web.page(load_model("austen")))
 
 
 def notebooks() -> None:

@@ -21,13 +21,14 @@ from gluonlm.system.errors import UserError
 
 FORMAT = "gluonlm-web"
 PAGE = Path(__file__).parent / "page"
+READ = {"austen": "Jane Austen"}  # the bundled data set, about which the page knows more
 # INT8 weights, nothing else rounded
 ROWS = Scheme(mode="symmetric", per="row", activations="float")
 
 
 def web_file(trained: Trained, name: str = "") -> bytes:
-    """The content of a file for the page, which calls the model ``name``; a UserError when it
-    cannot compute such a model."""
+    """The content of a file for the page, which calls the model ``name``, or else by the text that
+    it has read; a UserError when the page cannot compute such a model."""
     config = trained.config
     if config.model != "LSTM" or config.splits or config.adaptive:
         kind = config.model if config.model != "LSTM" else "LSTM with an adaptive softmax"
@@ -40,18 +41,18 @@ def web_file(trained: Trained, name: str = "") -> bytes:
         stored = quantize_model(trained.model, dict.fromkeys(parts_of(trained.model), ROWS))
     metadata = {
         "format": FORMAT,
-        "name": name or Path(config.data).stem,
+        "name": name or READ.get(config.data) or Path(config.data).stem,
         "level": trained.level,
         "words": json.dumps(trained.dictionary.idx2word),
     }
     return serialized(stored.arrays(), metadata)
 
 
-def page(trained: Trained, name: str = "") -> str:
+def page(trained: Trained) -> str:
     """The page as one HTML text: style, scripts and the model's file, in letters, inside. Raises a
     UserError as :func:`web_file`."""
     html = (PAGE / "index.html").read_text(encoding="utf-8")
-    letters = base64.b64encode(gzip.compress(web_file(trained, name), mtime=0)).decode()
+    letters = base64.b64encode(gzip.compress(web_file(trained), mtime=0)).decode()
 
     def script(match: re.Match) -> str:
         if match[1] == "model.js":

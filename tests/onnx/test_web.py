@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import mxnet as mx
 import numpy as np
@@ -83,8 +85,8 @@ def test_probabilities_are_those_of_python(opened, trained):
 
 def test_a_reader_appends_writes_and_looks_inside(opened):
     opened.fill("#text", "she was")
-    best = opened.inner_text("#next li:first-child button")
-    opened.click("#next li:first-child button")
+    best = opened.locator("#next button:enabled").first.inner_text()
+    opened.locator("#next button:enabled").first.click()
     assert opened.input_value("#text").split() == ["she", "was", best]
     written = []
     for _ in range(2):  # the same seed writes the same
@@ -107,6 +109,31 @@ def test_a_reader_appends_writes_and_looks_inside(opened):
     gates = opened.evaluate("cellsOf(steps[1]).gates.map((gate) => gate[1])")
     shown = opened.locator("#gates tr td:nth-child(2)").all_inner_texts()[:4]
     assert shown == [f"{value:.2f}" for value in gates]
+
+
+def test_the_page_says_which_text_the_model_has_read(opened, trained, tmp_path):
+    read = f"It has read the text “{Path(trained.config.data).stem}”."
+    assert read in opened.inner_text("#about")
+    assert opened.input_value("#text") == ""
+    assert not opened.is_visible("[data-example=austen]")
+    known = replace(trained, config=replace(trained.config, data="austen"))
+    (tmp_path / "austen.safetensors").write_bytes(web_file(known))
+    opened.set_input_files("#file", tmp_path / "austen.safetensors")
+    opened.wait_for_selector("[data-example=austen]")
+    assert "It has read the six novels of Jane Austen." in opened.inner_text("#about")
+    assert opened.input_value("#text").startswith("it was impossible for her")
+
+
+def test_an_unknown_word_is_marked_and_not_offered(opened):
+    opened.fill("#text", "she was xylophonic")
+    opened.evaluate("model.bias[model.unknown] = 99, steps = [], refresh()")
+    assert opened.inner_text("#strip li:last-child small").startswith("unknown, 0.")
+    assert opened.inner_text("#next li:first-child button") == "(unknown word)"
+    assert opened.is_disabled("#next li:first-child button")
+    assert opened.is_enabled("#next li:nth-child(2) button")
+    numbers = opened.locator("#next .number")
+    assert numbers.all_inner_texts()[1] == "< 0.1 %"
+    assert {round(box["height"]) for box in [one.bounding_box() for one in numbers.all()]} == {24}
 
 
 def test_another_model_is_dropped_and_a_foreign_file_is_refused(opened, trained, tmp_path):

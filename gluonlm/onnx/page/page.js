@@ -63,7 +63,7 @@ function element(tag, content, attributes = {}) {
 function showStrip() {
   const items = steps.slice(1).map((step, k) => {
     const bits = step.bits.toFixed(1);
-    const button = element("button", [shownWord(step.word), element("small", bits)], {
+    const button = element("button", [shownWord(step.word), element("small", step.known ? bits : `unknown, ${bits}`)], {
       type: "button",
       "aria-pressed": k + 1 === chosen,
       "aria-label": `${shownWord(step.word)}, ${bits} bits${step.known ? "" : ", not in the vocabulary"}`,
@@ -96,7 +96,7 @@ function showChosen() {
   const best = likeliest(probabilities, 10);
   const items = best.map((id) => {
     const button = element("button", shownWord(model.words[id]), { type: "button" });
-    button.disabled = !last;
+    button.disabled = !last || id === model.unknown;
     button.addEventListener("click", () => append([id]));
     return bar(button, probabilities[id], probabilities[best[0]]);
   });
@@ -225,6 +225,10 @@ function useModel(bytes) {
   Object.assign(read, wordTable(read));
   model = read;
   steps = [];
+  const austen = model.name === "Jane Austen"; // the text that comes with gluonlm
+  $("has-read").textContent = austen ? "the six novels of Jane Austen" : `the text “${model.name}”`;
+  document.querySelector("[data-example=austen]").hidden = !austen;
+  if (austen) $("text").value ||= EXAMPLES.austen;
   $("layer").replaceChildren(...model.layers.map((_, k) => element("option", k + 1, { value: k })));
   $("layer").value = model.layers.length - 1;
   $("loaded").textContent = `${model.name}: ${model.words.length} words, ${model.layers.length} layers of ` +
@@ -250,7 +254,6 @@ async function useUpload(file) {
   }
 }
 
-$("text").value = EXAMPLES.austen;
 $("text").addEventListener("input", () => { heldSeed = null; refresh(); });
 for (const button of document.querySelectorAll("[data-example]")) {
   button.addEventListener("click", () => { $("text").value = EXAMPLES[button.dataset.example]; heldSeed = null; refresh(); });

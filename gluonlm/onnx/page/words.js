@@ -41,5 +41,5 @@ function toText(words) {
 
 /* A word as it is shown: what cannot be seen gets a name. */
 function shownWord(word = "") {
-  return { "\n": "↵", " ": "␣", "<eos>": "(end of sentence)" }[word] ?? word;
+  return { "\n": "↵", " ": "␣", "<eos>": "(end of sentence)", "<unk>": "(unknown word)" }[word] ?? word;
 }
