@@ -26,6 +26,7 @@ from gluonlm.inference.sampling import (
     read,
 )
 from gluonlm.inference.scoring import evaluate, perplexity
+from gluonlm.system.errors import UserError
 from gluonlm.text.detokenize import to_text, tokens_of
 from gluonlm.text.vocabulary import EOS, Dictionary
 
@@ -94,6 +95,9 @@ class LanguageModel:
     def evaluate(self, ids: np.ndarray, batch_size: int | None = None) -> float:
         """Mean loss in nats per token of a text (tokens,) that is cut in ``batch_size`` columns;
         None for as many as training evaluates its test text in."""
+        if len(ids) and not 0 <= np.min(ids) <= np.max(ids) < len(self.dictionary):
+            others = f"there are ids that are not among this model's {len(self.dictionary)}"
+            raise UserError(f"{others}: encode the text with its own dictionary")
         columns = self.columns("test") if batch_size is None else batch_size
         return evaluate(self.arithmetic, ids, self.dictionary, columns)
 

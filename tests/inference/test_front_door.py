@@ -146,3 +146,11 @@ def test_numbers_that_make_no_sense_are_refused(run):
     ):
         with pytest.raises(UserError, match="must be at least"):
             request()
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("wrong", [-1, 9])
+def test_ids_of_another_vocabulary_are_refused(run, file, wrong):
+    """Before, MXNet took the nearest ones, and the loss was a number like any other."""
+    with pytest.raises(UserError, match="ids that are not among this model's 9"):
+        gluonlm.load(run / file).evaluate(np.array([1, wrong, 2]), 1)
