@@ -18,7 +18,7 @@ import statistics
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 
@@ -35,7 +35,7 @@ OTHERS = 0.3  # cores that other programs use; so many more or less call for a m
 REST = 4  # a measurement is not followed by another for so many times its length
 # seconds of work until more threads are tried again: doubled each time, up to the longest
 PATIENCE, LONGEST = 4.0, 160.0
-WORTH = 1.05  # how much faster fewer threads must be
+EQUAL = 1.08  # times that differ by less are about the same
 current: list[int] = []  # the number that was set last
 
 
@@ -125,11 +125,11 @@ class Threads:
         self.most = most or (prepare().threads if may_choose() else 1)
         self.change, self.clock, self.others, self.number = change, clock, others, self.most
         self.queue = candidates(self.most)  # numbers still to be tried
-        self.trial: list[float] = []  # times of the one that is being tried
-        self.results: dict[int, float] = {}  # of those that were
-        self.recent: deque[tuple[float, float]] = deque(maxlen=WINDOW)  # times, others' cores
-        self.usual, self.patience = 0.0, PATIENCE  # the time since the last measurement
-        self.usual_others: float | None = None  # cores since then, once they are known
+        # of pieces of work: the time, and the cores that other programs used meanwhile
+        self.trial: list[tuple[float, float]] = []  # of the number that is being tried
+        self.results: dict[int, tuple[float, float]] = {}  # of those that were: medians
+        self.recent: deque[tuple[float, float]] = deque(maxlen=WINDOW)
+        self.usual, self.patience = (0.0, 0.0), PATIENCE
         self.worked = 0.0  # seconds, pauses not counted
         # the last measurement, and its trial of a number, in seconds of work
         self.started = self.ended = self.trial_started = 0.0
@@ -162,30 +162,31 @@ class Threads:
         others = (self.others() - self.since[1]) / (ended - self.since[0])
         self.seconds = self.amount = 0.0
         if self.queue:
-            self._try(seconds)
+            self._try(seconds, others)
         else:
             self._watch(seconds, others)
 
-    def _try(self, seconds: float) -> None:
+    def _try(self, seconds: float, others: float) -> None:
         """Take account of a time while numbers are tried; the last one ends the measurement."""
-        self.trial.append(seconds)
-        least = min(self.results.values(), default=seconds)
+        self.trial.append((seconds, others))
+        least, _ = min(self.results.values(), default=(seconds, others))
         hopeless = len(self.trial) > 1 and seconds > HOPELESS * least
         most = TRIAL if self.worked - self.trial_started < ENOUGH else 2
         if len(self.trial) <= most and not hopeless:
             return
-        self.results[self.queue.pop(0)] = statistics.median(self.trial[1:])
+        self.results[self.queue.pop(0)] = medians(self.trial[1:])
         self.trial, self.trial_started = [], self.worked
         if not self.queue:
             self._choose()
 
     def _choose(self) -> None:
-        """The fastest number, or the largest if that is about as fast."""
-        self.number = min(self.results, key=self.results.get)
-        if self.results[self.most] < WORTH * self.results[self.number]:
-            self.number = self.most
+        """The fastest number, or of those that are about as fast the largest; beside other programs
+        the smallest, which disturbs and is disturbed least."""
+        best, others = min(self.results.values())
+        fast = [number for number, (time, _) in self.results.items() if time < EQUAL * best]
+        self.number = min(fast) if others > OTHERS else max(fast)
         self.patience = min(2 * self.patience, LONGEST) if self.number < self.most else PATIENCE
-        self.usual, self.usual_others, self.ended = self.results[self.number], None, self.worked
+        self.usual, self.ended = self.results[self.number], self.worked
         self.results = {}
         self.recent.clear()
 
@@ -195,14 +196,20 @@ class Threads:
         self.recent.append((seconds, others))
         if len(self.recent) < WINDOW:
             return
-        now, others = map(statistics.median, zip(*self.recent, strict=True))
-        before = self.usual_others = others if self.usual_others is None else self.usual_others
+        (now, others), (before, others_before) = medians(self.recent), self.usual
         since, length = self.worked - self.ended, self.ended - self.started
-        changed = not self.usual / CHANGE < now < self.usual * CHANGE
-        changed |= abs(others - before) > OTHERS
+        changed = not before / CHANGE < now < before * CHANGE
+        changed |= abs(others - others_before) > OTHERS
         temporary = self.number < self.most or others > OTHERS
         due = temporary and since > max(self.patience, 2 * REST * length)
         if due or changed and since > REST * length:
-            self.results = {self.number: now}
+            # the newest pieces: of the older ones some may be from before a change
+            self.results = {self.number: medians(list(self.recent)[WINDOW // 2 :])}
             self.queue = [number for number in candidates(self.most) if number != self.number]
             self.started = self.trial_started = self.worked
+
+
+def medians(pieces: Iterable[tuple[float, float]]) -> tuple[float, float]:
+    """The median of each of the two numbers that is known of a piece."""
+    seconds, others = map(statistics.median, zip(*pieces, strict=True))
+    return seconds, others

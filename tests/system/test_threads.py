@@ -75,6 +75,22 @@ def test_more_threads_that_gain_nothing_are_kept(machine):
     assert machine.work(chooser_of(machine), 30) == 2
 
 
+def test_fewer_threads_that_are_as_fast_are_kept_beside_another_program(machine):
+    machine.times, machine.others_cores = {2: 0.98, 1: 1.0}, 1.0
+    assert machine.work(chooser_of(machine), 30) == 1
+
+
+def test_times_from_before_a_change_do_not_count(machine):
+    """Of the five newest pieces two were before, and one was halfway."""
+    machine.times = {2: 0.2, 1: 0.35}
+    chooser = chooser_of(machine)
+    machine.work(chooser, 60)
+    for time in (0.3, 0.5):
+        machine.times, machine.others_cores = {2: time, 1: 0.36}, 1.0
+        machine.work(chooser, 1)
+    assert machine.work(chooser, 8) == 1
+
+
 def test_it_follows_the_load(machine):
     """Quiet, busy, quiet: each time the better number is found, for at most a tenth of the time lost."""
     chooser = chooser_of(machine)
