@@ -44,7 +44,7 @@ lint: env
 	$(PYTHON) -m ruff format --check .
 
 # A worker per core; each keeps the tests that share something: a file's, or a notebook's (tests/conftest.py).
-PYTEST := $(PYTHON) -m pytest --numprocesses auto --no-loadscope-reorder
+PYTEST := $(PYTHON) -m pytest --numprocesses auto --no-loadscope-reorder -rfEs
 COVERAGE := $(if $(filter -k,$(ARGS)),, --cov --cov-report=term-missing:skip-covered --cov-fail-under=90)
 
 test: lint

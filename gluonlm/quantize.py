@@ -88,8 +88,8 @@ def main(argv: list[str]) -> Trained | list[Row]:
     path = options.out or trained.path.with_name(f"{base.kind}.safetensors")
     quantized = replace(trained, quantized=quantize_model(trained.model, schemes, statistics))
     save_output(quantized, path)
-    for part, scheme in schemes.items():
-        print(f"{part:>10}  {scheme}")
+    for scheme in dict.fromkeys(schemes.values()):
+        print(f"{scheme}: {', '.join(part for part in schemes if schemes[part] == scheme)}")
     size, before = path.stat().st_size, trained.path.stat().st_size
     print(f"{path}: {size / 1e6:.3g} MB, {size / before:.1%} of the model it is made from")
     return replace(quantized, path=path)

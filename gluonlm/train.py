@@ -234,6 +234,10 @@ def announce(training: Training) -> None:
         f"run: {training.run.folder}",
         flush=True,
     )
+    progress = training.progress
+    if progress.done or progress.epoch >= config.epochs:
+        more = "" if progress.done else ": --epochs N goes on to epoch N"
+        print(f"training is complete, at epoch {progress.epoch} of {config.epochs}{more}")
 
 
 def finish(training: Training, finished: bool, onnx: str | None) -> Result:

@@ -49,6 +49,10 @@ class LanguageModel:
     level: str  # what its tokens are: "word", "char" or "subword"
     path: Path
 
+    def __repr__(self) -> str:
+        layers = f"{self.config.nlayers} x {self.config.nhid} units, {len(self.dictionary)} tokens"
+        return f"LanguageModel({self.config.data!r}, {self.level}: {self.config.model}, {layers})"
+
     def begin_state(self, batch_size: int) -> State:
         """A state of zeros for so many columns."""
         return self.arithmetic.begin_state(batch_size)

@@ -487,6 +487,7 @@ def test_every_command_takes_a_quantized_model(run, tmp_path, words, capsys):
     written = quantize.main(
         [str(run), *(["--fp16"] if words == "fp16" else ["--int8", words]), "--out", str(path)]
     )
+    assert capsys.readouterr().out.count(words) == 1  # once for all parts
     size, before = written.path.stat().st_size, load_model(run).path.stat().st_size
     assert size < 0.8 * before  # the vocabulary and the header are most of so small a model
     exact, score = evaluate.main([str(run)]), evaluate.main([str(path)])

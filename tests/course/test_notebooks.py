@@ -332,7 +332,7 @@ def test_the_rules_can_be_broken():
 
 OUTPUT = """epoch   1/40 | batch   100/203 | lr 17.56 | loss {0}.831 | ppl  {0}40.86 \
 |  1{0}248 tokens/s |    {0} s left
-epoch   1 |      {0} s | lr 15 | train ppl   {0}53.27 | valid loss {0}.0155 \
+epoch   1 |      {0} s in all | lr 15 | train ppl   {0}53.27 | valid loss {0}.0155 \
 | valid ppl   {0}50.74 | best model saved
 forward (35, 20): ≈{0}.28 ms, hybridized ≈{0}1.3e-05 ms
 » emma was {0}

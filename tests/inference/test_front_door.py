@@ -87,6 +87,11 @@ def values(array) -> np.ndarray:
     return array if isinstance(array, np.ndarray) else array.asnumpy()
 
 
+def test_a_model_is_shown_in_one_line():
+    shown = "LanguageModel('austen', word: LSTM, 2 x 400 units, 10000 tokens)"
+    assert repr(gluonlm.load("austen")) == shown
+
+
 def test_perplexity_of_a_text_is_that_of_a_file_with_it(run, tmp_path):
     model = gluonlm.load(run)
     for text in (TEXT, "the cat", "a zebra\n\nran"):

@@ -5,6 +5,7 @@ import importlib.util
 import itertools
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -117,6 +118,16 @@ def test_a_folder_has_one_owner(cats, tmp_path, copied):
     assert not (tmp_path / "new").exists()  # nothing was written
     assert train.main(["--resume", str(copied), "--epochs", "3"]).finished
     assert not (copied / ".lock").exists()
+
+
+def test_a_resumed_run_that_is_complete_says_so(copied, capsys):
+    train.main(["--resume", str(copied)])
+    said = capsys.readouterr().out
+    assert "\ntraining is complete, at epoch 2 of 2: --epochs N goes on to epoch N\n" in said
+    train.main(["--resume", str(copied), "--epochs", "3"])
+    said = capsys.readouterr().out
+    assert "complete" not in said
+    assert re.search(r"^epoch   3 \| +\d+ s in all \| ", said, re.MULTILINE)
 
 
 def test_a_lock_ends_with_its_process(tmp_path):
