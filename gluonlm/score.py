@@ -105,8 +105,9 @@ def main(argv: list[str]) -> dict[str, float]:
         total += line.log_probability
     seconds = time.monotonic() - began
     mean = perplexity(-total / max(tokens, 1))
+    lines_read = "1 line" if count == 1 else f"{count} lines"
     print(
-        f"{count} lines, {tokens} tokens | log-probability {total:.4f} | "
+        f"{lines_read}, {tokens} tokens | log-probability {total:.4f} | "
         f"perplexity {mean:.2f} | {count / max(seconds, 1e-9):.0f} lines/s",
         file=sys.stderr,
     )

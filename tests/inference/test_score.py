@@ -7,6 +7,7 @@ import json
 import math
 import os
 import sys
+from pathlib import Path
 import tracemalloc
 
 import numpy as np
@@ -140,6 +141,9 @@ def test_a_table_and_json_lines(path, capsys, monkeypatch):
     assert objects[3]["words"][1][0] == "zebra"
     main([str(path), text, "--words", "--next", "1"])
     assert "zebra:" in capsys.readouterr().out
+    Path("one.txt").write_text(TEXT[0] + "\n")
+    main([str(path), "one.txt"])
+    assert "1 line, " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
