@@ -7,8 +7,8 @@ import json
 import math
 import os
 import sys
-from pathlib import Path
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
