@@ -8,8 +8,9 @@ python -m gluonlm.evaluate runs/ptb --tune-cache        # its parameters searche
 python -m gluonlm.evaluate --onnx model.onnx            # exported; MXNet need not be installed
 python -m gluonlm.evaluate runs/ptb --record score.json # with the command and the machine
 
-Words that the model does not know count as ``<unk>``; their share is printed, with a caution when
-it is large.
+A data set is read as it stands. A single file is read by the rules of the model's data set, as
+``score --carry`` does, a line a sentence. Words that the model does not know count as ``<unk>``;
+their share is printed, with a caution when it is large.
 """
 
 import argparse
@@ -117,7 +118,8 @@ def main(argv: list[str]) -> Score:
         loss = model.evaluate(ids, options.batch_size or model.columns(split))
     score = Score(len(ids), int(np.sum(ids == model.dictionary.unk_id)), loss)
     units = {} if options.data else per_unit(model.dictionary, split, score.loss * score.tokens)
-    report(score, model.level, units)
+    name = options.file.name if options.file else f"{Path(data).name}, {split}"
+    report(name, score, model.level, units)
     if options.record:
         figures = {**dataclasses.asdict(score), "perplexity": storable(score.perplexity), **units}
         if model.level == "char":
@@ -127,11 +129,11 @@ def main(argv: list[str]) -> Score:
     return score
 
 
-def report(score: Score, level: str, units: dict[str, float]) -> None:
-    """Print a score, with a caution where it looks better than it is."""
+def report(name: str, score: Score, level: str, units: dict[str, float]) -> None:
+    """Print the score of a text, with a caution where it looks better than it is."""
     share = score.unknown / score.tokens
     print(
-        f"{score.tokens} tokens, {share:.2%} unknown | loss {score.loss:.4f} | "
+        f"{name}: {score.tokens} tokens, {share:.2%} unknown | loss {score.loss:.4f} | "
         f"{named(score.loss, level)}{units_shown(units, score.loss)}"
     )
     if share > MUCH_UNKNOWN:

@@ -3,11 +3,12 @@
 python -m gluonlm.score runs/NAME sentences.txt                # tab-separated, in order
 some command | python -m gluonlm.score runs/NAME --json        # lines of JSON, from standard input
 python -m gluonlm.score runs/NAME nbest.txt | sort -gr | head -1     # the most probable candidate
-python -m gluonlm.score model.onnx drafts.txt --words          # how surprising each word is
+python -m gluonlm.score model.onnx drafts.txt --words          # surprise of each word, in bits
 python -m gluonlm.score runs/NAME - --next 10                  # and what might come next
 
 A line is cut into tokens as the model's data set was, and its end is a token, too. Each line begins
 with a fresh state; with --carry they are read as one text, as ``python -m gluonlm.evaluate`` does.
+The log-probability is a natural logarithm; a blank line has one token, its end.
 """
 
 import json
@@ -20,12 +21,13 @@ from pathlib import Path
 
 from gluonlm.cli import Parser, add_gpu, at_least, open_model, run
 from gluonlm.inference.lines import COLUMNS, Line, score_lines
-from gluonlm.inference.scoring import perplexity, storable
+from gluonlm.inference.scoring import bits, perplexity, storable
 from gluonlm.system.errors import UserError
 from gluonlm.text.documents import physical_lines
 from gluonlm.text.reader import decoded, open_file
 
 PIECE = 1 << 16  # bytes read at once
+MANY = 100  # lines, of which a speed is said
 
 
 def parser() -> Parser:
@@ -34,7 +36,7 @@ def parser() -> Parser:
     add("run", help="folder of a run, model file, or exported .onnx file")
     add("file", nargs="?", default="-", help="text file, or - for standard input (default)")
     add("--json", action="store_true", help="a JSON object per line instead of a table")
-    add("--words", action="store_true", help="add the surprise of each token, -ln p")
+    add("--words", action="store_true", help="add the surprise of each token in bits")
     words = "add the N most probable next tokens"
     add("--next", type=at_least(0), default=0, metavar="N", help=words)
     add("--carry", action="store_true", help="do not reset the state between lines")
@@ -57,7 +59,7 @@ def row(line: Line, words: bool, following: bool) -> str:
     cells = [f"{line.log_probability:.4f}", len(line.ids), line.unknown, f"{line.perplexity:.2f}"]
     if words:
         tokens = map(shown_token, line.tokens)
-        cells.append(" ".join(f"{t}:{n:.2f}" for t, n in zip(tokens, line.nats)))
+        cells.append(" ".join(f"{t}:{bits(n):.2f}" for t, n in zip(tokens, line.nats)))
     if following:
         cells.append(" ".join(f"{shown_token(t)}:{p:.4f}" for t, p in line.next))
     return "\t".join(map(str, [*cells, line.text.replace("\t", " ")]))
@@ -72,7 +74,8 @@ def as_json(line: Line, words: bool, following: bool) -> str:
         "perplexity": storable(line.perplexity),
     }
     if words:
-        values["words"] = [[t, round(float(n), 4)] for t, n in zip(line.tokens, line.nats)]
+        surprises = (round(float(bits(n)), 4) for n in line.nats)
+        values["words_bits"] = list(zip(line.tokens, surprises))
     if following:
         values["next"] = [[token, round(p, 6)] for token, p in line.next]
     return json.dumps({**values, "text": line.text}, ensure_ascii=False)
@@ -93,7 +96,7 @@ def main(argv: list[str]) -> dict[str, float]:
         name = "standard input" if options.file == "-" else options.file
         raise UserError(f"{name} is empty: give text, a sentence a line")
     if not options.json:
-        extra = ["words"] * options.words + ["next"] * bool(options.next)
+        extra = ["words (bits)"] * options.words + ["next"] * bool(options.next)
         print("\t".join(["log_probability", "tokens", "unknown", "perplexity", *extra, "text"]))
     write = as_json if options.json else row
     count = tokens = 0
@@ -106,9 +109,10 @@ def main(argv: list[str]) -> dict[str, float]:
     seconds = time.monotonic() - began
     mean = perplexity(-total / max(tokens, 1))
     lines_read = "1 line" if count == 1 else f"{count} lines"
+    speed = f" | {count / seconds:.0f} lines/s" if count >= MANY else ""
     print(
         f"{lines_read}, {tokens} tokens | log-probability {total:.4f} | "
-        f"perplexity {mean:.2f} | {count / max(seconds, 1e-9):.0f} lines/s",
+        f"perplexity {mean:.2f}{speed}",
         file=sys.stderr,
     )
     return {"lines": count, "tokens": tokens, "log_probability": total, "perplexity": mean}

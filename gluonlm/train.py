@@ -15,6 +15,7 @@ A setting of the run is a field of :class:`gluonlm.config.Config` and becomes an
 import argparse
 import math
 import shlex
+import sys
 from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
@@ -47,6 +48,7 @@ from gluonlm.training.resume import load_training
 from gluonlm.training.run import ReadOnlyRun, Run
 from gluonlm.training.session import Group, Session
 
+FEW_STEPS = 200  # of a whole run, below which a model learns little more than counts of words
 WATCHING = ("log_interval", "checkpoint_seconds", "tensorboard", "kvstore")  # a Session's
 RESUME_OPTIONS = ("resume", "gpu", "cuda", "onnx_export", *WATCHING)
 NO_SETTINGS = (*RESUME_OPTIONS, "preset", "save", "dry_run")
@@ -234,10 +236,13 @@ def announce(training: Training) -> None:
         f"run: {training.run.folder}",
         flush=True,
     )
-    progress = training.progress
+    progress, steps = training.progress, len(training.plan_epoch()) * config.epochs
     if progress.done or progress.epoch >= config.epochs:
         more = "" if progress.done else ": --epochs N goes on to epoch N"
         print(f"training is complete, at epoch {progress.epoch} of {config.epochs}{more}")
+    elif steps < FEW_STEPS and not (progress.step or config.max_batches):
+        cure = "a smaller --batch-size or more --epochs would use the text better"
+        print(f"this run has only {steps} steps: {cure}", file=sys.stderr)
 
 
 def finish(training: Training, finished: bool, onnx: str | None) -> Result:

@@ -88,7 +88,7 @@ class LanguageModel:
     def encode(self, text: str) -> np.ndarray:
         """The ids (tokens,) int32 of a text that a person wrote, cut as the data set was."""
         if self.level == "char" or not text:
-            return self.dictionary.encode(text)
+            return self.dictionary.encode(tokens_of(text, self.dictionary, self.level)[0])
         tokens, _ = tokens_of(text.removesuffix("\n"), self.dictionary, self.level)
         return self.dictionary.encode([*tokens, EOS])
 

@@ -22,8 +22,10 @@ from pathlib import Path
 import numpy as np
 
 from gluonlm.system.errors import UserError
+from gluonlm.text.detokenize import tokens_of
+from gluonlm.text.documents import JOIN, physical_lines
 from gluonlm.text.locate import COUNTS, DatasetFiles, resolve
-from gluonlm.text.reader import SPLITS, Span, blocks
+from gluonlm.text.reader import LONGEST_WORD, SPLITS, Span, blocks
 from gluonlm.text.vocabulary import EOS, RARE, UNK, Dictionary
 
 CODE_POINTS = 0x110000  # of Unicode
@@ -171,16 +173,38 @@ def say_unknown(name: str, dictionary: Dictionary, ids: dict[str, np.ndarray], g
         trouble = "which makes perplexities look too good"
     elif not given and (valid or test):
         where = f"{held_out} in the training text"
-        trouble = "which this training text does not teach"
+        cure = "prepare it with `python -m gluonlm.prepare`, or limit it with --min-count 2"
+        trouble = f"which this training text does not teach: {cure}"
     else:
         return
     print(f"{name}: {where} and are read as {UNK}, {trouble}", file=sys.stderr)
 
 
 def encode_file(path: str | Path, dictionary: Dictionary, level: str) -> np.ndarray:
-    """The ids (tokens,) int32 of any text file, ``<unk>`` for unknown tokens; a UserError when it
-    cannot be read, or has a character unknown to a closed vocabulary."""
-    return encode_span(Span(Path(path)), dictionary, level)
+    """The ids (tokens,) int32 of any text file, ``<unk>`` for unknown tokens: of one of those that
+    the model was made with as it stands, of another as a person wrote it, which a line on stderr
+    says where that matters. A UserError when it cannot be read, or has a character unknown to a
+    closed vocabulary."""
+    span = Span(Path(path), encoding=dictionary.encoding)
+    as_it_stands = encode_span(span, dictionary, level)
+    if digest(as_it_stands)[:16] in dictionary.about.get("texts", {}).values():
+        return as_it_stands
+    ids = gather(written_ids(span, dictionary, level))
+    if not np.array_equal(ids, as_it_stands):
+        how = "read by the rules of the model's own text, as score and perplexity do"
+        print(f"{path}: {how}", file=sys.stderr)
+    return ids
+
+
+def written_ids(span: Span, dictionary: Dictionary, level: str) -> Iterator[np.ndarray]:
+    """The ids of each line that a person wrote, or at character level of each block."""
+    if level == "char":
+        pieces = ("".join(tokens_of(block, dictionary, level)[0]) for block in blocks(span))
+        yield from character_ids(pieces, dictionary, span)
+        return
+    for line in physical_lines(blocks(span), LONGEST_WORD):
+        tokens, _ = tokens_of(line.removesuffix(JOIN), dictionary, level)
+        yield dictionary.encode(tokens if line.endswith(JOIN) else [*tokens, EOS])
 
 
 def encode_span(span: Span, dictionary: Dictionary, level: str) -> np.ndarray:

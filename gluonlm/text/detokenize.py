@@ -118,13 +118,13 @@ def to_text(
 def tokens_of(text: str, dictionary: Dictionary, level: str) -> tuple[list[str], list[str]]:
     """The tokens of a phrase that a person wrote, and those that the vocabulary does not know.
 
-    Words are found as they were when the data set was prepared, unless all that blanks separate are
-    in the vocabulary. A word that is not is tried in small letters, without the punctuation around
-    it, and as ``N`` if it is a number. A line end is an ``<eos>``. At character level the tokens
-    are the characters.
+    Words are found as they were when the data set was prepared, unless blanks separate all tokens
+    already. A word that is not in the vocabulary is tried in small letters, without the punctuation
+    around it, and as ``N`` if it is a number. A line end is an ``<eos>``. At character level the
+    tokens are the characters.
     """
     if level == "char":
-        tokens = list(text)
+        tokens = list(text.lower() if dictionary.about.get("rules", {}).get("lowercase") else text)
     else:
         first, *others = (line_tokens(line, dictionary, level) for line in text.split("\n"))
         tokens = [*first, *(token for line in others for token in (EOS, *line))]
@@ -134,13 +134,12 @@ def tokens_of(text: str, dictionary: Dictionary, level: str) -> tuple[list[str],
 def line_tokens(line: str, dictionary: Dictionary, level: str) -> list[str]:
     """The tokens of a line, words or subwords."""
     words, rules = line.split(), dictionary.about.get("rules", {})
-    known = all(word in dictionary for word in words)
-    if level == "subword" and not (known and BLANK in line):  # "in" may be the end of a word, too
+    unknown = [word for word in words if word not in dictionary]
+    if level == "subword" and (unknown or BLANK not in line):  # "in" may be the end of a word, too
         line = line.lower() if rules.get("lowercase") else line
         return encoder(dictionary.about.get("subwords", ""))(line)
-    if known:
-        return words
-    if rules.get("tokenizer") == "moses":
+    # of a line that is cut already Moses would make more: 's becomes ' and s
+    if rules.get("tokenizer") == "moses" and any(tokenize(word) != [word] for word in unknown):
         words = tokenize(line, rules.get("lowercase"), rules.get("numbers"))
     return [spelled(word, dictionary) for word in words]
 

@@ -135,15 +135,27 @@ def test_a_table_and_json_lines(path, capsys, monkeypatch):
     objects = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     for row, values in zip(rows, objects, strict=True):
         assert float(row[0]) == pytest.approx(values["log_probability"], abs=1e-3)
-        assert sum(nats for _, nats in values["words"]) == pytest.approx(-float(row[0]), abs=1e-2)
+        nats = math.log(2) * sum(bits for _, bits in values["words_bits"])
+        assert nats == pytest.approx(-float(row[0]), abs=1e-2)
         assert [int(row[1]), int(row[2])] == [values["tokens"], values["unknown"]]
         assert len(values["next"]) == 2
-    assert objects[3]["words"][1][0] == "zebra"
+    token, bits = objects[3]["words_bits"][1]
     main([str(path), text, "--words", "--next", "1"])
-    assert "zebra:" in capsys.readouterr().out
-    Path("one.txt").write_text(TEXT[0] + "\n")
-    main([str(path), "one.txt"])
-    assert "1 line, " in capsys.readouterr().err
+    table = capsys.readouterr().out
+    assert "\twords (bits)\t" in table
+    assert f" zebra:{bits:.2f} " in table
+    assert token == "zebra"
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"), [(1, "1 line, 4 tokens"), (2, "2 lines,"), (200, " lines/s\n")]
+)
+def test_the_totals_tell_a_speed_of_many_lines_only(path, tmp_path, capsys, lines, said):
+    (tmp_path / "text.txt").write_text("a b c\n" * lines)
+    main([str(path), str(tmp_path / "text.txt")])
+    totals = capsys.readouterr().err
+    assert said in totals
+    assert ("lines/s" in totals) == (lines >= 100)
 
 
 @pytest.mark.parametrize(

@@ -387,7 +387,9 @@ def test_what_a_file_is_is_said_with_the_cure(tmp_path, content, kind, cure):
 def test_limits_of_the_vocabulary_teach_unk(tmp_path, capsys):
     (tmp_path / "text.txt").write_text("a a a b b c\n" * 9 + "d e\n" + "a b z\n" * 2)
     whole = load_corpus(str(tmp_path / "text.txt"))
-    assert "which this training text does not teach" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "which this training text does not teach: prepare it with" in told
+    assert "--min-count 2" in told
     corpus = load_corpus(str(tmp_path / "text.txt"), limits=Limits(min_count=2))
     assert capsys.readouterr().err.count("\n") == 1  # only how the file is split
     assert corpus.dictionary.idx2word == ["a", "b", EOS, "c", UNK]

@@ -19,7 +19,7 @@ import pytest
 from small import ONCE
 
 import gluonlm
-from gluonlm import evaluate, train
+from gluonlm import evaluate, score, train
 from gluonlm.prepare import main
 from gluonlm.system.errors import UserError
 from gluonlm.text.corpus import UNK, load_corpus, read_split
@@ -496,3 +496,38 @@ def test_a_phrase_of_many_lines_takes_no_longer_for_each():
         tokens_of("the cat the cat the cat\n" * lines, dictionary, "word")
         seconds.append((time.process_time() - started) / lines)
     assert seconds[1] < 5 * seconds[0]
+
+
+@pytest.mark.parametrize("level", ["word", "subword", "char"])
+def test_a_raw_text_is_read_by_the_rules_of_the_model(prepared, tmp_path, capsys, level):
+    """Before, evaluate took "Yes!" for a word, and no reader of characters knew a capital one."""
+    options = ["--vocab-size", "60"] if level == "subword" else []
+    prepared(TEXT, "--level", level, "--lowercase", *options)
+    run, raw = str(tmp_path / "run"), str(tmp_path / "raw.txt")
+    train.main(["--data", str(tmp_path / "out"), "--save", run, *ONCE])
+    capsys.readouterr()
+    whole = evaluate.main([run, "--data", raw, "--batch-size", "1"])
+    said = capsys.readouterr()
+    assert said.out.startswith("raw.txt: ")
+    assert (
+        said.err
+        == f"{raw}: read by the rules of the model's own text, as score and perplexity do\n"
+    )
+    lines = score.main([run, raw, "--carry"])
+    assert lines["tokens"] == whole.tokens
+    assert lines["perplexity"] == pytest.approx(whole.perplexity, rel=1e-6)
+    assert gluonlm.load(run).perplexity(TEXT) == pytest.approx(whole.perplexity, rel=1e-6)
+    assert whole.unknown <= 0.2 * whole.tokens  # most numbers
+    capsys.readouterr()
+    if level != "subword":  # whose test.txt is the text before it is cut in pieces
+        known = evaluate.main([run, "--data", str(tmp_path / "out" / "test.txt")])
+        assert known.perplexity == pytest.approx(evaluate.main([run]).perplexity, rel=1e-6)
+        assert not capsys.readouterr().err
+
+
+def test_a_line_that_is_cut_already_is_not_cut_further():
+    """Before, an unknown word in a line made ' and s of 's."""
+    words = ["she", "'s", ".", UNK]
+    dictionary = Dictionary(words, about={"rules": {"tokenizer": "moses", "lowercase": True}})
+    for line in ("she 's emma .", "She's emma."):
+        assert tokens_of(line, dictionary, "word")[0] == ["she", "'s", "emma", "."]

@@ -383,6 +383,18 @@ def test_the_first_line_comes_early_and_the_log_stays_as_it_is(monkeypatch, caps
     ]
 
 
+def test_a_run_of_few_steps_tells_so_at_its_beginning(cats, tmp_path, capsys):
+    """Before, a text of 12 steps was trained in the usual batches without a word."""
+    for epochs, more, said in [("2", [], True), ("50", ["--max-batches", "1"], False)]:
+        fit(cats, tmp_path / epochs, "--epochs", epochs, "--dry-run", *more)
+        assert "steps" not in capsys.readouterr().err
+        fit(cats, tmp_path / f"all-{epochs}", "--epochs", epochs, *more)
+        told = "this run has only 16 steps: a smaller --batch-size or more --epochs" in (
+            capsys.readouterr().err
+        )
+        assert told == said
+
+
 def test_a_finished_run_tells_last_how_to_write_with_it(cats, tmp_path, capsys):
     fit(cats, tmp_path / "a run", "--epochs", "1")
     last = capsys.readouterr().out.splitlines()[-1]
