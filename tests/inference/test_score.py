@@ -8,7 +8,6 @@ import math
 import os
 import sys
 import tracemalloc
-from pathlib import Path
 
 import numpy as np
 import pytest
