@@ -48,8 +48,8 @@ class OnnxModel:
         runtime = prepare()
         self.content, self.name, self.sessions = content, name, {}
         self._use(threads or runtime.threads)
-        given = threads is not None or runtime.threads_given
-        self.threads = Threads(1 if given else runtime.threads, self._use)
+        most = 1 if threads is not None or runtime.threads_given else runtime.threads
+        self.threads = Threads(most, self._use, first=most)
         self.metadata = self.session.get_modelmeta().custom_metadata_map
         if self.metadata.get("format") != FORMAT:
             ours = "an ONNX model, but not one of this version of gluonlm"

@@ -113,6 +113,8 @@ class Threads:
     """The number of threads for one kind of work, chosen by the time that it takes.
 
     :param most: the number on a quiet machine (default: the runtime's); with 1 none is measured.
+    :param first: that of the first piece of work: oneDNN keeps small copies of weights on it, and
+        two threads for them cost more beside a busy program than they gain without.
     """
 
     def __init__(
@@ -121,10 +123,11 @@ class Threads:
         change: Callable[[int], None] = set_threads,
         clock: Callable[[], float] = time.perf_counter,
         others: Callable[[], float] = others_seconds,
+        first: int = 1,
     ):
         self.most = most or (prepare().threads if may_choose() else 1)
         self.change, self.clock, self.others, self.number = change, clock, others, self.most
-        self.queue = candidates(self.most)  # numbers still to be tried
+        self.first, self.queue = first, candidates(self.most)  # the numbers still to be tried
         # of pieces of work: the time, and the cores that other programs used meanwhile
         self.trial: list[tuple[float, float]] = []  # of the number that is being tried
         self.results: dict[int, tuple[float, float]] = {}  # of those that were: medians
@@ -143,17 +146,15 @@ class Threads:
             yield
             return
         self.number = self.queue[0] if self.queue else self.number
-        # the first piece on one: oneDNN keeps small copies of weights on the number of their first
-        # call, and two threads for them cost more beside a busy program than they gain without
-        first = not self.worked
-        self.change(1 if first else self.number)
+        begins = not self.worked
+        self.change(self.first if begins else self.number)
         started = self.clock()
         if not self.amount:
             self.since = started, self.others()
         yield
         ended = self.clock()
         self.worked += ended - started
-        if first:
+        if begins:
             return
         self.seconds, self.amount = self.seconds + ended - started, self.amount + amount
         if self.seconds < LEAST:

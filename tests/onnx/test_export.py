@@ -429,7 +429,7 @@ def test_onnx_runtime_follows_the_chosen_number_of_threads(tmp_path):
     ids = np.arange(21).reshape(3, 7)
     export_onnx(untrained(tmp_path), tmp_path / "model.onnx")
     model = OnnxModel(tmp_path / "model.onnx")
-    model.threads, results = Threads(2, model._use), []
+    model.threads, results = Threads(2, model._use, first=2), []
     for number in (2, 1, 2):
         model.threads.queue = [number, 3 - number]
         results.append(model.predict(ids, model.begin_state(7))[0])

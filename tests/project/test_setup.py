@@ -197,7 +197,7 @@ def make(*arguments: str, cwd: Path = ROOT, **variables: str) -> subprocess.Comp
         (["test"], "-m ruff format --check ."),
         (["test"], "--cov-fail-under=90"),
         (["test", "ARGS=-n 0"], "--cov-fail-under=90 -n 0"),
-        (["test", "ARGS=-k a"], "pytest --numprocesses auto --no-loadscope-reorder -k a"),
+        (["test", "ARGS=-k a"], "pytest --numprocesses auto --no-loadscope-reorder -rfEs -k a"),
         (["quick"], "-m ruff format --check ."),
         (["quick"], '--quiet -m "not long"'),
         (["size"], "benchmarks/size.py"),
