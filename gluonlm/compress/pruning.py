@@ -138,9 +138,8 @@ class Pruner:
     def keep(self, masks: dict[str, np.ndarray]) -> None:
         """Set masks by the names of their tensors (True: kept), and what they prune to zero."""
         kept = self.kept | masks
-        self.kept = {
-            name: kept[name] for name in self.tensors if name in kept
-        }  # whoever came first
+        # in the order of the tensors, whichever was pruned first
+        self.kept = {name: kept[name] for name in self.tensors if name in kept}
         changing = dict.fromkeys(self.tensors[name].parameter for name in masks)
         for parameter in (one for one in changing if one in self.updater.parameters):  # not frozen
             whole = np.ones(self.model.trainables()[parameter].shape, np.float32)
