@@ -14,7 +14,7 @@ import itertools
 import sys
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -185,26 +185,32 @@ def encode_file(path: str | Path, dictionary: Dictionary, level: str) -> np.ndar
     the model was made with as it stands, of another as a person wrote it, which a line on stderr
     says where that matters. A UserError when it cannot be read, or has a character unknown to a
     closed vocabulary."""
-    span = Span(Path(path), encoding=dictionary.encoding)
-    as_it_stands = encode_span(span, dictionary, level)
-    if digest(as_it_stands)[:16] in dictionary.about.get("texts", {}).values():
-        return as_it_stands
-    ids = gather(written_ids(span, dictionary, level))
-    if not np.array_equal(ids, as_it_stands):
+    span, plain = Span(Path(path), encoding=dictionary.encoding), hashlib.sha256()
+    ids = gather(written_ids(span, dictionary, level, plain.update))
+    if plain.hexdigest() != digest(ids):
+        if plain.hexdigest()[:16] in dictionary.about.get("texts", {}).values():
+            return encode_span(span, dictionary, level)
         how = "read by the rules of the model's own text, as score and perplexity do"
         print(f"{path}: {how}", file=sys.stderr)
     return ids
 
 
-def written_ids(span: Span, dictionary: Dictionary, level: str) -> Iterator[np.ndarray]:
-    """The ids of each line that a person wrote, or at character level of each block."""
+def written_ids(
+    span: Span, dictionary: Dictionary, level: str, note: Callable[[np.ndarray], None]
+) -> Iterator[np.ndarray]:
+    """The ids of each line that a person wrote, or at character level of each block, after ``note``
+    has been called with those of the text as it stands."""
     if level == "char":
-        pieces = ("".join(tokens_of(block, dictionary, level)[0]) for block in blocks(span))
-        yield from character_ids(pieces, dictionary, span)
+        for block in blocks(span):
+            texts = block, "".join(tokens_of(block, dictionary, level)[0])
+            plain, ids = character_ids(texts, dictionary, span)
+            note(plain)
+            yield ids
         return
     for line in physical_lines(blocks(span), LONGEST_WORD):
-        tokens, _ = tokens_of(line.removesuffix(JOIN), dictionary, level)
-        yield dictionary.encode(tokens if line.endswith(JOIN) else [*tokens, EOS])
+        text, end = line.removesuffix(JOIN), [] if line.endswith(JOIN) else [EOS]
+        note(dictionary.encode([*text.split(), *end]))
+        yield dictionary.encode([*tokens_of(text, dictionary, level)[0], *end])
 
 
 def encode_span(span: Span, dictionary: Dictionary, level: str) -> np.ndarray:

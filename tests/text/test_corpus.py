@@ -206,6 +206,19 @@ def test_encode_file(folder):
         encode_file(folder / "valid.txt", Dictionary("b"), "char")
 
 
+@pytest.mark.parametrize(
+    ("level", "tokens"), [("word", ["a", "b", EOS, "b", "a", EOS]), ("char", [*"a b\nb a"])]
+)
+def test_a_file_of_anybody_is_read_once(tmp_path, monkeypatch, capsys, level, tokens):
+    (tmp_path / "text.txt").write_text("A b\nb A")
+    dictionary = Dictionary([UNK, *dict.fromkeys(tokens)], about={"rules": {"lowercase": True}})
+    reads, read = [], textfile.byte_blocks
+    monkeypatch.setattr(textfile, "byte_blocks", lambda span: reads.append(span) or read(span))
+    assert dictionary.decode(encode_file(tmp_path / "text.txt", dictionary, level)) == tokens
+    assert len(reads) == 1
+    assert "read by the rules" in capsys.readouterr().err
+
+
 def test_bytes_of_latin_1_are_characters(tmp_path):
     (tmp_path / "a").write_bytes(bytes(range(256)))
     dictionary = Dictionary(map(chr, range(256)), encoding="latin-1")
