@@ -135,7 +135,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 class Lock:
-    """The right to write a run's folder, which ends with the process, however that ends."""
+    """The right to write a folder, which ends with the process, however that ends."""
 
     def __init__(self, folder: Path):
         self.path = folder / ".lock"
@@ -148,7 +148,7 @@ class Lock:
                 holder = self.file.read().strip() or "another process"
                 self.file.close()
                 advice = "wait until it ends, or choose another folder"
-                raise UserError(f"{folder} is being trained by {holder}: {advice}") from None
+                raise UserError(f"{folder} is being written by {holder}: {advice}") from None
             except OSError:  # a file system without locks
                 pass
             with suppress(FileNotFoundError):  # it may have been released meanwhile

@@ -10,13 +10,15 @@ counts of the words, not the text: what is not decided yet waits in a temporary 
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, groupby, islice
 from pathlib import Path
 
-from gluonlm.system.files import write_atomically
+from gluonlm.system.files import Lock, write_atomically
 from gluonlm.text.checks import Checks
 from gluonlm.text.documents import JOIN, Sources
 from gluonlm.text.splits import LISTED, Splits, Unit
@@ -62,8 +64,7 @@ def prepare(sources: Sources, out: Path, rules: Rules, about: dict) -> tuple[dic
     returns what it holds, and what the checks have seen, for the report."""
     out.mkdir(parents=True, exist_ok=True)
     checks = Checks()
-    with tempfile.TemporaryDirectory(dir=out, prefix=".prepare-") as folder:
-        scratch = Path(folder)
+    with scratch_folder(out) as scratch:
         splits = Splits(scratch, rules.shares, rules.level)
         for title, lines in sources.documents():
             for part, group in groupby(select(title, lines, rules), key=lambda pair: pair[0]):
@@ -76,6 +77,19 @@ def prepare(sources: Sources, out: Path, rules: Rules, about: dict) -> tuple[dic
         write_atomically(scratch / "dataset.json", text.encode(errors="backslashreplace"))
         install(scratch, out)
     return made, checks
+
+
+@contextmanager
+def scratch_folder(out: Path) -> Iterator[Path]:
+    """A folder for what waits, in ``out``, into which nobody else prepares meanwhile."""
+    lock = Lock(out)
+    try:
+        for left in out.glob(".prepare-*"):  # by a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(dir=out, prefix=".prepare-") as folder:
+            yield Path(folder)
+    finally:
+        lock.release()
 
 
 def install(scratch: Path, out: Path) -> None:

@@ -13,6 +13,7 @@ import sys
 import time
 import zipfile
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ import gluonlm
 from gluonlm import evaluate, score, train
 from gluonlm.prepare import main
 from gluonlm.system.errors import UserError
+from gluonlm.text.checks import Checks
 from gluonlm.text.corpus import UNK, load_corpus, read_split
 from gluonlm.text.detokenize import tokens_of
 from gluonlm.text.preparation import Rules, is_wrapped, select
@@ -297,6 +299,27 @@ def test_prepared_texts_are_read_back_in_their_level(prepared, tmp_path):
     assert again.tolist() == corpus.test.tolist()
 
 
+def test_what_a_killed_process_left_goes_and_a_second_one_waits(prepared, tmp_path):
+    left, second = tmp_path / "out" / ".prepare-killed", []
+    (left / "deep").mkdir(parents=True)
+
+    def while_it_reads(lines):
+        assert not left.exists()
+        with pytest.raises(UserError, match=f"out is being written by process {os.getpid()} on "):
+            prepared(TEXT, name="other.txt")
+        second.append(True)
+        yield from lines
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checks, "watch", lambda self, lines: while_it_reads(lines))
+        prepared(TEXT)
+    assert second
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *(f"{split}.txt" for split in SPLITS),
+        "dataset.json",
+    }
+
+
 def test_texts_of_two_data_sets_are_never_together(prepared, tmp_path, monkeypatch):
     unlink, replace, left = Path.unlink, os.replace, [0]
 
@@ -309,18 +332,16 @@ def test_texts_of_two_data_sets_are_never_together(prepared, tmp_path, monkeypat
 
         return run
 
-    whole = []
-    for killed_at in range(1, 12):
+    after, whole = prepared(TEXT, "--level", "char")[1], []
+    for killed_at in range(1, 13):
         left[0] = 0
         before = prepared(TEXT)[1]
         with monkeypatch.context() as patch:
             patch.setattr(Path, "unlink", counted(unlink))
             patch.setattr(os, "replace", counted(replace))
             left[0] = killed_at
-            try:
-                after = prepared(TEXT, "--level", "char")[1]
-            except KeyboardInterrupt:
-                after = None
+            with suppress(KeyboardInterrupt):
+                prepared(TEXT, "--level", "char")
         if not (tmp_path / "out" / "train.txt").exists():
             with pytest.raises(UserError, match="has no train.txt"):
                 load_corpus(str(tmp_path / "out"))
@@ -331,7 +352,7 @@ def test_texts_of_two_data_sets_are_never_together(prepared, tmp_path, monkeypat
         assert corpus.level == ("word" if texts == before else "char")
         whole.append(killed_at)
     assert whole[0] == 1  # nothing was touched
-    assert whole[-1] == 11  # it was not killed at all
+    assert whole[-1] == 12  # it was not killed at all
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def test_a_folder_has_one_owner(cats, tmp_path, copied):
             (copied, lambda: train.main(["--resume", str(copied), "--epochs", "9"])),
         ):
             with pytest.raises(
-                UserError, match=rf"{folder} is being trained by process {os.getpid()}"
+                UserError, match=rf"{folder} is being written by process {os.getpid()}"
             ):
                 work()
         assert state(copied) == before
@@ -136,7 +136,7 @@ def test_a_lock_ends_with_its_process(tmp_path):
     program += f"lock = Lock(Path({str(tmp_path)!r})); print('locked', flush=True); time.sleep(60)"
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "locked\n"
-    with pytest.raises(UserError, match=f"trained by process {process.pid} on "):
+    with pytest.raises(UserError, match=f"written by process {process.pid} on "):
         Lock(tmp_path)
     process.kill()
     process.wait()
