@@ -30,6 +30,7 @@ from gluonlm.inference.language_model import LanguageModel
 from gluonlm.inference.predictor import Predictor
 from gluonlm.inference.scoring import named, per_unit, units_shown
 from gluonlm.model.checkpoint import load_model
+from gluonlm.model.precision import check_precision
 from gluonlm.onnx.export import export_onnx
 from gluonlm.parallel.agreement import check_equal
 from gluonlm.parallel.group import KVSTORES, join
@@ -190,11 +191,26 @@ def check(given: dict[str, Any]) -> None:
         raise UserError("--kvstore nccl: this mxnet is built without NCCL; leave the option out")
 
 
+def check_inherited(config: Config, session: Session, given: dict[str, Any]) -> None:
+    """Where this device cannot compute as the run that it shall go on with, a UserError with what
+    to do: the user has given no option that could be left out."""
+    if config.precision != "bfloat16" or "precision" in given:
+        return
+    try:
+        check_precision(config.precision, session.contexts[0].device_type == "gpu")
+    except UserError as error:
+        source, reason = given.get("resume") or given["finetune"], str(error).rpartition(": ")[0]
+        advice = "add" if "finetune" in given else f"start from its best model: --finetune {source}"
+        inherited = f"{reason}, and {source} was trained with it"
+        raise UserError(f"{inherited}: {advice} --precision float32") from None
+
+
 def begin(
     run: Run, begun: Config, session: Session, given: dict[str, Any], argv: list[str]
 ) -> Training:
     """A training that stands where it shall go on, its run's files written or read."""
     config = replace(begun, epochs=given["epochs"]) if {"resume", "epochs"} <= set(given) else begun
+    check_inherited(config, session, given)
     run.check_resumable()
     group = session.group
     stopped = group.all_gather_object("checkpoint", run.last.exists())[0]  # with a state

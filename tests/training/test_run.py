@@ -23,7 +23,8 @@ from small import SMALL, fit
 import gluonlm
 from gluonlm import generate, train
 from gluonlm.config import OPTIMIZERS, Config, Optimizer
-from gluonlm.model.checkpoint import load_model
+from gluonlm.model import precision
+from gluonlm.model.checkpoint import load_model, save_model
 from gluonlm.model.storage import read_arrays, write_arrays
 from gluonlm.model.weights import model_bytes
 from gluonlm.system.errors import UserError
@@ -270,6 +271,25 @@ def test_a_finetuned_run_resumes_from_before_its_first_step(done, tmp_path, monk
     assert [
         record["valid_loss"] for record in read_log(tmp_path / "parts" / "log.jsonl", "epoch")
     ] == [record["valid_loss"] for record in read_log(tmp_path / "whole" / "log.jsonl", "epoch")]
+
+
+def test_a_processor_that_cannot_go_on_as_the_run_began(copied, monkeypatch):
+    """Before, the option was to be left out that nobody had given."""
+    trained = load_model(copied)
+    rounded = replace(trained.config, precision="bfloat16")
+    save_model(replace(trained, config=rounded))
+    settings = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps(settings | {"precision": "bfloat16"}))
+    monkeypatch.setattr(precision, "cpu_flags", set)
+    reason = (
+        rf"no AVX512_BF16\), and imitating it would be slower, and {copied} was trained with it"
+    )
+    with pytest.raises(UserError, match=f"{reason}: start .* --finetune {copied} --precision fl"):
+        train.main(["--resume", str(copied), "--epochs", "3"])
+    again = ["--finetune", str(copied), "--epochs", "1", "--save", f"{copied}-finetuned"]
+    with pytest.raises(UserError, match=f"{reason}: add --precision float32"):
+        train.main(again)
+    assert train.main([*again, "--precision", "float32"]).finished
 
 
 def test_a_damaged_line_of_the_log_stops_nothing(copied):
