@@ -84,7 +84,7 @@ def check_speed_settings(report: Report) -> None:
     except UserError as error:
         report.findings["C compiler"] = f"none: {error}"
     note, threads = report.problem_if, prepared.threads
-    crowd = f"OMP_NUM_THREADS asks for {threads} threads on {cores} cores, which then wait"
+    crowd = f"OMP_NUM_THREADS asks for {threads} threads where {cores} can run, which then wait"
     note(threads > cores, f"{crowd} for each other: unset it")
     lacking = sys.platform == "linux" and platform.machine() == "x86_64" and not prepared.openmp
     note(lacking, "Intel's OpenMP is missing, training is slower: `pip install intel-openmp`")

@@ -26,6 +26,7 @@ from gluonlm.inference.scoring import Score, named, per_unit, perplexity, storab
 from gluonlm.system.errors import UserError
 from gluonlm.system.files import check_output, expanded
 from gluonlm.system.machine import record
+from gluonlm.system.streams import counted
 from gluonlm.text.corpus import MUCH_UNKNOWN, encode_file, read_split
 from gluonlm.text.locate import known_name
 
@@ -133,7 +134,7 @@ def report(name: str, score: Score, level: str, units: dict[str, float]) -> None
     """Print the score of a text, with a caution where it looks better than it is."""
     share = score.unknown / score.tokens
     print(
-        f"{name}: {score.tokens} tokens, {share:.2%} unknown | loss {score.loss:.4f} | "
+        f"{name}: {counted(score.tokens, 'token')}, {share:.2%} unknown | loss {score.loss:.4f} | "
         f"{named(score.loss, level)}{units_shown(units, score.loss)}"
     )
     if share > MUCH_UNKNOWN:

@@ -24,6 +24,7 @@ from gluonlm.onnx.web import page, web_file
 from gluonlm.system import typed
 from gluonlm.system.errors import UserError
 from gluonlm.system.files import check_output, write_output
+from gluonlm.system.streams import counted
 from gluonlm.text.vocabulary import Dictionary
 
 NAMES = {"onnx": "model.onnx", "gluon": "model"}
@@ -88,7 +89,7 @@ def bring_in(options: argparse.Namespace) -> Exported:
     trained = import_torch(Path(options.checkpoint), dictionary, settings, options.level)
     save_output(trained, options.path)
     config = trained.config
-    layers = f"{config.model}, {config.nlayers} layers of {config.nhid} units"
+    layers = f"{config.model}, {counted(config.nlayers, 'layer')} of {counted(config.nhid, 'unit')}"
     return Exported(options.path, f"{options.path}: {layers}, vocabulary {len(trained.dictionary)}")
 
 

@@ -146,9 +146,7 @@ def main(argv: list[str]) -> list[str]:
         raise UserError("--capitals has no effect on a model of characters: leave it out")
     texts = max(options.samples, options.beam or 1)
     each = 16 * len(model.dictionary) + 8 * max(options.words, 0) + 2000  # logits, ids, its text
-    check_memory(
-        texts * each, f"writing {texts} texts at once", "lower --samples, --beam or --words"
-    )
+    check_memory(texts * each, "writing so much at once", "lower --samples, --beam or --words")
     try:
         write(options, model, written)
     finally:  # after Ctrl-C, too

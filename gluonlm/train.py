@@ -39,7 +39,7 @@ from gluonlm.prune import report
 from gluonlm.system.errors import UserError, require
 from gluonlm.system.files import check_output
 from gluonlm.system.gpu import contexts
-from gluonlm.system.streams import printable, safe_display
+from gluonlm.system.streams import counted, printable, safe_display
 from gluonlm.text.corpus import Limits, load_corpus
 from gluonlm.text.locate import located
 from gluonlm.training.fit import prepare
@@ -242,12 +242,12 @@ def begin(
 def announce(training: Training) -> None:
     """Say what is going to be trained on what."""
     corpus, config = training.corpus, training.config
-    layers = "1 layer" if config.nlayers == 1 else f"{config.nlayers} layers"
+    layers = f"{counted(config.nlayers, 'layer')} of {counted(config.nhid, 'unit')}"
     size = training.group.world_size
     workers = f" of each of {size} workers" if size > 1 else ""
     print(
         f"{corpus.name}: {len(corpus.train)} training tokens, vocabulary {len(corpus.dictionary)}\n"
-        f"{config.model}: {layers} of {config.nhid} units, {training.parameter_count} parameters, "
+        f"{config.model}: {layers}, {training.parameter_count} parameters, "
         f"on {', '.join(map(str, training.contexts))}{workers}\n"
         f"run: {training.run.folder}",
         flush=True,
@@ -258,7 +258,7 @@ def announce(training: Training) -> None:
         print(f"training is complete, at epoch {progress.epoch} of {config.epochs}{more}")
     elif steps < FEW_STEPS and not (progress.step or config.max_batches):
         cure = "a smaller --batch-size or more --epochs would use the text better"
-        print(f"this run has only {steps} steps: {cure}", file=sys.stderr)
+        print(f"this run has only {counted(steps, 'step')}: {cure}", file=sys.stderr)
 
 
 def finish(training: Training, finished: bool, onnx: str | None) -> Result:

@@ -93,7 +93,7 @@ class Root:
     def _check_all_came(self, patience: float) -> None:
         if self.missing:
             names = ", ".join(f"{role} {rank}" for role, rank in sorted(self.missing))
-            late = f"{names} did not come within {patience:g} seconds"
+            late = f"{names} did not come within {patience:g} s"
             root = f"{self.world.root}, port {self.world.port + 1}"
             self.end(f"{late}: check that their machines are up and reach {root}")
 

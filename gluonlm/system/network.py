@@ -54,7 +54,7 @@ def connect(address: str, port: int, patience: float) -> socket.socket:
         except OSError as error:
             if time.monotonic() > give_up:
                 root = f"the root of the training at {address}, port {port}"
-                limit = f"within {patience:g} seconds ({error.strerror or 'no answer'})"
+                limit = f"within {patience:g} s ({error.strerror or 'no answer'})"
                 advice = "check that the scheduler's machine is up and that no firewall is between"
                 raise UserError(f"cannot reach {root}, {limit}: {advice}") from None
             time.sleep(0.2)

@@ -122,6 +122,11 @@ def safe_display() -> Iterator[None]:
         yield
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things: 1 line, 2 lines."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 def printable(text: str) -> str:
     """A text with escapes such as ``\\x1b`` for what would steer a terminal."""
     return text if text.isprintable() else "".join(map(shown, text))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from gluonlm.system.errors import UserError
+from gluonlm.system.streams import counted
 
 
 def batchify(ids: np.ndarray, batch_size: int) -> np.ndarray:
@@ -18,7 +19,7 @@ def batchify(ids: np.ndarray, batch_size: int) -> np.ndarray:
     """
     length = len(ids) // checked(batch_size)
     if length == 0:
-        short = f"a text of {len(ids)} tokens does not fill {batch_size} columns"
+        short = f"a text of {counted(len(ids), 'token')} does not fill {batch_size} columns"
         raise UserError(f"{short}: lower the batch size")
     return np.ascontiguousarray(ids[: length * batch_size].reshape(batch_size, length).T)
 

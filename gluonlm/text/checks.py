@@ -51,7 +51,7 @@ class Checks:
         """A sentence for each thing that is odd."""
         if ends := self.marks.pop("second end", 0):
             yield (
-                f"{ends:,} lines end with <eos> or </s>, which reading adds: the second one costs "
+                f"lines end with <eos> or </s> ({ends:,} of them), which reading adds: the second costs "
                 "nothing to predict and flatters every perplexity; --drop ' ?<(eos|/s)>$' removes it"
             )
         if self.marks and level != "char":

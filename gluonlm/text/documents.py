@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from gluonlm.system.errors import UserError
+from gluonlm.system.streams import counted
 from gluonlm.text.reader import decoded, open_file
 from gluonlm.text.recognize import HEAD, compression, other_kind
 from gluonlm.text.vocabulary import RARE
@@ -81,7 +82,8 @@ class Sources:
                 file.seek(0)
                 yield from self.read(str(name), file)
         if skipped:
-            self.notes.append(f"{skipped} files in {folder} are no text and were left out")
+            without = f"left out {counted(skipped, 'file')} that cannot be read as text"
+            self.notes.append(f"{folder}: {without}")
 
     def read(self, name: str, file: BinaryIO) -> Iterator[tuple[str, Iterator[str]]]:
         """The documents of one file: one, or those of an archive, or one for each record."""

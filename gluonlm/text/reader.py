@@ -18,6 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from gluonlm.system.errors import UserError
+from gluonlm.system.streams import counted
 from gluonlm.text.recognize import complaint, other_kind
 
 BLOCK = 1 << 20  # bytes read at once: NumPy's work on it dwarfs Python's, its words stay small
@@ -140,8 +141,8 @@ def split_by_lines(path: Path) -> list[Span]:
         raise UserError(f"{path} is empty: give a file with text")
     if size < 10:
         raise UserError(
-            f"{path} has only {size} characters, too few to be split 80/10/10: give a longer text, "
-            "or a folder with train.txt, valid.txt and test.txt"
+            f"{path} has only {counted(size, 'character')}, too few to be split 80/10/10: give a "
+            "longer text, or a folder with train.txt, valid.txt and test.txt"
         )
     if lines >= 10:
         wanted = np.round(np.cumsum(SHARES) * lines).astype(int)  # lines before each cut

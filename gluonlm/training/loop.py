@@ -19,6 +19,7 @@ from gluonlm.model.rnn import RNNModel
 from gluonlm.model.softmax import SampledSoftmax, decoder_loss
 from gluonlm.system.errors import UserError
 from gluonlm.system.runtime import prepare as runtime
+from gluonlm.system.streams import counted
 from gluonlm.text.batches import batchify, get_batch, random_length, segments
 from gluonlm.text.corpus import Corpus
 from gluonlm.training.loss_scale import LossScale
@@ -228,7 +229,7 @@ class Training:
             self.updater.synchronize()
         if config.early_stop and progress.epoch - progress.best_epoch >= config.early_stop:
             progress.done = True
-            tell(f"{config.early_stop} epochs without improvement: training ends here")
+            tell(f"{counted(config.early_stop, 'epoch')} without improvement: training ends here")
 
     def _zero_states(self) -> list[State]:
         columns = self.config.batch_size // (len(self.contexts) * self.group.world_size)
@@ -256,9 +257,9 @@ def training_columns(
     size = config.batch_size
     if size % (devices * group.world_size):
         workers = f"{group.world_size} workers of " if group.world_size > 1 else ""
-        parts = f"{workers}{devices} devices"
+        parts = workers + counted(devices, "device")
         raise UserError(f"--batch-size {size} cannot be divided over {parts}: use a multiple")
     if len(corpus.train) < 2 * size:
-        few = f"the training text has {len(corpus.train)} tokens, too few for --batch-size {size}"
-        raise UserError(f"{few}: use a smaller batch or more text")
+        few = f"{counted(len(corpus.train), 'token')}, too few for --batch-size {size}"
+        raise UserError(f"the training text has {few}: use a smaller batch or more text")
     return np.ascontiguousarray(batchify(corpus.train, size)[:, group.columns(size)])

@@ -24,6 +24,7 @@ from gluonlm.model.checkpoint import MODEL_FORMAT, set_parameters
 from gluonlm.model.storage import read_arrays, reading
 from gluonlm.system.errors import UserError
 from gluonlm.system.runtime import prepare
+from gluonlm.system.streams import counted
 from gluonlm.system.typed import parse, typed
 from gluonlm.training.optim import Average, Schedule
 
@@ -178,7 +179,7 @@ def load_hidden(training, arrays: dict[str, np.ndarray]) -> None:
     states, group = training.states, training.group
     then, now = len(arrays) // len(states[0]), len(states) * group.world_size
     if then != now:
-        devices = f"{then} device{'s' * (then > 1)} (those of all workers together)"
+        devices = f"{counted(then, 'device')} (those of all workers together)"
         caution(training, f"on {devices} and these are {now}")
     for index in range(len(states[0])):
         whole = np.concatenate([arrays[f"{device}.{index}"] for device in range(then)], axis=1)

@@ -439,7 +439,7 @@ def test_each_worker_has_its_columns(text):
     )
     np.testing.assert_array_equal(np.concatenate([first, second], axis=1), whole)
     with pytest.raises(
-        UserError, match="--batch-size 5 cannot be divided over 2 workers of 1 devices"
+        UserError, match="--batch-size 5 cannot be divided over 2 workers of 1 device:"
     ):
         training_columns(corpus, Config(batch_size=5), 1, Two())
 

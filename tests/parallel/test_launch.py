@@ -174,7 +174,7 @@ def test_a_server_that_dies(monkeypatch):
 def test_one_that_never_comes(monkeypatch):
     here = world(3)
     ends = together(monkeypatch, here, [WAITS], patience=2.0, launched=False)
-    assert "worker 1, worker 2 did not come within 2 seconds: check that their machines" in str(
+    assert "worker 1, worker 2 did not come within 2 s: check that their machines" in str(
         ends.error
     )
     assert all(str(ends.error) in said for _, said in ends.others)
@@ -193,8 +193,7 @@ def test_one_too_many_has_no_place(monkeypatch):
 
 def test_a_root_that_is_not_there():
     with pytest.raises(
-        UserError,
-        match="cannot reach the root of the training at 127.0.0.1, port .* within 0.3 seconds",
+        UserError, match="cannot reach the root of the training at 127.0.0.1, port .* within 0.3 s"
     ):
         Lifeline(world(), "worker", 0.3).__enter__()
 

@@ -3,7 +3,7 @@ stays readable."""
 
 import pytest
 
-from gluonlm.system.streams import printable
+from gluonlm.system.streams import counted, printable
 
 
 @pytest.mark.parametrize(
@@ -31,3 +31,7 @@ def test_what_steers_a_terminal_is_escaped(text, shown):
 )
 def test_texts_stay_as_they_are(text):
     assert printable(text) == text
+
+
+def test_a_number_of_things():
+    assert [counted(n, "line") for n in (0, 1, 2)] == ["0 lines", "1 line", "2 lines"]

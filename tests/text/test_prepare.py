@@ -95,7 +95,7 @@ def test_a_zip_a_folder_and_standard_input(tmp_path, monkeypatch, capsys):
         archive.writestr("deep/b.txt", TEXT)
     first = main([str(tmp_path / "in"), "--out", str(tmp_path / "1")])
     assert list(first["documents"]) == ["a.txt", "deep/b.txt"]
-    assert "1 files in" in first["notes"][0]
+    assert "in: left out 1 file that" in first["notes"][0]
     second = main([str(tmp_path / "in.zip"), "--out", str(tmp_path / "2")])
     stdin = io.TextIOWrapper(io.BufferedReader(io.BytesIO(TEXT.encode())))
     monkeypatch.setattr(sys, "stdin", stdin)
@@ -233,7 +233,7 @@ def test_subwords_come_back_as_the_text_and_lie_in_the_vocabulary(prepared, tmp_
 @pytest.mark.parametrize(
     ("text", "options", "warning"),
     [
-        (TEXT.replace("\n", " <eos>\n"), (), "200 lines end with <eos> or </s>"),
+        (TEXT.replace("\n", " <eos>\n"), (), "lines end with <eos> or </s> (200 of them)"),
         (TEXT.replace("\n", " <UNK> <s>\n"), (), "marks of another tool: <UNK> (200), <s> (200)"),
         ("abcdefghij" * 3000, (), "next to no blanks"),
         ("".join(f"w{n} {n}x\n" for n in range(300)), (), "of the test tokens are unknown"),

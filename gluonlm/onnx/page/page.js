@@ -2,6 +2,7 @@
 "use strict";
 
 const $ = (id) => document.getElementById(id);
+const counted = (number, noun) => `${number} ${noun}${number === 1 ? "" : "s"}`;
 const EXAMPLES = {
   austen: "it was impossible for her to be more than civil to him, and she was glad to be gone.",
   news: "the company said third-quarter profit fell as investors sold shares of the bank.",
@@ -82,7 +83,7 @@ function showStrip() {
   const read = steps.slice(1);
   const mean = read.reduce((sum, { bits }) => sum + bits, 0) / read.length;
   $("score").textContent = read.length
-    ? `${read.length} tokens (without the end of the sentence), ${mean.toFixed(2)} bits each on average: perplexity ${(2 ** mean).toFixed(1)}, ` +
+    ? `${counted(read.length, "token")} (without the end of the sentence), ${mean.toFixed(2)} bits each on average: perplexity ${(2 ** mean).toFixed(1)}, ` +
       `as if it had chosen among ${Math.round(2 ** mean)} equally likely words each time.`
     : "Nothing read yet.";
 }
@@ -148,7 +149,7 @@ function write(from) {
     const each = (performance.now() - started) / count;
     showChosen();
     busy(false);
-    $("speed").textContent = `${count} words, ${each.toFixed(0)} ms each`;
+    $("speed").textContent = `${counted(count, "word")}, ${each.toFixed(0)} ms each`;
   };
   one();
 }
@@ -231,7 +232,7 @@ function useModel(bytes) {
   if (austen) $("text").value ||= EXAMPLES.austen;
   $("layer").replaceChildren(...model.layers.map((_, k) => element("option", k + 1, { value: k })));
   $("layer").value = model.layers.length - 1;
-  $("loaded").textContent = `${model.name}: ${model.words.length} words, ${model.layers.length} layers of ` +
+  $("loaded").textContent = `${model.name}: ${model.words.length} words, ${counted(model.layers.length, "layer")} of ` +
     `${model.layers.map(({ size }) => size).join(" and ")} cells, ${(bytes.byteLength / 1e6).toFixed(1)} MB.`;
   $("loaded").className = "";
   document.body.dataset.ready = "yes";
