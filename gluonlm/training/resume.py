@@ -41,7 +41,7 @@ class Progress:
     step: int = 0
     loss_sum: float = 0.0  # over the epoch's tokens so far
     tokens: int = 0
-    seconds: float = 0.0  # of training and validation, all sessions together
+    seconds: float = 0.0  # on the clock, of training and validation, all sessions together
     best_loss: float = math.inf
     best_epoch: int = -1
     log_bytes: int = 0
