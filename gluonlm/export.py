@@ -61,7 +61,7 @@ def main(argv: list[str]) -> Exported:
 def take_out(options: argparse.Namespace) -> Exported:
     """Write a model of this package in another program's format."""
     trained = load_model(options.checkpoint)
-    path = options.path or trained.path.with_name(NAMES[options.format])
+    path = options.path or trained.beside(NAMES[options.format])
     if options.format == "onnx":
         return export_onnx(trained, path)
     if options.format == "web":

@@ -85,7 +85,7 @@ def main(argv: list[str]) -> Trained | list[Row]:
     elif options.statistics or options.calibration_tokens:
         advice = "leave out --statistics and --calibration-tokens"
         raise UserError(f"no part needs ranges that are known before: {advice}")
-    path = options.out or trained.path.with_name(f"{base.kind}.safetensors")
+    path = options.out or trained.beside(f"{base.kind}.safetensors")
     quantized = replace(trained, quantized=quantize_model(trained.model, schemes, statistics))
     save_output(quantized, path)
     for scheme in dict.fromkeys(schemes.values()):
@@ -97,7 +97,7 @@ def main(argv: list[str]) -> Trained | list[Row]:
 
 def table(trained: Trained, options: argparse.Namespace, command: list[str]) -> list[Row]:
     """Measure the usual schemes, print them as a table and write it."""
-    out = options.out or trained.path.with_name(TABLE)
+    out = options.out or trained.beside(TABLE)
     check_output(out)
     rows, tokens = compare(trained, statistics_for(trained, options), load, options.tokens)
     print(markdown(rows, trained.level))
@@ -124,7 +124,7 @@ def statistics_for(trained: Trained, options: argparse.Namespace) -> Statistics:
     if options.statistics:
         return read_statistics(options.statistics, trained.model)
     statistics = calibrate(trained, options.calibration_tokens or TOKENS)
-    path = trained.path.with_name(STATISTICS)
+    path = trained.beside(STATISTICS)
     statistics.save(path)
     text = f"tokens of the training text ({printable(statistics.source)})"
     print(f"{path}: ranges of activations on {statistics.tokens} {text}")

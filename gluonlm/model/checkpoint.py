@@ -73,6 +73,11 @@ class Trained:
 
     metadata = Stored.metadata
 
+    def beside(self, name: str) -> Path:
+        """A file beside the model's; in the current folder if the model is one of MODELS."""
+        ours = self.path.resolve().parent == MODELS
+        return Path(name) if ours else self.path.with_name(name)
+
 
 def save_model(trained: Trained) -> None:
     """Write a model to ``trained.path`` with all that is needed to use it."""

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,13 +19,14 @@ import pytest
 from small import fit
 
 import gluonlm
-from gluonlm import evaluate, export, train
+from gluonlm import evaluate, export, quantize, train
 from gluonlm.compress.quantization import quantize_model
 from gluonlm.config import MODELS, Config
 from gluonlm.generate import joined
 from gluonlm.generate import main as generate_text
 from gluonlm.inference.predictor import Predictor
 from gluonlm.inference.sampling import Strategy, generate
+from gluonlm.model import checkpoint
 from gluonlm.model.checkpoint import Trained, build_model, load_model
 from gluonlm.model.exchange import export_gluon, load_gluon
 from gluonlm.onnx import builder as onnx_builder
@@ -146,6 +148,21 @@ def test_export_command_and_training_option_write_the_same(trained, capsys):
     assert result.difference < 1e-4
     assert "220 tokens of the validation text" in capsys.readouterr().out
     assert result.path.read_bytes() == (trained / "at-once.onnx").read_bytes()
+
+
+def test_what_is_made_of_a_bundled_model_goes_into_the_current_folder(
+    trained, tmp_path, monkeypatch
+):
+    """Before, it went beside the model, into the repository."""
+    models = tmp_path / "models"
+    models.mkdir()
+    shutil.copy(trained / "best.safetensors", models / "tale.safetensors")
+    monkeypatch.setattr(checkpoint, "MODELS", models)
+    monkeypatch.chdir(tmp_path)
+    for name in ("tale", "models/tale.safetensors"):
+        assert export.main([name]).path == Path("model.onnx")
+        assert quantize.main([name, "--int8", "averaged"]).path == Path("int8.safetensors")
+    assert [path.name for path in models.iterdir()] == ["tale.safetensors"]
 
 
 @pytest.mark.parametrize("split", ["valid", "test"])
