@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
-from gluonlm.config import NEEDS, Config, option
+from gluonlm.config import NEEDS, PRECISIONS, Config, option
 from gluonlm.system import streams
 from gluonlm.system.errors import UserError
 
@@ -70,8 +70,19 @@ def add_gpu(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cuda", dest="gpu", action="store_const", const="0", help=same)
 
 
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """Add ``--precision`` for a model that is only read."""
+    faster = "of the products; bfloat16 is faster on processors with AVX512_BF16, and a little off"
+    choices = {"choices": PRECISIONS, "default": PRECISIONS[0]}
+    parser.add_argument("--precision", **choices, help=f"{faster} (default: {PRECISIONS[0]})")
+
+
 def open_model(
-    path: str | Path, gpu: str | None, onnx: str | None = None, features: bool = False
+    path: str | Path,
+    gpu: str | None,
+    onnx: str | None = None,
+    features: bool = False,
+    precision: str = PRECISIONS[0],
 ) -> "LanguageModel":
     """The model at ``path``, or in the file ``onnx`` whatever its name, on a GPU or the CPU."""
     # here, because not all commands need a model
@@ -81,8 +92,8 @@ def open_model(
     if onnx and gpu is not None:
         raise UserError("--onnx computes on the CPU: leave out --gpu and --cuda")
     if onnx:
-        return load_onnx(onnx, features=features)
-    return load(path, None if gpu is None else contexts(gpu)[0], features=features)
+        return load_onnx(onnx, None, features, precision)
+    return load(path, None if gpu is None else contexts(gpu)[0], features, precision)
 
 
 def add_options(parser: argparse.ArgumentParser) -> dict[str, argparse._ArgumentGroup]:

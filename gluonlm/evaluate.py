@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gluonlm.cli import Parser, add_gpu, at_least, open_model, run
+from gluonlm.cli import Parser, add_gpu, add_precision, at_least, open_model, run
 from gluonlm.config import MODELS
 from gluonlm.inference.language_model import LanguageModel
 from gluonlm.inference.scoring import Score, named, per_unit, perplexity, storable, units_shown
@@ -51,6 +51,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--model", choices=MODELS, help="pointer.py's: the file knows it")
     add("--bptt", type=int, help="pointer.py's: the result does not depend on it")
     add("--record", type=Path, metavar="FILE", help="write the figures as JSON, too")
+    add_precision(parser)
     add_gpu(parser)
     options = parser.parse_args(argv)
     if options.save:
@@ -107,7 +108,8 @@ def main(argv: list[str]) -> Score:
     """Evaluate as the command line says and print the score."""
     options = parse(argv)
     check(options)
-    model = open_model(options.checkpoint, options.gpu, options.onnx, options.cache)
+    where = options.gpu, options.onnx, options.cache, options.precision
+    model = open_model(options.checkpoint, *where)
     data, split, cache = options.data or model.config.data, options.split, {}
     if options.file:
         ids = encode_file(options.file, model.dictionary, model.level)

@@ -106,9 +106,9 @@ def tokens(
 def write(options: argparse.Namespace, model: LanguageModel, written: list[str]) -> None:
     """Fill ``written`` with the texts, as far as they are; a single one is shown as it comes."""
     chosen = strategy(options, model.dictionary)
-    opening, unknown = tokens_of(options.seed_text, model.dictionary, model.level)
+    opening = tokens_of(options.seed_text, model.dictionary, model.level)
     prompt, alone = model.dictionary.encode(opening), options.samples == 1 and not options.outf
-    if unknown:
+    if unknown := [token for token in opening if token not in model.dictionary]:
         words = printable(" ".join(unknown))
         print(f"not in the vocabulary, read as {UNK}: {words}", file=sys.stderr)
     style, samples = (model.level, options.capitals, options.raw), range(options.samples)

@@ -19,7 +19,7 @@ from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
 
-from gluonlm.cli import Parser, add_gpu, at_least, open_model, run
+from gluonlm.cli import Parser, add_gpu, add_precision, at_least, open_model, run
 from gluonlm.inference.lines import COLUMNS, Line, score_lines
 from gluonlm.inference.scoring import bits, perplexity, storable
 from gluonlm.system.errors import UserError
@@ -42,6 +42,7 @@ def parser() -> Parser:
     add("--carry", action="store_true", help="do not reset the state between lines")
     most = f"lines side by side at most (default: {COLUMNS})"
     add("--batch-size", type=at_least(1), default=COLUMNS, help=most)
+    add_precision(parser)
     add_gpu(parser)
     return parser
 
@@ -89,7 +90,7 @@ def shown_token(token: str) -> str:
 def main(argv: list[str]) -> dict[str, float]:
     """Score as the command line says; returns the totals, which stderr shows."""
     options = parser().parse_args(argv)
-    model = open_model(options.run, options.gpu)
+    model = open_model(options.run, options.gpu, precision=options.precision)
     lines = read_lines(options.file)
     first = next(lines, None)  # what is wrong with the text is said before the table begins
     if first is None:

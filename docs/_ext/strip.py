@@ -24,7 +24,7 @@ LETTER, GAP, LINE, WIDTH = 9.6, 18, 58, 860  # pixels
 def surprises() -> list[tuple[str, float]]:
     """The words of the sentence and how surprising each was to the bundled model, in bits."""
     model = gluonlm.load("austen")
-    words, _ = tokens_of(SENTENCE, model.dictionary, model.level)
+    words = tokens_of(SENTENCE, model.dictionary, model.level)
     ids = model.dictionary.encode(words)
     nats = surprise(model, ids, model.dictionary.start_id)
     return [(word, float(loss / np.log(2))) for word, loss in zip(SENTENCE.split(), nats)]

@@ -71,7 +71,7 @@ class LanguageModel:
         :param words: tokens to write, with ``sentences`` at most to write. :param strategy: such as
             ``temperature=0.8, sentences=3``, see :class:`gluonlm.inference.sampling.Strategy`.
         """
-        opening, _ = tokens_of(prompt, self.dictionary, self.level)
+        opening = tokens_of(prompt, self.dictionary, self.level)
         unknown = () if self.dictionary.unk_id is None else (self.dictionary.unk_id,)
         chosen = Strategy(**{"forbidden": unknown, "seed": 1111, **strategy}, samples=1)
         start = self.dictionary.encode(opening)
@@ -81,15 +81,15 @@ class LanguageModel:
     def next_words(self, text: str, count: int = 10) -> list[tuple[str, float]]:
         """The most probable next tokens after a text, each with its probability."""
         check_least("count", count, 1)
-        prompt = self.dictionary.encode(tokens_of(text, self.dictionary, self.level)[0])
+        prompt = self.dictionary.encode(tokens_of(text, self.dictionary, self.level))
         logits, _ = read(self.arithmetic, prompt, self.dictionary.start_id, 1)
         return most_probable(log_softmax(logits[0]), self.dictionary, count)
 
     def encode(self, text: str) -> np.ndarray:
         """The ids (tokens,) int32 of a text that a person wrote, cut as the data set was."""
         if self.level == "char" or not text:
-            return self.dictionary.encode(tokens_of(text, self.dictionary, self.level)[0])
-        tokens, _ = tokens_of(text.removesuffix("\n"), self.dictionary, self.level)
+            return self.dictionary.encode(tokens_of(text, self.dictionary, self.level))
+        tokens = tokens_of(text.removesuffix("\n"), self.dictionary, self.level)
         return self.dictionary.encode([*tokens, EOS])
 
     def perplexity(self, text: str) -> float:

@@ -46,7 +46,7 @@ class Line:
 
 def read_line(text: str, dictionary: Dictionary, level: str) -> Line:
     """A line as tokens: cut as a seed phrase is, with the line's end."""
-    tokens, _ = tokens_of(text, dictionary, level)
+    tokens = tokens_of(text, dictionary, level)
     end = EOS if dictionary.eos_id is not None else "\n"
     tokens += [end] if end in dictionary else []
     ids = dictionary.encode(tokens)

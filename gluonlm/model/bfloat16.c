@@ -5,7 +5,8 @@
 //     c = gluonlm_dot(a, b, bfloat16_b=n)                       b has n columns in bfloat16, two in each float32
 //     losses, sums, e = gluonlm_softmax(x, weight, bias, targets)    x (m, k), weight (n, k), bias (n), targets (m);
 //                                                                    losses (m), and for gradients sums (m), e (m, n)
-//                                                                    in bfloat16: see bfloat16_softmax.h
+//                                                                    in bfloat16: see bfloat16_softmax.h;
+//                                                                    e is not kept with only_losses=1
 //     out, h, c, gates, cells = gluonlm_lstm(x, weights, h0, c0)     as MXNet's RNN, for one layer; the last two
 //                                                                    outputs are for the backward pass
 
@@ -48,12 +49,14 @@ static int softmax_shapes(attributes_t attributes, shape_t *in, shape_t *out) {
   if (in[0].dims != 2 || in[1].dims != 2 || in[0].size[1] != in[1].size[1]) return 0;
   unsigned m = in[0].size[0], n = in[1].size[0];
   out[0] = out[1] = (shape_t){1, {m}}, out[2] = (shape_t){2, {m, (n + 1) / 2}};
+  if (has(attributes, "only_losses")) out[2] = (shape_t){1, {1}};
   in[2] = (shape_t){1, {n}}, in[3] = out[0];
   return 1;
 }
 
 static int softmax(const call_t *call) {
   int64_t m = call->in_shapes[0][0], k = call->in_shapes[0][1], n = call->in_shapes[1][0];
+  if (has(call->attributes, "only_losses")) call->out[2] = NULL;
   softmax_t to = {.bias = call->in[2], .targets = call->in[3], .exponentials = call->out[2], .pitch = (n + 1) / 2 * 2};
   factors_t factors = {factor(call->in[0], k, 1, 0), factor(call->in[1], k, 1, 0), m, n, k};
   return cross_entropy(factors, &to, call->out[0], call->out[1]);

@@ -14,7 +14,7 @@ typedef struct {
   const float *bias, *targets;  // (n); (m) columns
   float *shift, *chosen;        // (m) what is subtracted from the logits; the targets' logits, then
   float *partial;               // (panels of columns, m) sums of e, or maxima, of a panel
-  uint16_t *exponentials;       // (m, pitch)
+  uint16_t *exponentials;       // (m, pitch), or NULL
   int64_t rows, pitch;          // m; numbers from a row of exponentials to the next one
 } softmax_t;
 
@@ -44,8 +44,9 @@ static void keep_exponentials(const tile_t *t, void *softmax) {
     }
     if (target >= 0 && target < t->columns) to->chosen[row] = logits[target];
     to->partial[t->j * to->rows + row] = _mm512_reduce_add_ps(e[0] + e[1]);
-    _mm512_mask_storeu_epi16(to->exponentials + row * to->pitch + column, half_lanes(to->pitch - column),
-                             (__m512i)_mm512_cvtne2ps_pbh(e[1], e[0]));
+    if (to->exponentials)
+      _mm512_mask_storeu_epi16(to->exponentials + row * to->pitch + column, half_lanes(to->pitch - column),
+                               (__m512i)_mm512_cvtne2ps_pbh(e[1], e[0]));
   }
 }
 
@@ -80,7 +81,8 @@ static int cross_entropy(factors_t f, softmax_t *to, float *losses, float *sums)
   }
   for (int64_t i = 0; done && i < m; i++) {
     losses[i] = logf(sums[i]) - to->chosen[i];
-    to->exponentials[i * to->pitch + (int64_t)to->targets[i]] = rounded(expf(to->chosen[i]) - sums[i]);
+    if (to->exponentials)
+      to->exponentials[i * to->pitch + (int64_t)to->targets[i]] = rounded(expf(to->chosen[i]) - sums[i]);
   }
   free(to->partial);
   return done;

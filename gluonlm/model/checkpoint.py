@@ -143,9 +143,13 @@ def load_model(path: str | Path, contexts: Contexts = None) -> Trained:
     return make_model(read_model(path), contexts)
 
 
-def make_model(stored: Stored, contexts: Contexts = None) -> Trained:
-    """The model of a file that has been read, on the given devices; see :func:`load_model`."""
-    model = build_model(stored.config, len(stored.dictionary), contexts, gradients=False)
+def make_model(stored: Stored, contexts: Contexts = None, precision: str = "float32") -> Trained:
+    """The model of a file that has been read, on the given devices; see :func:`load_model`.
+
+    :param precision: of the products (:mod:`gluonlm.model.precision`), however it was trained.
+    """
+    config = replace(stored.config, precision=precision)
+    model = build_model(config, len(stored.dictionary), contexts, gradients=False)
     quantized = stored.quantized
     if quantized:
         set_weights(model, quantized.floats(), stored.path)
@@ -196,8 +200,6 @@ def build_model(
         there is no memory for gradients, which take as much, and nothing random is drawn.
     :param sparse: whether the embedding's gradient has only the rows of words that were seen.
     """
-    if not gradients:  # rounding is for training
-        config = replace(config, precision="float32")
     model = RNNModel.from_config(config, vocab_size, sparse)
     if not gradients:
         model.collect_params().setattr("grad_req", "null")

@@ -2,10 +2,11 @@
 
     python -m gluonlm.train --precision bfloat16           # on a processor
     python -m gluonlm.train --precision float16 --gpu 0    # on a GPU, with MXNet's loss scale
+    python -m gluonlm.score runs/NAME sentences.txt --precision bfloat16
 
 A bfloat16 number has the range of a float32 and 8 of its 24 digits, and a processor with
-AVX512_BF16 multiplies twice as many of them at a time. The decoder and LSTM layers round, while a
-run trains; what is saved is float32, and whatever loads it computes in float32.
+AVX512_BF16 multiplies twice as many of them at a time. The decoder and LSTM layers round. What is
+saved is float32, and whatever loads it computes in float32 unless it is told otherwise.
 
 A float16 number has 11 digits and a small range: gradients are scaled
 (:mod:`gluonlm.training.loss_scale`). MXNet multiplies it on GPUs only. That path has been tested

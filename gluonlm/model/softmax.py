@@ -87,6 +87,9 @@ def cross_entropy(
     :return: (T*N,) float32; differentiable once in features, weight and bias.
     """
     flat = features.reshape((-1, features.shape[-1]))
+    if precision == "bfloat16" and not autograd.is_recording():
+        targets = targets.reshape(-1).astype("float32", copy=False)
+        return nd.gluonlm_softmax(flat, weight, bias, targets, only_losses=True)[0]
     return _CrossEntropy(targets.reshape(-1), precision)(flat, weight, bias)
 
 
@@ -96,15 +99,10 @@ def decoder_loss(
     """The losses (T*N,) of targets (T, N) by the decoder of ``model``, full or split."""
     ctx = features.context
     if hasattr(model.decoder, "loss"):  # gluonlm.model.adaptive.SplitDecoder
-        return model.decoder.loss(features, targets, training_precision(model))
+        return model.decoder.loss(features, targets, model.precision)
     weight, bias = model.decoder.weight.data(ctx), model.decoder.bias.data(ctx)
     targets = nd.array(targets, ctx, dtype="int32")
-    return cross_entropy(features, weight, bias, targets, training_precision(model))
-
-
-def training_precision(model: mx.gluon.HybridBlock) -> str:
-    """The precision of the model's products at the moment: evaluation is in float32."""
-    return model.precision if autograd.is_recording() else "float32"
+    return cross_entropy(features, weight, bias, targets, model.precision)
 
 
 def as_ids(targets: np.ndarray | nd.NDArray) -> np.ndarray:
@@ -152,4 +150,4 @@ class SampledSoftmax:
         # take's gradient would be a whole matrix
         weight = nd.Embedding(rows, matrix, vocab_size, size, sparse_grad=sparse)
         bias = model.decoder.bias.data(ctx).take(rows) + nd.array(correction, ctx)
-        return cross_entropy(features, weight, bias, places, training_precision(model))
+        return cross_entropy(features, weight, bias, places, model.precision)

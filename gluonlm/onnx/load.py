@@ -20,29 +20,46 @@ from gluonlm.system.errors import UserError, require
 Device = Any  # an mx.Context, or None for the CPU: MXNet may be missing
 
 
-def load(path: str | Path, ctx: Device = None, features: bool = False) -> LanguageModel:
+def load(
+    path: str | Path, ctx: Device = None, features: bool = False, precision: str = "float32"
+) -> LanguageModel:
     """A model to predict, score and write with; a UserError when there is none, it is damaged, or
     what computes it is not installed.
 
     :param path: a run's folder, a model file, or an ONNX file, whose name ends in ``.onnx``.
 
     :param features: whether its hidden states are wanted (for a cache), which only MXNet gives.
+
+    :param precision: of the products, where MXNet computes them (:mod:`gluonlm.model.precision`).
     """
     if Path(path).suffix == ".onnx":
-        return load_onnx(path, ctx, features)
+        return load_onnx(path, ctx, features, precision)
     # here, because an ONNX file needs no MXNet
     from gluonlm.inference.predictor import Predictor
     from gluonlm.model.checkpoint import make_model, read_model
+    from gluonlm.model.precision import check_precision
 
     stored = read_model(path)
     arithmetic = integers(stored, ctx, features)  # of an INT8 file, without a model in MXNet
     if arithmetic is None:
-        arithmetic = Predictor(make_model(stored, ctx and [ctx]).model, ctx)
+        check_precision(precision, ctx is not None and ctx.device_type == "gpu")
+        arithmetic = Predictor(make_model(stored, ctx and [ctx], precision).model, ctx)
+    else:
+        check_arithmetic(path, precision)
     return LanguageModel(arithmetic, stored.dictionary, stored.config, stored.level, stored.path)
 
 
-def load_onnx(path: str | Path, ctx: Device = None, features: bool = False) -> LanguageModel:
+def check_arithmetic(path: str | Path, precision: str) -> None:
+    """Raise a UserError for a precision of a model that ONNX Runtime computes."""
+    if precision != "float32":
+        raise UserError(f"{path} is computed as its file says: leave out --precision")
+
+
+def load_onnx(
+    path: str | Path, ctx: Device = None, features: bool = False, precision: str = "float32"
+) -> LanguageModel:
     """The model in an ONNX file, whatever its name; arguments as those of :func:`load`."""
+    check_arithmetic(path, precision)
     if ctx is not None and ctx.device_type == "gpu":
         raise UserError("an ONNX model is computed on the CPU: leave out --gpu and --cuda")
     if features:

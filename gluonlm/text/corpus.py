@@ -202,7 +202,7 @@ def written_ids(
     has been called with those of the text as it stands."""
     if level == "char":
         for block in blocks(span):
-            texts = block, "".join(tokens_of(block, dictionary, level)[0])
+            texts = block, "".join(tokens_of(block, dictionary, level))
             plain, ids = character_ids(texts, dictionary, span)
             note(plain)
             yield ids
@@ -210,7 +210,7 @@ def written_ids(
     for line in physical_lines(blocks(span), LONGEST_WORD):
         text, end = line.removesuffix(JOIN), [] if line.endswith(JOIN) else [EOS]
         note(dictionary.encode([*text.split(), *end]))
-        yield dictionary.encode([*tokens_of(text, dictionary, level)[0], *end])
+        yield dictionary.encode([*tokens_of(text, dictionary, level), *end])
 
 
 def encode_span(span: Span, dictionary: Dictionary, level: str) -> np.ndarray:

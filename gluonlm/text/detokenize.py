@@ -1,7 +1,7 @@
 """Between a reader's text and a model's tokens: seed phrases in, generated text out.
 
     >>> tokens_of("She was", dictionary, "word")
-    (['she', 'was'], [])
+    ['she', 'was']
     >>> to_text(["the", "company", "'s", "shares", "fell", "N", "%", "<eos>"])
     "the company's shares fell N%\\n"
 
@@ -115,8 +115,8 @@ def to_text(
     return "".join(map(Detokenizer(level, capitals, raw), tokens))
 
 
-def tokens_of(text: str, dictionary: Dictionary, level: str) -> tuple[list[str], list[str]]:
-    """The tokens of a phrase that a person wrote, and those that the vocabulary does not know.
+def tokens_of(text: str, dictionary: Dictionary, level: str) -> list[str]:
+    """The tokens of a phrase that a person wrote.
 
     Words are found as they were when the data set was prepared, unless blanks separate all tokens
     already. A word that is not in the vocabulary is tried in small letters, without the punctuation
@@ -128,24 +128,24 @@ def tokens_of(text: str, dictionary: Dictionary, level: str) -> tuple[list[str],
     else:
         first, *others = (line_tokens(line, dictionary, level) for line in text.split("\n"))
         tokens = [*first, *(token for line in others for token in (EOS, *line))]
-    return tokens, [token for token in tokens if token not in dictionary]
+    return tokens
 
 
 def line_tokens(line: str, dictionary: Dictionary, level: str) -> list[str]:
     """The tokens of a line, words or subwords."""
-    words, rules = line.split(), dictionary.about.get("rules", {})
-    unknown = [word for word in words if word not in dictionary]
+    words, rules, known = line.split(), dictionary.about.get("rules", {}), dictionary.word2idx
+    unknown = [word for word in words if word not in known]
     if level == "subword" and (unknown or BLANK not in line):  # "in" may be the end of a word, too
         line = line.lower() if rules.get("lowercase") else line
         return encoder(dictionary.about.get("subwords", ""))(line)
     # of a line that is cut already Moses would make more: 's becomes ' and s
     if rules.get("tokenizer") == "moses" and any(tokenize(word) != [word] for word in unknown):
         words = tokenize(line, rules.get("lowercase"), rules.get("numbers"))
-    return [spelled(word, dictionary) for word in words]
+    return [word if word in known else spelled(word, dictionary) for word in words]
 
 
 def spelled(word: str, dictionary: Dictionary) -> str:
-    """A word as the vocabulary has it, or itself where it has none of its spellings."""
+    """An unknown word as the vocabulary has it, or itself where it has none of its spellings."""
     bare = word.strip('.,;:!?"“”‘’()[]—-_*') or word
-    forms = [word, word.lower(), bare, bare.lower(), *(["N"] if NUMBER.fullmatch(bare) else [])]
+    forms = [word.lower(), bare, bare.lower(), *(["N"] if NUMBER.fullmatch(bare) else [])]
     return next((form for form in forms if form in dictionary), word)

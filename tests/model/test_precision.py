@@ -1,5 +1,5 @@
 """Products in bfloat16: the values of rounded factors, gradients within the rounding, float32 in
-evaluation and files."""
+files."""
 
 import mxnet as mx
 import numpy as np
@@ -8,10 +8,9 @@ from mxnet import autograd, nd
 from small import gradients
 
 import gluonlm
-from gluonlm import train
-from gluonlm.config import Config
+from gluonlm import evaluate, quantize, score, train
 from gluonlm.model import precision, softmax
-from gluonlm.model.checkpoint import build_model, load_model
+from gluonlm.model.checkpoint import load_model
 from gluonlm.system import native, threads
 from gluonlm.system.errors import UserError
 from gluonlm.system.machine import cpu_flags
@@ -80,6 +79,8 @@ def test_the_softmax_and_its_gradients(shape, size):
     losses, saved = softmax.losses_of(*map(nd.array, (x, weight, bias, targets)), "bfloat16")
     expected = exact - logits[range(m), targets]
     np.testing.assert_allclose(losses.asnumpy(), expected, atol=1e-5 * size)
+    alone = softmax.cross_entropy(*map(nd.array, (x, weight, bias, targets)), "bfloat16")
+    np.testing.assert_array_equal(alone.asnumpy(), losses.asnumpy())  # without what gradients need
     head = random.uniform(1, 2, size=m)
     ours = [a.asnumpy() for a in softmax.gradients_of(saved, nd.array(head))]
     p[range(m), targets] -= 1
@@ -176,14 +177,9 @@ def test_a_state_that_is_not_finite_shows():
     assert np.isnan(outputs[0].asnumpy()).all()
 
 
-def test_what_is_loaded_computes_in_float32():
-    config = Config(emsize=16, nhid=16, precision="bfloat16")
-    assert build_model(config, 50).precision == "bfloat16"
-    assert build_model(config, 50, gradients=False).precision == "float32"
-
-
-def test_a_run_trains_and_its_model_is_float32(tmp_path):
-    (tmp_path / "text.txt").write_text("a b c d e f g .\n" * 400)
+def test_a_run_trains_and_its_model_is_float32_unless_asked(tmp_path):
+    letters = np.random.default_rng(1).choice([*"abcdefgh\n"], 4000)
+    (tmp_path / "text.txt").write_text(" ".join(letters))
     options = [
         "--tiny",
         "--epochs",
@@ -195,8 +191,23 @@ def test_a_run_trains_and_its_model_is_float32(tmp_path):
     ]
     result = train.main([*options, "--save", str(tmp_path / "run")])
     assert result.finished
-    weights = load_model(tmp_path / "run").model.trainables().values()
-    assert {parameter.dtype for parameter in weights} <= {"float32", np.float32}
+    run = str(tmp_path / "run")
+    loaded = load_model(run)
+    assert loaded.model.precision == "float32"
+    assert loaded.config.precision == "bfloat16"
+    assert {one.dtype for one in loaded.model.trainables().values()} <= {"float32", np.float32}
+    # asked for it, evaluate and score agree with each other, and nearly with float32
+    text, half = str(tmp_path / "text.txt"), ["--precision", "bfloat16"]
+    exact, ours = (
+        evaluate.main([run, "--data", text, "--batch-size", "1", *options])
+        for options in ([], half)
+    )
+    assert exact.loss != ours.loss == pytest.approx(exact.loss, rel=1e-3)
+    scored = score.main([run, text, "--carry", *half])
+    assert scored["log_probability"] == pytest.approx(-ours.loss * ours.tokens, rel=1e-6)
+    quantize.main([run, "--int8"])
+    with pytest.raises(UserError, match="leave out --precision"):
+        score.main([f"{run}/int8.safetensors", text, *half])
 
 
 def test_what_cannot_be_is_said(monkeypatch):

@@ -223,9 +223,9 @@ def test_subwords_come_back_as_the_text_and_lie_in_the_vocabulary(prepared, tmp_
     for split in SPLITS:  # the same text at word level has as many words and characters
         assert sizes[split] == {name: words[split][name] for name in ("words", "characters")}
     assert {"e", "n"} <= set(corpus.dictionary.idx2word)  # within a word; a line begins one
-    tokens = tokens_of("n e", corpus.dictionary, "subword")[0]
+    tokens = tokens_of("n e", corpus.dictionary, "subword")
     assert "".join(tokens) == "▁n▁e"
-    assert tokens_of("▁ n ▁ e", corpus.dictionary, "subword")[0] == ["▁", "n", "▁", "e"]
+    assert tokens_of("▁ n ▁ e", corpus.dictionary, "subword") == ["▁", "n", "▁", "e"]
     with pytest.raises(UserError, match="no 100000 subwords|change --vocab-size"):
         prepared("a b\n" * 50, "--level", "subword", "--vocab-size", "3")
 
@@ -497,7 +497,7 @@ def test_a_damaged_model_of_subwords_is_told(prepared, tmp_path, damage):
 
 def test_rules_that_are_not_said_are_off(prepared, tmp_path):
     dictionary = Dictionary(["She"], about={"rules": {"tokenizer": "moses"}})
-    assert tokens_of("She was.", dictionary, "word")[0] == ["She", "was", "."]
+    assert tokens_of("She was.", dictionary, "word") == ["She", "was", "."]
 
 
 @pytest.mark.parametrize(
@@ -551,4 +551,4 @@ def test_a_line_that_is_cut_already_is_not_cut_further():
     words = ["she", "'s", ".", UNK]
     dictionary = Dictionary(words, about={"rules": {"tokenizer": "moses", "lowercase": True}})
     for line in ("she 's emma .", "She's emma."):
-        assert tokens_of(line, dictionary, "word")[0] == ["she", "'s", "emma", "."]
+        assert tokens_of(line, dictionary, "word") == ["she", "'s", "emma", "."]
