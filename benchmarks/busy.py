@@ -13,7 +13,6 @@ in results/busy.json, where figures of other work stay.
 """
 
 import argparse
-import json
 import os
 import shlex
 import signal
@@ -24,7 +23,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from step import MODES, NO_TORCH, Competitor, find_torch, spread
+from step import MODES, NO_TORCH, Competitor, find_torch, read_record, spread, with_recorded
 from step_worker import Work
 
 from gluonlm.cli import run
@@ -99,13 +98,9 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def with_recorded(rows: list[dict], path: Path | None) -> list[dict]:
-    """What was measured now, and what ``path`` holds of other work; in order."""
-    known = {(row["mode"], row["units"]): row for row in rows}
-    if path and path.is_file():
-        for row in json.loads(path.read_text(encoding="utf-8"))["rows"]:
-            known.setdefault((row["mode"], row["units"]), row)
-    return [known[key] for key in sorted(known, key=lambda key: (ALL_MODES.index(key[0]), key[1]))]
+def place(row: dict) -> tuple[int, int]:
+    """Which row of the table a kind of work is."""
+    return ALL_MODES.index(row["mode"]), row["units"]
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -137,9 +132,7 @@ def main(argv: list[str]) -> dict:
     options = parse(argv)
     out = options.out or (None if options.quick and not options.table else RESULTS / "busy.json")
     if options.table:
-        if not out.is_file():
-            raise UserError(f"{out} is not there: measure first, without --table")
-        result = json.loads(out.read_text(encoding="utf-8"))
+        result = read_record(out)
         print(table(result["rows"]))
         return result
     if options.quick:
@@ -160,7 +153,7 @@ def main(argv: list[str]) -> dict:
             rows.append({"mode": mode, "units": units, "busy_programs": loads})
             rows[-1]["command"] = shlex.join([*command, *argv])
             print(table(rows[-1:]), file=sys.stderr, flush=True)
-            result = record(out, [*command, *argv], rows=with_recorded(rows, out))
+            result = record(out, [*command, *argv], rows=with_recorded(rows, out, "rows", place))
     print(table(result["rows"]))
     return result
 

@@ -24,6 +24,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -204,14 +205,20 @@ def precision_of(one: dict) -> str:
     return one.get("precision", "float32")
 
 
-def with_recorded(settings: list[dict], path: Path) -> list[dict]:
-    """What was measured now, and what ``path`` holds of other settings; in order."""
-    rows = {place(one): one for one in settings}
-    if path.is_file():
-        for one in json.loads(path.read_text(encoding="utf-8"))["settings"]:
-            if compared_with(one) == compared_with(settings[0]):
-                rows.setdefault(place(one), one)
-    return [rows[key] for key in sorted(rows)]
+def read_record(path: Path) -> dict:
+    """What ``path`` holds; a UserError when it is not there."""
+    if not path.is_file():
+        raise UserError(f"{path} is not there: measure first, without --table")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def with_recorded(
+    rows: list[dict], path: Path | None, name: str, place: Callable[[dict], tuple]
+) -> list[dict]:
+    """What was measured now, and what ``path`` holds under ``name`` of other places; in order."""
+    older = read_record(path)[name] if path and path.is_file() else []
+    known = {place(row): row for row in [*older, *rows]}
+    return [known[key] for key in sorted(known)]
 
 
 def find_torch(given: str | None) -> str | None:
@@ -263,12 +270,7 @@ def main(argv: list[str]) -> dict:
     """Measure all settings, print the table, and record."""
     options = parse(argv)
     if options.table:
-        path = options.out or RESULTS / "step.json"
-        if not path.is_file():
-            raise UserError(
-                f"{path} is not there: measure first, with the same command without --table"
-            )
-        result = json.loads(path.read_text(encoding="utf-8"))
+        result = read_record(options.out or RESULTS / "step.json")
         print(table(result["settings"]))
         return result
     if options.quick:
@@ -305,7 +307,8 @@ def main(argv: list[str]) -> dict:
         print("\nNo column for PyTorch: see the message above.")
     out = options.out or (None if options.quick else RESULTS / "step.json")
     if out:
-        settings = with_recorded(settings, out)
+        same, known = compared_with(settings[0]), with_recorded(settings, out, "settings", place)
+        settings = [one for one in known if compared_with(one) == same]
     return record(out, command, torch=torch is not None, settings=settings)
 
 
