@@ -13,7 +13,6 @@ in results/busy.json, where figures of other work stay.
 """
 
 import argparse
-import os
 import shlex
 import signal
 import statistics
@@ -21,13 +20,21 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
-from step import MODES, NO_TORCH, Competitor, find_torch, read_record, spread, with_recorded
+from step import (
+    MODES,
+    NO_TORCH,
+    Competitor,
+    checked,
+    find_torch,
+    read_record,
+    spread,
+    turns_parser,
+    with_recorded,
+)
 from step_worker import Work
 
 from gluonlm.cli import run
-from gluonlm.system.errors import UserError
 from gluonlm.system.machine import RESULTS, record
 from gluonlm.system.runtime import usable_cores
 
@@ -105,26 +112,10 @@ def place(row: dict) -> tuple[int, int]:
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """The command line's settings."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
-    parser.add_argument(
-        "--torch-python", default=os.environ.get("GLUONLM_TORCH_PYTHON"), metavar="PYTHON"
-    )
-    parser.add_argument("--modes", nargs="+", choices=ALL_MODES, default=list(ALL_MODES))
-    parser.add_argument("--units", type=int, nargs="+", default=[100, 200, 650])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=3.0)
+    parser = turns_parser(__doc__, ALL_MODES, "results/busy.json")
+    parser.set_defaults(units=[100, 200, 650], rounds=3, seconds=3.0)
     parser.add_argument("--settle", type=float, default=3.0, help="seconds that do not count")
-    parser.add_argument(
-        "--out", type=Path, help="file to record in (default: results/busy.json, none with --quick)"
-    )
-    parser.add_argument("--table", action="store_true", help="only show what is recorded in --out")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works")
-    options = parser.parse_args(argv)
-    if options.rounds < 2 or options.seconds <= 0:
-        raise UserError(
-            "--rounds must be at least 2 and --seconds more than 0, for a spread to be seen"
-        )
-    return options
+    return checked(parser.parse_args(argv))
 
 
 def main(argv: list[str]) -> dict:

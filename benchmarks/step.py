@@ -239,31 +239,37 @@ def find_torch(given: str | None) -> str | None:
     return python
 
 
+def turns_parser(doc: str, modes: tuple[str, ...], record: str) -> argparse.ArgumentParser:
+    """The options of a benchmark whose competitors take turns, without their numbers."""
+    parser = argparse.ArgumentParser(description=doc.partition("\n\n")[0])
+    add = parser.add_argument
+    add("--torch-python", default=os.environ.get("GLUONLM_TORCH_PYTHON"), metavar="PYTHON")
+    add("--modes", nargs="+", choices=modes, default=list(modes))
+    add("--units", type=int, nargs="+")
+    add("--rounds", type=int)
+    add("--seconds", type=float, help="per competitor and round")
+    add("--out", type=Path, help=f"file to record in (default: {record}, none with --quick)")
+    add("--table", action="store_true", help="only show what is recorded in --out")
+    add("--quick", action="store_true", help="tiny sizes, to see that it works")
+    return parser
+
+
+def checked(options: argparse.Namespace) -> argparse.Namespace:
+    """The options; a UserError when the rounds would show no spread."""
+    if options.rounds < 2 or options.seconds <= 0:
+        enough = "--rounds must be at least 2 and --seconds more than 0"
+        raise UserError(f"{enough}, for a spread to be seen")
+    return options
+
+
 def parse(argv: list[str]) -> argparse.Namespace:
     """The command line's settings."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
-    parser.add_argument(
-        "--torch-python", default=os.environ.get("GLUONLM_TORCH_PYTHON"), metavar="PYTHON"
-    )
-    parser.add_argument("--units", type=int, nargs="+", default=[200, 650])
-    parser.add_argument(
-        "--vocab", type=int, nargs="+", default=[10_000, 33_278], help="Penn Treebank, WikiText-2"
-    )
-    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
+    parser = turns_parser(__doc__, MODES, "results/step.json")
+    parser.set_defaults(units=[200, 650], rounds=7, seconds=4.0)
+    sizes = {"default": [10_000, 33_278], "help": "Penn Treebank, WikiText-2"}
+    parser.add_argument("--vocab", type=int, nargs="+", **sizes)
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=4.0, help="per competitor and round")
-    parser.add_argument(
-        "--out", type=Path, help="file to record in (default: results/step.json, none with --quick)"
-    )
-    parser.add_argument("--table", action="store_true", help="only show what is recorded in --out")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works")
-    options = parser.parse_args(argv)
-    if options.rounds < 2 or options.seconds <= 0:
-        raise UserError(
-            "--rounds must be at least 2 and --seconds more than 0, for a spread to be seen"
-        )
-    return options
+    return checked(parser.parse_args(argv))
 
 
 def main(argv: list[str]) -> dict:

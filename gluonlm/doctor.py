@@ -16,6 +16,7 @@ import gluonlm
 from gluonlm.cli import Parser, run
 from gluonlm.system import gpu, machine, native, runtime
 from gluonlm.system.errors import UserError
+from gluonlm.system.streams import counted
 from gluonlm.text import sources
 
 FAST_CORES = ("SkylakeX", "Haswell", "Zen", "Cooperlake", "SapphireRapids")  # OpenBLAS's, with AVX2
@@ -74,7 +75,7 @@ def check_speed_settings(report: Report) -> None:
     told = os.environ.get("OPENBLAS_CORETYPE")
     own_blas = f"MXNet's own for {told or 'what it takes this processor for'}"
     report.findings |= {
-        "processor": f"{machine.cpu_model()}, {cores} usable cores",
+        "processor": f"{machine.cpu_model()}, {counted(cores, 'usable core')}",
         "threads": str(prepared.threads),
         "OpenMP": prepared.openmp or "MXNet's own",
         "BLAS": str(prepared.blas or own_blas),

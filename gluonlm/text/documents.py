@@ -170,9 +170,7 @@ def physical_lines(text: Iterator[str], longest: int | None = LONG) -> Iterator[
     for block in text:
         *lines, carry = (carry + block).split("\n")
         for line in lines:
-            *pieces, rest = cut(line, longest)
-            yield from pieces
-            yield rest
+            yield from cut(line, longest)
         *pieces, carry = cut(carry, longest)
         yield from pieces
     if carry:
