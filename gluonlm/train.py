@@ -194,15 +194,15 @@ def check(given: dict[str, Any]) -> None:
 def check_inherited(config: Config, session: Session, given: dict[str, Any]) -> None:
     """Where this device cannot compute as the run that it shall go on with, a UserError with what
     to do: the user has given no option that could be left out."""
-    if config.precision != "bfloat16" or "precision" in given:
+    source = given.get("resume") or given.get("finetune")
+    if config.precision != "bfloat16" or "precision" in given or not source:
         return
     try:
         check_precision(config.precision, session.contexts[0].device_type == "gpu")
     except UserError as error:
-        source, reason = given.get("resume") or given["finetune"], str(error).rpartition(": ")[0]
         advice = "add" if "finetune" in given else f"start from its best model: --finetune {source}"
-        inherited = f"{reason}, and {source} was trained with it"
-        raise UserError(f"{inherited}: {advice} --precision float32") from None
+        reason = f"{str(error).rpartition(': ')[0]}, and {source} was trained with it"
+        raise UserError(f"{reason}: {advice} --precision float32") from None
 
 
 def begin(
