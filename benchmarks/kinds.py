@@ -4,10 +4,12 @@
     for package in *.deb; do dpkg -x $package debian; done
     python benchmarks/kinds.py debian                    # a quarter of an hour of one core
     python benchmarks/kinds.py debian --kinds DNA Arabic # only these sections of the page
+    python benchmarks/kinds.py debian --seed 1112        # train with another one: results/kinds.json
 
 The texts are those of data/raw, of the two packages and of Python's standard library. Each block of
 commands on the page runs as it stands in a folder with the texts; what it prints, shortened,
-becomes the block of text after it.
+becomes the block of text after it. With --seed the page stays, and what the models reach on their
+test texts is recorded.
 """
 
 import argparse
@@ -27,6 +29,7 @@ from pathlib import Path
 
 from gluonlm.cli import run
 from gluonlm.system.errors import UserError
+from gluonlm.system.machine import RESULTS, record
 
 ROOT = Path(__file__).parents[1]
 TITLES = (
@@ -41,6 +44,8 @@ SHOWN = {  # of what a command prints; of others all
     "prepare": re.compile(r"\S+: .* entries|split |train  |valid |test |note: "),
     "train": re.compile(r"test loss|for comparison"),
 }
+TEST = re.compile(r"^test loss .*?\| test ([a-z ]+?) ([\d.]+)", re.MULTILINE)
+TRIGRAM = re.compile(r"kneser_ney ([\d.]+)$", re.MULTILINE)
 WIDTH = 100  # characters of a line on the page
 
 
@@ -134,22 +139,42 @@ def filled(section: str, folder: Path) -> str:
     return BLOCKS.sub(answered, section)
 
 
+def trained(section: str, folder: Path, seed: int) -> dict:
+    """What the model of a section reaches with a seed."""
+    commands = re.sub(r"\\\n *", "", section).splitlines()
+    prepare, train = ([c for c in commands if f"gluonlm.{one} " in c] for one in SHOWN)
+    typed(prepare[0], folder)
+    said = typed(f"{train[0]} --seed {seed}", folder)
+    (unit, reached), trigram = TEST.search(said).groups(), TRIGRAM.search(said)[1]
+    row = {"seed": seed, "unit": unit, "test": float(reached), "kneser_ney": float(trigram)}
+    print(f"{train[0]} --seed {seed}: {row['test']}, Kneser-Ney {trigram} ({unit})", flush=True)
+    return {"command": train[0], **row}
+
+
 def main(argv: list[str]) -> None:
     """Write the texts, run the commands of the page and put there what they print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("debian", type=Path, help="folder with the two packages")
     parser.add_argument("--kinds", nargs="+", help="words in the headings of what is to run")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "guide" / "kinds.md")
-    options = parser.parse_args(argv)
+    parser.add_argument("--seed", type=int, help="train with it, and leave the page as it is")
+    parser.add_argument("--out", type=Path, default=RESULTS / "kinds.json", help="with --seed")
+    options, rows = parser.parse_args(argv), {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_prose(folder)
         write_others(options.debian, folder)
         for found in SECTION.finditer(options.page.read_text("utf-8")):
-            if not options.kinds or any(word in found[1] for word in options.kinds):
+            if options.kinds and not any(word in found[1] for word in options.kinds):
+                continue
+            if options.seed is None:
                 section = filled(found[0], folder)
                 page = options.page.read_text("utf-8").replace(found[0], section)
                 options.page.write_text(page, encoding="utf-8")
+            else:
+                rows[found[1]] = trained(found[0], folder, options.seed)
+    if rows:
+        record(options.out, ["python", "benchmarks/kinds.py", *argv], kinds=rows)
 
 
 if __name__ == "__main__":

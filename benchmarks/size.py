@@ -1,5 +1,5 @@
-"""How large the package is: lines of each room, the median and the longest function, the longest
-parameter list.
+"""How large the package is: lines of each room and how many of them are code (not blank, comments
+or docstrings), the median and the longest function, the longest parameter list.
 
     make size
 
@@ -7,6 +7,8 @@ A room is a folder of the package; the commands and settings at its top count as
 """
 
 import ast
+import io
+import tokenize
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -26,6 +28,20 @@ def sources() -> dict[str, str]:
     """The text of each Python file by its path within the package."""
     paths = sorted(PACKAGE.rglob("*.py"))
     return {path.relative_to(PACKAGE).as_posix(): path.read_text("utf-8") for path in paths}
+
+
+def code_lines(source: str) -> int:
+    """How many lines have code."""
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    spans = [
+        (t.start[0], t.end[0]) for t in tokens if t.string.strip() and t.type != tokenize.COMMENT
+    ]
+    lines = {line for first, last in spans for line in range(first, last + 1)}
+    for node in ast.walk(ast.parse(source)):
+        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        if documented and ast.get_docstring(node, clean=False) is not None:
+            lines -= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+    return len(lines)
 
 
 def functions(file: str, source: str) -> list[Function]:
@@ -54,12 +70,14 @@ def parameters(args: ast.arguments) -> int:
 
 def main() -> None:
     """Print the table."""
-    rooms: dict[str, list[int]] = {}
+    rooms: dict[str, list[str]] = {}
     for file, source in sources().items():
         room = file.partition("/")[0] if "/" in file else "(commands)"
-        rooms.setdefault(room, []).append(len(source.splitlines()))
-    for room, lines in [*rooms.items(), ("total", sum(rooms.values(), []))]:
-        print(f"{room:<12} {len(lines):>3} files {sum(lines):>7,} lines, longest {max(lines)}")
+        rooms.setdefault(room, []).append(source)
+    for room, files in [*rooms.items(), ("total", sum(rooms.values(), []))]:
+        lines, code = [len(one.splitlines()) for one in files], sum(map(code_lines, files))
+        counts = f"{len(lines):>3} files {sum(lines):>7,} lines, {code:>6,} of code"
+        print(f"{room:<12} {counts}, longest {max(lines)}")
     every = [one for file, source in sources().items() for one in functions(file, source)]
     longest = max(every, key=lambda one: one.lines)
     widest = max(every, key=lambda one: one.parameters)
