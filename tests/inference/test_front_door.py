@@ -157,5 +157,12 @@ def test_numbers_that_make_no_sense_are_refused(run):
 @pytest.mark.parametrize("wrong", [-1, 9])
 def test_ids_of_another_vocabulary_are_refused(run, file, wrong):
     """Before, MXNet took the nearest ones, and the loss was a number like any other."""
-    with pytest.raises(UserError, match="ids that are not among this model's 9"):
-        gluonlm.load(run / file).evaluate(np.array([1, wrong, 2]), 1)
+    model, good, bad = gluonlm.load(run / file), np.array([[1], [2]]), np.array([[1], [wrong]])
+    for request in (
+        lambda: model.evaluate(bad[:, 0], 1),
+        lambda: model.predict(bad, model.begin_state(1)),
+        lambda: model.losses(bad, good, model.begin_state(1)),
+        lambda: model.losses(good, bad, model.begin_state(1)),
+    ):
+        with pytest.raises(UserError, match="ids that are not among this model's 9"):
+            request()
