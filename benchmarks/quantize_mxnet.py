@@ -23,7 +23,7 @@ from gluonlm.compress.quantization import (
     to_integers,
 )
 from gluonlm.onnx.builder import Graph
-from gluonlm.onnx.integer import multiply, product
+from gluonlm.onnx.integer import multiply
 from gluonlm.onnx.session import open_session
 
 import mxnet as mx  # isort: skip  after gluonlm, which makes it fast
@@ -148,10 +148,8 @@ def onnx_session(weight: Integers, bias: np.ndarray):
     """The product by integers in ONNX Runtime."""
     graph, grid = Graph(), scale_and_zero(-1, 1, True, ACTIVATIONS)
     inputs = graph.input("x", 1, ["M", C])  # 1: float32
-    graph.output(
-        multiply(graph, inputs, product(graph, "w", weight, graph.weight("b", bias), grid)),
-        ["M", V],
-    )
+    scores = multiply(graph, inputs, "w", weight, graph.weight("b", bias), grid)
+    graph.output(scores, ["M", V])
     return open_session(graph.model({}).SerializeToString(), gluonlm.RUNTIME.threads)
 
 

@@ -29,18 +29,6 @@ from gluonlm.onnx.builder import MICROSOFT, Graph
 Grid = tuple[np.ndarray, np.ndarray]  # scale and zero point
 
 
-class Product(NamedTuple):
-    """Names of what an input (..., C) is multiplied with: weight (C, R) int8 and bias (R,); the
-    input's own scale and zero point are empty if they are found at each call."""
-
-    weight: str
-    scale: str
-    zero: str
-    bias: str
-    input_scale: str = ""
-    input_zero: str = ""
-
-
 class Lstm(NamedTuple):
     """The weights of an LSTM layer, with the gates in ONNX's order: input, output, forget, cell."""
 
@@ -49,22 +37,21 @@ class Lstm(NamedTuple):
     bias: np.ndarray  # (8*H,), of input-to-hidden, then of hidden-to-hidden
 
 
-def product(graph: Graph, name: str, weight: Integers, bias: str, grid: Grid | None) -> Product:
-    """Store a weight (R, C) and the scale and zero point of its inputs; ``bias`` may be empty."""
+def multiply(
+    graph: Graph, inputs: str, name: str, weight: Integers, bias: str = "", grid: Grid | None = None
+) -> str:
+    """Add the product of float32 inputs (..., C) with a weight (R, C), which is stored by its name,
+    and a bias; returns a float32 (..., R). The ``grid`` is that of the inputs, None if it is found
+    at each call."""
     values, scale, zero = graph.integers(name, weight)
-    transposed = graph.node("Transpose", [values])  # ONNX Runtime does this once, as it loads
-    ends = (".input_scale", ".input_zero")
-    own = [graph.weight(name + end, array) for end, array in zip(ends, grid or ())]
-    return Product(transposed, scale, zero, bias, *own)
-
-
-def multiply(graph: Graph, inputs: str, by: Product) -> str:
-    """Add the product of float32 inputs (..., C) with integers; returns a float32 (..., R)."""
-    if not by.input_scale:
-        operands = [inputs, by.weight, by.scale, by.zero, by.bias]
+    values = graph.node("Transpose", [values])  # ONNX Runtime does this once, as it loads
+    if grid is None:
+        operands = [inputs, values, scale, zero, bias]
         return graph.node("DynamicQuantizeMatMul", operands, domain=MICROSOFT)
-    integers = graph.node("QuantizeLinear", [inputs, by.input_scale, by.input_zero])
-    operands = [integers, by.weight, by.input_scale, by.scale, by.input_zero, by.zero, by.bias]
+    ends = (".input_scale", ".input_zero")
+    own_scale, own_zero = (graph.weight(name + end, array) for end, array in zip(ends, grid))
+    integers = graph.node("QuantizeLinear", [inputs, own_scale, own_zero])
+    operands = [integers, values, own_scale, scale, own_zero, zero, bias]
     return graph.node("MatMulIntegerToFloat", operands, domain=MICROSOFT)
 
 
@@ -80,8 +67,7 @@ def add_linear(
     weight = stored.weights[name]
     bias = graph.weight(f"{start}bias", stored.weights[f"{start}bias"].astype(np.float32))
     if stored.schemes[part].multiplies_integers:
-        by = product(graph, name, weight, bias, grid_of(stored, part, signal))
-        return multiply(graph, inputs, by)
+        return multiply(graph, inputs, name, weight, bias, grid_of(stored, part, signal))
     matrix = graph.floats(name, weight)
     if part.startswith("layer"):  # Gemm takes matrices only
         matrix = graph.node("Transpose", [matrix])  # once, as the file is loaded
@@ -116,8 +102,8 @@ def add_lstm(
         return add_dynamic_lstm(graph, index, inputs, weights)
     name = f"layers.{index}"
     both = graph.weight(f"{name}.bias", bias.reshape(2, -1).sum(axis=0))
-    by = product(graph, f"{name}.i2h_weight", i2h, both, grids[0])
-    return add_scan(graph, index, multiply(graph, inputs, by), h2h, grids[1])  # of (T, N, 4*H)
+    gates = multiply(graph, inputs, f"{name}.i2h_weight", i2h, both, grids[0])  # (T, N, 4*H)
+    return add_scan(graph, index, gates, h2h, grids[1])
 
 
 def add_dynamic_lstm(graph: Graph, index: int, inputs: str, weights: Lstm) -> str:
@@ -148,20 +134,19 @@ def add_scan(graph: Graph, index: int, gates: str, h2h: Integers, grid: Grid | N
     layer, first = f"layer{index}", graph.weight("first", np.array([0]))
     states = [graph.node("Squeeze", [f"{letter}{index}", first]) for letter in "hc"]  # (N, H)
     ends = [f"{layer}.{letter}" for letter in "hc"]
-    body = Graph(graph, prefix=f"{layer}.step.")
-    by = product(body, f"layers.{index}.h2h_weight", h2h, "", grid)
-    step = lstm_step(body, by, h2h.values.shape[1])
+    step = lstm_step(Graph(graph, f"{layer}.step."), f"layers.{index}.h2h_weight", h2h, grid)
     graph.node("Scan", [*states, gates], *ends, layer, body=step, num_scan_inputs=1)
     for letter, end in zip("hc", ends, strict=True):
         graph.node("Unsqueeze", [end, first], f"{letter}{index}_out")
     return layer
 
 
-def lstm_step(body: Graph, h2h: Product, size: int) -> GraphProto:
+def lstm_step(body: Graph, name: str, h2h: Integers, grid: Grid | None) -> GraphProto:
     """The body of a Scan: h, c (N, H), the inputs' share of the gates (N, 4*H) -> new h, c; h."""
+    size = h2h.shape[1]
     inputs = {"h": size, "c": size, "gates": 4 * size}.items()
     h, c, share = (body.input(body.prefix + n, TensorProto.FLOAT, ["N", w]) for n, w in inputs)
-    total = body.node("Add", [share, multiply(body, h, h2h)])
+    total = body.node("Add", [share, multiply(body, h, name, h2h, grid=grid)])
     sigmoids, cell, i, o, f = (body.prefix + name for name in ("sigmoids", "cell", "i", "o", "f"))
     sizes = body.weight(f"gates_{size}", np.array([3 * size, size]))
     body.node("Split", [total, sizes], sigmoids, cell, axis=1)
