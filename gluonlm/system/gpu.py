@@ -4,23 +4,21 @@ Only the last function needs mxnet: the libraries are loaded before it, and the 
 """
 
 import ctypes
-import importlib.util
 from dataclasses import dataclass
-from pathlib import Path
 
 from gluonlm.system.errors import UserError
-from gluonlm.system.machine import version
+from gluonlm.system.machine import loads, version, wheel_file
 
 DRIVER = "libcuda.so.1"
-# what libmxnet.so of mxnet-cu112 1.9.1 links to: folder of its wheel, in an order that loads
+# what libmxnet.so of mxnet-cu112 1.9.1 links to: part of its wheel's name, in an order that loads
 LIBRARIES = {
-    "libcudart.so.11.0": "cuda_runtime",
+    "libcudart.so.11.0": "cuda-runtime",
     "libcublasLt.so.11": "cublas",
     "libcublas.so.11": "cublas",
     "libcurand.so.10": "curand",
     "libcufft.so.10": "cufft",
     "libcusolver.so.11": "cusolver",
-    "libnvrtc.so.11.2": "cuda_nvrtc",
+    "libnvrtc.so.11.2": "cuda-nvrtc",
     "libnvToolsExt.so.1": "nvtx",
     "libnccl.so.2": "nccl",
     "libcudnn.so.8": "cudnn",
@@ -65,24 +63,8 @@ def load_libraries() -> tuple[str, ...] | None:
     return tuple(
         name
         for name, wheel in LIBRARIES.items()
-        if not any(map(loads, (name, *wheel_files(wheel, name))))
+        if not (loads(name) or loads(wheel_file(f"nvidia-{wheel}-cu11", name)))
     )
-
-
-def wheel_files(wheel: str, name: str) -> list[str]:
-    """Where the nvidia wheels have a library; they share the namespace package ``nvidia``."""
-    namespace = importlib.util.find_spec("nvidia")
-    folders = namespace.submodule_search_locations or () if namespace else ()
-    return [str(Path(folder, wheel, "lib", name)) for folder in folders]
-
-
-def loads(path: str) -> bool:
-    """Load a library for the whole process; False if it is not there."""
-    try:
-        ctypes.CDLL(path, ctypes.RTLD_GLOBAL)
-    except OSError:
-        return False
-    return True
 
 
 def list_gpus() -> list[Gpu]:

@@ -1,6 +1,7 @@
 """Recorded results: what was measured, by which command, on which machine."""
 
 import contextlib
+import ctypes
 import datetime
 import importlib.metadata
 import json
@@ -47,6 +48,14 @@ def wheel_file(package: str, name: str) -> str | None:
         files = importlib.metadata.files(package) or []
         paths = [Path(file.locate()).resolve() for file in files if file.name == name]
         return next((str(path) for path in paths if path.is_file()), None)
+
+
+def loads(path: str | None) -> bool:
+    """Load a library for the whole process; False if it is not there, or another processor's."""
+    try:
+        return bool(path and ctypes.CDLL(path, ctypes.RTLD_GLOBAL))
+    except OSError:
+        return False
 
 
 def usable_cpus() -> set[int]:

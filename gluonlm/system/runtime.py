@@ -17,7 +17,7 @@ from pathlib import Path
 from gluonlm.system import gpu
 from gluonlm.system.blas import Rates, serve_mxnet
 from gluonlm.system.errors import UserError
-from gluonlm.system.machine import cpu_flags, read, usable_cpus, wheel_file
+from gluonlm.system.machine import cpu_flags, loads, read, usable_cpus, wheel_file
 from gluonlm.system.memory import keep_memory
 
 # How a thread of Intel's OpenMP waits for work: it spins for 0.1 ms, which bridges the gaps between
@@ -171,10 +171,7 @@ def load_openmp() -> str | None:
     names = ("libiomp5.so", "libomp.so")
     present = [path for path in loaded_libraries() if Path(path).name.startswith(names)]
     library = present[0] if present else intel_openmp()
-    try:
-        return library and ctypes.CDLL(library, ctypes.RTLD_GLOBAL) and library
-    except OSError:  # another processor's
-        return None
+    return library if loads(library) else None
 
 
 def intel_openmp() -> str | None:

@@ -138,12 +138,16 @@ def test_libraries_come_from_the_system_or_else_from_the_wheels(tmp_path):
     others."""
     system, wheels = tmp_path / "system", tmp_path / "site"
     system.mkdir()
-    for wheel in gpu.LIBRARIES.values():
-        (wheels / "nvidia" / wheel / "lib").mkdir(parents=True, exist_ok=True)
-    build(
-        wheels / "nvidia/cuda_runtime/lib/libcudart.so.11.0", "int uses_cudart(void) { return 42; }"
-    )
-    build(wheels / "nvidia/nccl/lib/libnccl.so.2", "int wheel_nccl(void) { return 1; }")
+    for wheel, library, source in (
+        ("cuda-runtime", "libcudart.so.11.0", "int uses_cudart(void) { return 42; }"),
+        ("nccl", "libnccl.so.2", "int wheel_nccl(void) { return 1; }"),
+    ):
+        place = f"nvidia/{wheel.replace('-', '_')}/lib/{library}"
+        (wheels / place).parent.mkdir(parents=True)
+        build(wheels / place, source)
+        installed = wheels / f"nvidia_{wheel.replace('-', '_')}_cu11-11.8.dist-info"
+        installed.mkdir()
+        (installed / "RECORD").write_text(f"{place},,\n")
     build(system / "libnccl.so.2", "int system_nccl(void) { return 1; }")
     environment = {
         "LD_LIBRARY_PATH": str(system),
