@@ -19,11 +19,11 @@ from typing import Any
 
 import mxnet as mx
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from gluonlm.config import Config
 from gluonlm.model.checkpoint import Trained, build_model, check_level, set_weights
-from gluonlm.model.storage import serialized
+from gluonlm.model.storage import reading, serialized
 from gluonlm.model.weights import GATES, layer_sizes, named_arrays, projected, splits_of
 from gluonlm.system import native
 from gluonlm.system.errors import UserError
@@ -100,13 +100,10 @@ def read_torch(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     damaged."""
     if not path.is_file():
         raise UserError(f"there is no file {path}: give what safetensors.torch.save_file wrote")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return arrays, file.metadata() or {}
-    except (SafetensorError, ValueError, TypeError, OSError) as error:
-        sentence = f"{path} is damaged or not a safetensors file ({error}): save the model again"
-        raise UserError(sentence) from None
+    again = reading(path, "safetensors file", "save the model again")
+    with again, safe_open(path, framework="numpy") as file:
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return arrays, file.metadata() or {}
 
 
 def import_torch(

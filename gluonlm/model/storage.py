@@ -75,14 +75,15 @@ def read_arrays(path: Path, kind: str) -> tuple[Arrays, dict[str, str]]:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
+def reading(
+    path: Path, kind: str = "gluonlm file", advice: str = "use another checkpoint"
+) -> Iterator[None]:
     """Turn whatever the content of a damaged file leads to into a sentence for the user."""
     try:
         yield
-    except (UserError, SafetensorError, ValueError, LookupError, OSError) as error:
+    except (UserError, SafetensorError, ValueError, LookupError, TypeError, OSError) as error:
         reason = textwrap.shorten(str(error), 200)
-        sentence = f"{path} is damaged or not a gluonlm file ({reason}): use another checkpoint"
-        raise UserError(sentence) from None
+        raise UserError(f"{path} is damaged or not a {kind} ({reason}): {advice}") from None
 
 
 def digest(packed: Arrays, metadata: dict[str, str]) -> str:
