@@ -151,10 +151,7 @@ def make_model(stored: Stored, contexts: Contexts = None, precision: str = "floa
     config = replace(stored.config, precision=precision)
     model = build_model(config, len(stored.dictionary), contexts, gradients=False)
     quantized = stored.quantized
-    if quantized:
-        set_weights(model, quantized.floats(), stored.path)
-    else:
-        set_parameters(model, stored.arrays, stored.path)
+    set_weights(model, quantized.floats() if quantized else stored.weights, stored.path)
     if quantized and stored.config.model in GATES and computes_in_half(quantized, contexts):
         model.cast("float16")
     return Trained(model, **{name: one for name, one in vars(stored).items() if name != "arrays"})

@@ -77,22 +77,18 @@ def torch_name(name: str) -> str:
 def export_torch(trained: Trained, path: Path) -> None:
     """Write the weights for ``RNNModel.load_state_dict``, vocabulary and settings as metadata; a
     UserError when PyTorch's model has no such part, or the file cannot be written."""
-    refuse_foreign(trained.config, len(trained.dictionary))
-    arrays = {torch_name(name): array for name, array in named_arrays(trained.model).items()}
-    arrays.setdefault("decoder.weight", arrays["encoder.weight"])  # tied: theirs has both names
-    write_output(path, serialized(arrays, {"format": "pt", **trained.metadata()}))
-
-
-def refuse_foreign(config: Config, vocab_size: int) -> None:
-    """Raise a UserError when the model has a part that PyTorch's ``RNNModel`` has not."""
+    config = trained.config
     parts = {
         f"{config.model} layers": config.model not in GATES,
-        "adaptive softmax": splits_of(config, vocab_size),
+        "adaptive softmax": splits_of(config, len(trained.dictionary)),
         "projection between layers and a tied decoder": projected(config),
         "narrow last layer": len({units for _, units in layer_sizes(config)}) > 1,
     }
     for part in (part for part, there in parts.items() if there):
         raise UserError(f"PyTorch's RNNModel has no {part}: export with --format onnx")
+    arrays = {torch_name(name): array for name, array in named_arrays(trained.model).items()}
+    arrays.setdefault("decoder.weight", arrays["encoder.weight"])  # tied: theirs has both names
+    write_output(path, serialized(arrays, {"format": "pt", **trained.metadata()}))
 
 
 def read_torch(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:

@@ -25,7 +25,7 @@ from gluonlm.model.storage import read_arrays, reading
 from gluonlm.system.errors import UserError
 from gluonlm.system.runtime import prepare
 from gluonlm.system.streams import counted
-from gluonlm.system.typed import parse, typed
+from gluonlm.system.typed import parse
 from gluonlm.training.optim import Average, Schedule
 
 MOVABLE = ("data", "epochs")  # settings that may change: the text itself is compared
@@ -98,16 +98,16 @@ def save_training(training) -> None:
     if average:
         progress.averaged_steps = average.steps
     arrays = {f"{kind}.{name}": array for kind in KINDS for name, array in parts[kind].items()}
-    training.run.save_state(arrays, asdict(progress), training.schedule.state())
+    said = {"progress": asdict(progress), "schedule": training.schedule.state()}
+    training.run.save_state(arrays, {name: json.dumps(value) for name, value in said.items()})
 
 
 def load_training(training) -> None:
     """Continue where the run's last checkpoint stands; rank 0 reads it for all. A UserError when
     there is none, or it does not fit this run's text, settings, devices and workers."""
     run, group = training.run, training.group
-    state = run.load_state() if group.rank == 0 else (None, None, None)
-    arrays, progress, schedule = group.broadcast(*state)
-    then = read_progress(training, progress, schedule)
+    arrays, said = group.broadcast(*(run.load_state() if group.rank == 0 else (None, None)))
+    then, schedule = read_progress(training, said)
     check_same_settings(training, json.loads(then.settings))
     check_same_text(training, then.corpus)
     threads = prepare().threads
@@ -139,17 +139,17 @@ def caution(training, differs: str) -> None:
     print(f"caution: {training.run.folder} was trained {differs}: {effect}", file=sys.stderr)
 
 
-def read_progress(training, progress: dict, schedule: dict) -> Progress:
-    """Where the run stood; a UserError when that, or the schedule's state, cannot be."""
+def read_progress(training, said: dict[str, str]) -> tuple[Progress, dict[str, float]]:
+    """Where the run and its schedule stood; a UserError when that cannot be."""
     with reading(training.run.last):
-        then = typed(progress, Progress, "progress")
-        typed(schedule, dict[str, float], "schedule")
+        then = parse(said["progress"], Progress)
+        schedule = parse(said["schedule"], dict[str, float])
         if unknown := schedule.keys() - training.schedule.state().keys():
             raise ValueError(f"schedule: {min(unknown)} is unknown")
         parse(then.settings, dict[str, Any])
         if min(then.epoch, then.batch, then.step, then.averaged_steps) < 0:
             raise ValueError("progress: it stands before its beginning")
-    return then
+    return then, schedule
 
 
 def check_same_settings(training, then: dict[str, Any]) -> None:

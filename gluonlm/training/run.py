@@ -7,7 +7,6 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 import mxnet as mx
 import numpy as np
@@ -17,10 +16,9 @@ from gluonlm.inference.scoring import bits, unit_of
 from gluonlm.model import checkpoint
 from gluonlm.model.checkpoint import Trained, best_file, read_json
 from gluonlm.model.rnn import RNNModel
-from gluonlm.model.storage import read_arrays, reading, write_arrays
+from gluonlm.model.storage import read_arrays, write_arrays
 from gluonlm.system.errors import UserError
 from gluonlm.system.files import MODEL_SUFFIXES, Lock, check_model_name, write_atomically, writing
-from gluonlm.system.typed import parse
 
 
 class Run:
@@ -150,18 +148,14 @@ class Run:
         """The log's records of a kind: ``"epoch"`` or ``"interval"``."""
         return read_log(self.log_path, kind)
 
-    def save_state(self, arrays: dict[str, mx.nd.NDArray], progress: dict, schedule: dict) -> None:
+    def save_state(self, arrays: dict[str, mx.nd.NDArray], metadata: dict[str, str]) -> None:
         """Write what resuming needs."""
-        metadata = {"progress": json.dumps(progress), "schedule": json.dumps(schedule)}
         stored = {name: array.asnumpy() for name, array in arrays.items()}
         write_arrays(self.last, checkpoint.STATE_FORMAT, stored, metadata)
 
-    def load_state(self) -> tuple[dict[str, np.ndarray], dict, dict]:
-        """Read what :meth:`save_state` wrote: arrays, progress, schedule."""
-        arrays, metadata = read_arrays(self.last, checkpoint.STATE_FORMAT)
-        with reading(self.last):
-            parts = [parse(metadata[name], dict[str, Any]) for name in ("progress", "schedule")]
-        return arrays, *parts
+    def load_state(self) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+        """Read what :meth:`save_state` wrote."""
+        return read_arrays(self.last, checkpoint.STATE_FORMAT)
 
     def save_best(self, trained: Trained) -> None:
         """Write the best model so far, whose path is :attr:`best`."""
