@@ -23,6 +23,7 @@ from gluonlm.cli import Parser, add_gpu, add_precision, at_least, open_model, ru
 from gluonlm.inference.lines import COLUMNS, Line, score_lines
 from gluonlm.inference.scoring import bits, perplexity, storable
 from gluonlm.system.errors import UserError
+from gluonlm.system.streams import counted
 from gluonlm.text.documents import physical_lines
 from gluonlm.text.reader import decoded, open_file
 
@@ -109,10 +110,9 @@ def main(argv: list[str]) -> dict[str, float]:
         total += line.log_probability
     seconds = time.monotonic() - began
     mean = perplexity(-total / max(tokens, 1))
-    lines_read = "1 line" if count == 1 else f"{count} lines"
     speed = f" | {count / seconds:.0f} lines/s" if count >= MANY else ""
     print(
-        f"{lines_read}, {tokens} tokens | log-probability {total:.4f} | "
+        f"{counted(count, 'line')}, {counted(tokens, 'token')} | log-probability {total:.4f} | "
         f"perplexity {mean:.2f}{speed}",
         file=sys.stderr,
     )
