@@ -26,9 +26,9 @@ READ = {"austen": "Jane Austen"}  # the bundled data set, about which the page k
 ROWS = Scheme(mode="symmetric", per="row", activations="float")
 
 
-def web_file(trained: Trained, name: str = "") -> bytes:
-    """The content of a file for the page, which calls the model ``name``, or else by the text that
-    it has read; a UserError when the page cannot compute such a model."""
+def web_file(trained: Trained) -> bytes:
+    """The content of a file for the page, which calls the model by the text that it has read; a
+    UserError when the page cannot compute such a model."""
     config = trained.config
     if config.model != "LSTM" or config.splits or config.adaptive:
         kind = config.model if config.model != "LSTM" else "LSTM with an adaptive softmax"
@@ -41,7 +41,7 @@ def web_file(trained: Trained, name: str = "") -> bytes:
         stored = quantize_model(trained.model, dict.fromkeys(parts_of(trained.model), ROWS))
     metadata = {
         "format": FORMAT,
-        "name": name or READ.get(config.data) or Path(config.data).stem,
+        "name": READ.get(config.data) or Path(config.data).stem,
         "level": trained.level,
         "words": json.dumps(trained.dictionary.idx2word),
     }

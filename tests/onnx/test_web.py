@@ -137,7 +137,8 @@ def test_an_unknown_word_is_marked_and_not_offered(opened):
 
 
 def test_another_model_is_dropped_and_a_foreign_file_is_refused(opened, trained, tmp_path):
-    (tmp_path / "other.safetensors").write_bytes(web_file(trained, name="another one"))
+    other = replace(trained, config=replace(trained.config, data="another one.txt"))
+    (tmp_path / "other.safetensors").write_bytes(web_file(other))
     opened.set_input_files("#file", tmp_path / "other.safetensors")
     opened.wait_for_function(
         "document.querySelector('#loaded').textContent.includes('another one')"
