@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from itertools import chain, groupby, islice
 from pathlib import Path
 
-from gluonlm.system.files import Lock, write_atomically
+from gluonlm.system.files import Lock, write_output
 from gluonlm.text.checks import Checks
 from gluonlm.text.documents import JOIN, Sources
 from gluonlm.text.splits import LISTED, Splits, Unit
@@ -73,8 +73,7 @@ def prepare(sources: Sources, out: Path, rules: Rules, about: dict) -> tuple[dic
         notes = [*sources.notes, *checks.warnings(rules.level, figures["splits"])]
         made = {**about, "sources": sources.files[:LISTED], **figures, "notes": notes}
         text = json.dumps(made, indent=1, ensure_ascii=False) + "\n"
-        # a file's name that is not UTF-8 gets escapes, which JSON knows
-        write_atomically(scratch / "dataset.json", text.encode(errors="backslashreplace"))
+        write_output(scratch / "dataset.json", text)
         install(scratch, out)
     return made, checks
 

@@ -97,7 +97,7 @@ def decoded(
                 wrong = f"{path} is not in the encoding {encoding}"
                 raise UserError(f"{wrong}: give another with --encoding") from None
             if start:
-                lines += count_lines(Span(Path(path), 0, start))
+                lines += len(line_ends(Span(Path(path), 0, start)))
             begin = max(0, error.start - 2000)
             lines += 1 + error.object.count(b"\n", 0, error.start)
             around = error.object[begin : error.start + 2000]
@@ -126,17 +126,12 @@ def byte_blocks(span: Span) -> Iterator[bytes]:
             bar.update(len(data))
 
 
-def count_lines(span: Span) -> int:
-    """The number of line ends in a span."""
-    return sum(data.count(b"\n") for data in byte_blocks(span))
-
-
 def split_by_lines(path: Path) -> list[Span]:
     """Cut a file into contiguous spans of ``SHARES`` of its lines, and the rest; one of fewer than
     ten lines at blanks, or where there are none between characters. A UserError if it is shorter.
     """
     whole = Span(path)
-    size, lines = whole.size(), count_lines(whole)
+    size, ends = whole.size(), line_ends(whole)
     if size == 0:
         raise UserError(f"{path} is empty: give a file with text")
     if size < 10:
@@ -144,9 +139,8 @@ def split_by_lines(path: Path) -> list[Span]:
             f"{path} has only {counted(size, 'character')}, too few to be split 80/10/10: give a "
             "longer text, or a folder with train.txt, valid.txt and test.txt"
         )
-    if lines >= 10:
-        wanted = np.round(np.cumsum(SHARES) * lines).astype(int)  # lines before each cut
-        cuts = line_ends(whole, wanted)
+    if len(ends) >= 10:
+        cuts = [int(ends[round(share * len(ends)) - 1]) for share in np.cumsum(SHARES)]
     else:
         cuts = [gap(path, round(share * size)) for share in np.cumsum(SHARES)]
     cuts = [0, *cuts, None]
@@ -163,12 +157,10 @@ def gap(path: Path, offset: int) -> int:
     return offset + next((i for i, byte in enumerate(data[1:]) if byte & 0xC0 != 0x80), 0)
 
 
-def line_ends(span: Span, numbers: np.ndarray) -> list[int]:
-    """The offsets just after the line ends with these numbers (counted from 1)."""
-    offsets, seen, done = [], 0, 0
+def line_ends(span: Span) -> np.ndarray:
+    """The offsets in a span just after its line ends, int64 (lines,)."""
+    offsets, done = [np.empty(0, np.int64)], 0
     for data in byte_blocks(span):
-        ends = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n")) + 1
-        here = numbers[(numbers > seen) & (numbers <= seen + len(ends))]
-        offsets += [done + int(ends[number - seen - 1]) for number in here]
-        seen, done = seen + len(ends), done + len(data)
-    return offsets
+        offsets.append(np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n")) + done + 1)
+        done += len(data)
+    return np.concatenate(offsets)

@@ -33,7 +33,7 @@ class Splits:
 
     def __init__(self, folder: Path, shares: tuple[float, float, float], level: str):
         self.folder, self.shares, self.level = folder, shares, level
-        self.counts = {split: Counter() for split in SPLITS}  # units, characters, words
+        self.lengths = dict.fromkeys(SPLITS, 0)  # in units
         self.documents: dict[str, dict] = {}  # title -> words in each split
         self.number = 0  # of documents
         self.open = ExitStack()
@@ -52,13 +52,9 @@ class Splits:
                 total += 1
         with self.waiting("document") as file:
             for split, line in zip(self.places(total), file):
-                unit = Unit(*json.loads(line))
                 self.files[split].write(line)
-                counts = self.counts[split]
-                counts["units"] += 1
-                counts["characters"] += unit.characters
-                counts["words"] += unit.words
-                words[split] += unit.words
+                self.lengths[split] += 1
+                words[split] += Unit(*json.loads(line)).words
         self.number += total > 0
         if total and len(self.documents) < LISTED:
             self.documents[title] = dict(words)
@@ -66,7 +62,7 @@ class Splits:
     def places(self, total: int) -> Iterator[str]:
         """The split of each of a document's units."""
         if total < WHOLE and self.number:
-            filled = {s: self.counts[s]["units"] / share for s, share in zip(SPLITS, self.shares)}
+            filled = {s: self.lengths[s] / share for s, share in zip(SPLITS, self.shares)}
             yield from [min(filled, key=filled.get)] * total
             return
         done = 0
@@ -86,7 +82,7 @@ class Splits:
         times; returns the figures for dataset.json."""
         self.open.close()
         for split, share in zip(SPLITS, self.shares):
-            if not self.counts[split]["units"]:
+            if not self.lengths[split]:
                 lacking = f"nothing is left for the {split} text (share {share:g})"
                 raise UserError(f"{lacking}: give more text or another --split")
         tokens_of, extra = {"word": str.split, "char": list}.get(self.level), {}
@@ -97,7 +93,7 @@ class Splits:
         for unit in self.units("train"):
             seen.update(tokens_of(unit.text))
         if self.level == "char":
-            seen["\n"] = self.counts["train"]["units"]
+            seen["\n"] = self.lengths["train"]
         known = Dictionary.from_counts(seen, size and size - 2, least)
         figures = {s: self.write(s, tokens_of, known, checks) for s in ("valid", "test", "train")}
         special = {UNK} if self.level == "char" else {UNK, EOS}
@@ -122,6 +118,8 @@ class Splits:
                 figures["lines"] += unit.whole
                 figures["tokens"] += len(tokens) + unit.whole
                 figures["unknown"] += tokens.count(unknown)
+                figures["words"] += unit.words
+                figures["characters"] += unit.characters
                 line = between.join(tokens) + end
                 checks.line(split, line)
                 digest.update(line.encode())
@@ -133,7 +131,5 @@ class Splits:
         return {
             **figures,
             "unknown_percent": round(100 * figures["unknown"] / figures["tokens"], 2),
-            "words": self.counts[split]["words"],
-            "characters": self.counts[split]["characters"],
             "sha256": digest.hexdigest(),
         }
