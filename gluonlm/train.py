@@ -40,8 +40,9 @@ from gluonlm.system.errors import UserError, require
 from gluonlm.system.files import check_output
 from gluonlm.system.gpu import contexts
 from gluonlm.system.streams import counted, printable, safe_display
-from gluonlm.text.corpus import Limits, load_corpus
+from gluonlm.text.corpus import load_corpus
 from gluonlm.text.locate import located
+from gluonlm.text.vocabulary import Limits
 from gluonlm.training.fit import prepare
 from gluonlm.training.loop import Training
 from gluonlm.training.result import Result, baselines_of, compared, record

@@ -26,36 +26,11 @@ from gluonlm.text.detokenize import tokens_of
 from gluonlm.text.documents import JOIN, physical_lines
 from gluonlm.text.locate import COUNTS, DatasetFiles, resolve
 from gluonlm.text.reader import LONGEST_WORD, SPLITS, Span, blocks
-from gluonlm.text.vocabulary import EOS, RARE, UNK, Dictionary
+from gluonlm.text.vocabulary import ALL, EOS, RARE, UNK, Dictionary, Limits
 
 CODE_POINTS = 0x110000  # of Unicode
 CHUNK = 1 << 20  # ids renumbered at once
 MUCH_UNKNOWN = 0.1  # share of tokens; about 0.05 in the test texts of Penn Treebank and WikiText-2
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Which tokens of a training text are in the vocabulary; the others are ``<unk>``."""
-
-    vocab_size: int | None = None  # entries with ``<unk>`` and ``<eos>``; None for all
-    min_count: int = 1  # times they occur
-
-    def vocabulary(self, counts: Counter, special: Iterable[str]) -> Dictionary:
-        """The vocabulary of a text with such counts, by falling frequency, and special tokens."""
-        size = self.vocab_size and max(1, self.vocab_size - len({UNK, EOS}.intersection(special)))
-        ordinary = Counter({token: n for token, n in counts.items() if token not in (UNK, EOS)})
-        kept = set(Dictionary.from_counts(ordinary, size, self.min_count).idx2word)
-        rare = ordinary.total() - sum(ordinary[token] for token in kept)
-        counts = Counter({t: n for t, n in counts.items() if t in kept or t in (UNK, EOS)})
-        if rare:
-            counts[UNK] += rare
-        dictionary = Dictionary.from_counts(counts)
-        for token in special:
-            dictionary.add_word(token)
-        return dictionary
-
-
-ALL = Limits()
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from gluonlm.text.checks import Checks
 from gluonlm.text.documents import JOIN, Sources
 from gluonlm.text.splits import LISTED, Splits, Unit
 from gluonlm.text.tokenizer import sentences, tokenize
+from gluonlm.text.vocabulary import Limits
 
 LOOKED_AT = 300  # lines that show whether a text is wrapped
 WIDEST, TALLEST = 100, 40  # characters of a line, lines of a usual paragraph in a wrapped text
@@ -48,15 +49,11 @@ class Rules:
     min_count: int | None = None
 
     @property
-    def size(self) -> int | None:
-        """The largest vocabulary, with ``<unk>`` and ``<eos>``; None for any."""
-        return self.vocab_size or (8000 if self.level == "subword" else None)
-
-    @property
-    def least(self) -> int:
-        """How often a word must be seen: usually twice, so that the others teach ``<unk>``."""
+    def limits(self) -> Limits:
+        """Those of the vocabulary: words seen once usually teach ``<unk>``."""
+        size = self.vocab_size or (8000 if self.level == "subword" else None)
         usual = 2 if self.level == "word" and self.vocab_size is None else 1
-        return self.min_count or usual
+        return Limits(size, self.min_count or usual)
 
 
 def prepare(sources: Sources, out: Path, rules: Rules, about: dict) -> tuple[dict, Checks]:
@@ -69,7 +66,7 @@ def prepare(sources: Sources, out: Path, rules: Rules, about: dict) -> tuple[dic
         for title, lines in sources.documents():
             for part, group in groupby(select(title, lines, rules), key=lambda pair: pair[0]):
                 splits.add(part, units(checks.watch(line for _, line in group), rules))
-        figures = splits.finish(rules.size, rules.least, checks)
+        figures = splits.finish(rules.limits, checks)
         notes = [*sources.notes, *checks.warnings(rules.level, figures["splits"])]
         made = {**about, "sources": sources.files[:LISTED], **figures, "notes": notes}
         text = json.dumps(made, indent=1, ensure_ascii=False) + "\n"

@@ -13,7 +13,7 @@ from gluonlm.system.errors import UserError
 from gluonlm.text.checks import Checks
 from gluonlm.text.reader import SPLITS
 from gluonlm.text.subwords import encoder, learn_subwords
-from gluonlm.text.vocabulary import EOS, RARE, UNK, Dictionary
+from gluonlm.text.vocabulary import EOS, RARE, UNK, Dictionary, Limits
 
 WHOLE = 100  # units: a shorter document is not cut
 LISTED = 100  # documents: no more are listed with their counts
@@ -77,9 +77,9 @@ class Splits:
             for line in file:
                 yield Unit(*json.loads(line))
 
-    def finish(self, size: int | None, least: int, checks: Checks) -> dict:
-        """Write the texts with ``<unk>`` for all but ``size - 2`` tokens that are seen ``least``
-        times; returns the figures for dataset.json."""
+    def finish(self, limits: Limits, checks: Checks) -> dict:
+        """Write the texts with ``<unk>`` for what is beyond the limits of the vocabulary; returns
+        the figures for dataset.json."""
         self.open.close()
         for split, share in zip(SPLITS, self.shares):
             if not self.lengths[split]:
@@ -87,18 +87,18 @@ class Splits:
                 raise UserError(f"{lacking}: give more text or another --split")
         tokens_of, extra = {"word": str.split, "char": list}.get(self.level), {}
         if self.level == "subword":
-            extra["subwords"] = learn_subwords((unit.text for unit in self.units("train")), size)
+            texts = (unit.text for unit in self.units("train"))
+            extra["subwords"] = learn_subwords(texts, limits.vocab_size)
             tokens_of = encoder(extra["subwords"])
         seen = Counter()
         for unit in self.units("train"):
             seen.update(tokens_of(unit.text))
         if self.level == "char":
             seen["\n"] = self.lengths["train"]
-        known = Dictionary.from_counts(seen, size and size - 2, least)
+        known = limits.vocabulary(seen, (UNK,) if self.level == "char" else (UNK, EOS))
         figures = {s: self.write(s, tokens_of, known, checks) for s in ("valid", "test", "train")}
-        special = {UNK} if self.level == "char" else {UNK, EOS}
         return {
-            "vocabulary": len(special.union(known.idx2word)),
+            "vocabulary": len(known),
             "types": len(seen),
             "splits": {split: figures[split] for split in SPLITS},
             "documents": self.documents if self.number <= LISTED else self.number,

@@ -129,3 +129,28 @@ class Dictionary:
         for name in ABOUT.keys() & dictionary.about.keys():
             typed(dictionary.about[name], ABOUT[name], name)
         return dictionary
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Which tokens of a training text are in the vocabulary; the others are ``<unk>``."""
+
+    vocab_size: int | None = None  # entries with ``<unk>`` and ``<eos>``; None for all
+    min_count: int = 1  # times they occur
+
+    def vocabulary(self, counts: Counter, special: Iterable[str]) -> Dictionary:
+        """The vocabulary of a text with such counts, by falling frequency, and special tokens."""
+        size = self.vocab_size and max(1, self.vocab_size - len({UNK, EOS}.intersection(special)))
+        ordinary = Counter({token: n for token, n in counts.items() if token not in (UNK, EOS)})
+        kept = Dictionary.from_counts(ordinary, size, self.min_count)
+        rare = ordinary.total() - sum(ordinary[token] for token in kept.idx2word)
+        counts = Counter({t: n for t, n in counts.items() if t in kept or t in (UNK, EOS)})
+        if rare:
+            counts[UNK] += rare
+        dictionary = Dictionary.from_counts(counts)
+        for token in special:
+            dictionary.add_word(token)
+        return dictionary
+
+
+ALL = Limits()

@@ -170,12 +170,14 @@ def test_wrapped_texts_are_told_from_others():
     assert not is_wrapped(["a short one", "b", "c"] * 9)
 
 
-def test_rare_words_teach_unk(prepared, tmp_path):
-    made, texts, _ = prepared(TEXT, "--vocab-size", "20")
+@pytest.mark.parametrize("level", ["word", "char"])
+def test_rare_tokens_teach_unk(prepared, tmp_path, level):
+    made, texts, _ = prepared(TEXT, "--level", level, "--vocab-size", "20")
     corpus = load_corpus(str(tmp_path / "out"))
     assert made["vocabulary"] == len(corpus.dictionary) == 20
-    assert UNK in texts["train"]
-    assert made["splits"]["test"]["unknown"] == texts["test"].split().count(UNK)
+    unknown = UNK if level == "word" else "\ufffd"
+    assert unknown in texts["train"]
+    assert made["splits"]["test"]["unknown"] == texts["test"].count(unknown)
 
 
 def test_characters(prepared, tmp_path):
