@@ -26,11 +26,12 @@ from typing import BinaryIO
 from gluonlm.system.errors import UserError
 from gluonlm.system.streams import counted
 from gluonlm.text.reader import decoded, open_file
-from gluonlm.text.recognize import HEAD, compression, other_kind
+from gluonlm.text.recognize import HEAD, compression, other_format, other_kind
 from gluonlm.text.vocabulary import RARE
 
 JOIN = "\x1f"  # at the end of a piece: the line goes on
 LONG = 1_000  # characters of a line that are read at once
+OFFICE = {"[Content_Types].xml", "mimetype"}  # in the zips of .docx, .odt, .epub and the like
 UNPACK = {"gzip": gzip.open, "xz": lzma.open, "bzip2": bz2.open}
 LICENCE_FROM = 800  # lines in which Project Gutenberg's header ends, if there is one
 GUTENBERG = r"\*\*\* ?{} (?:OF )?(?:THE|THIS) PROJECT GUTENBERG"
@@ -53,6 +54,7 @@ class Sources:
     notes: list[str] = field(default_factory=list)  # what was left out, for the report
     files: list[dict] = field(default_factory=list)  # name, bytes and sha256 of what was read
     recorded: bool = False  # whether there were JSON lines or CSV
+    skipped: int = 0  # files in a folder or archive that are no text
 
     def documents(self) -> Iterator[tuple[str, Iterator[str]]]:
         """Title and lines of each document; take all lines of one before the next."""
@@ -64,33 +66,42 @@ class Sources:
             else:
                 with open_file(Path(path)) as file:
                     yield from self.read(Path(path).name, file)
+            if self.skipped:
+                without = f"left out {counted(self.skipped, 'file')} that cannot be read as text"
+                self.notes.append(f"{path}: {without}")
+                self.skipped = 0
+        if not self.files:
+            found = "; ".join(self.notes) or "no file is there"
+            raise UserError(f"there is nothing to read ({found}): give plain text in UTF-8")
         if self.column and not self.recorded:
             unused = f"--field {self.column}: there is no CSV, and no JSON with an object a line"
             raise UserError(f"{unused}: convert the text, or leave the option out")
 
     def folder(self, folder: Path) -> Iterator[tuple[str, Iterator[str]]]:
         """The texts in a folder and the folders in it, by name, except hidden files."""
-        skipped = 0
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
             name = path.relative_to(folder)
-            if any(part.startswith(".") for part in name.parts):
-                continue
-            with open_file(path) as file:
-                if other_kind(file.read(HEAD)):
-                    skipped += 1
-                    continue
-                file.seek(0)
-                yield from self.read(str(name), file)
-        if skipped:
-            without = f"left out {counted(skipped, 'file')} that cannot be read as text"
-            self.notes.append(f"{folder}: {without}")
+            if not any(part.startswith(".") for part in name.parts):
+                with open_file(path) as file:
+                    yield from self.one_of_many(str(name), file)
+
+    def one_of_many(self, name: str, file: BinaryIO) -> Iterator[tuple[str, Iterator[str]]]:
+        """The documents of a file in a folder or archive; none, and it is counted, if it is no
+        text."""
+        head = file.peek(HEAD)[:HEAD]
+        wide = re.match("utf.?(16|32)", self.encoding, re.IGNORECASE)  # has zero bytes
+        strange = other_format(head) if wide else other_kind(head)
+        if strange and compression(head) not in UNPACK:
+            self.skipped += 1
+        else:
+            yield from self.read(name, file)
 
     def read(self, name: str, file: BinaryIO) -> Iterator[tuple[str, Iterator[str]]]:
         """The documents of one file: one, or those of an archive, or one for each record."""
         try:
             kind = compression(file.peek(16)[:16])
             if kind == "zip":
-                yield from self.archive(file if file.seekable() else io.BytesIO(file.read()))
+                yield from self.archive(name, file if file.seekable() else io.BytesIO(file.read()))
                 return
             chunks = self.hashed(name, UNPACK[kind](file) if kind else file)
             head = next(chunks, b"")
@@ -102,13 +113,15 @@ class Sources:
             cure = "fetch it again, or give its text as a plain file"
             raise UserError(f"{name} cannot be read ({error}): {cure}") from None
 
-    def archive(self, file: BinaryIO) -> Iterator[tuple[str, Iterator[str]]]:
-        """The documents of all files in a zip."""
+    def archive(self, name: str, file: BinaryIO) -> Iterator[tuple[str, Iterator[str]]]:
+        """The documents of all files in a zip; a UserError when it is a document itself."""
         with zipfile.ZipFile(file) as archive:
+            if OFFICE.intersection(archive.namelist()):
+                raise UserError(f"{name} is an office document or e-book: save it as plain text")
             for member in archive.infolist():
                 if not member.is_dir():
                     with archive.open(member) as inner:
-                        yield from self.read(member.filename, inner)
+                        yield from self.one_of_many(member.filename, inner)
 
     def hashed(self, name: str, file: BinaryIO) -> Iterator[bytes]:
         """The bytes of a file in pieces; at its end, their number and checksum are noted."""

@@ -28,13 +28,18 @@ def compression(head: bytes) -> str | None:
     return next((kind for magic, kind in COMPRESSED.items() if head.startswith(magic)), None)
 
 
+def other_format(head: bytes) -> str | None:
+    """The kind of file of another program that begins so; None if it is none of those known."""
+    return next((kind for magic, kind in OTHERS.items() if head.startswith(magic)), None)
+
+
 def other_kind(head: bytes, start: int = 0) -> str | None:
     """What a file is that is no text in UTF-8, with what to do; None if it may be one. ``head`` are
     its bytes from the offset ``start`` on."""
     if start == 0:
         if kind := compression(head):
             return f"compressed with {kind}: unpack it, or {prepared()}"
-        if kind := next((kind for magic, kind in OTHERS.items() if head.startswith(magic)), None):
+        if kind := other_format(head):
             return f"{kind}: give its text as a plain file"
         if encoding := utf_16(head):
             return f"text in {encoding.upper()}: convert it, or {prepared(encoding)}"

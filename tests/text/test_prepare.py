@@ -104,6 +104,38 @@ def test_a_zip_a_folder_and_standard_input(tmp_path, monkeypatch, capsys):
     assert [file["name"] for file in third["sources"]] == ["stdin", "a.txt"]
 
 
+def test_a_folder_of_packed_texts_and_of_utf_16(tmp_path):
+    kinds = {"gz": (gzip.compress(TEXT.encode()), ()), "u16": (TEXT.encode("utf-16"), ("utf-16",))}
+    for kind, (content, encoding) in kinds.items():
+        folder = tmp_path / kind
+        folder.mkdir()
+        (folder / "a.txt").write_bytes(content)
+        (folder / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0")
+        options = ["--encoding", *encoding] if encoding else []
+        made = main([str(folder), "--out", str(tmp_path / f"{kind}-out"), *options])
+        assert list(made["documents"]) == ["a.txt"], kind
+        assert f"{kind}: left out 1 file that" in made["notes"][0], kind
+    with pytest.raises(UserError, match="nothing to read .*u16: left out 2 files that cannot"):
+        main([str(tmp_path / "u16"), "--out", str(tmp_path / "none")])
+
+
+@pytest.mark.parametrize("member", ["[Content_Types].xml", "mimetype"])
+def test_an_office_document_is_no_archive_of_texts(tmp_path, member):
+    with zipfile.ZipFile(tmp_path / "novel.docx", "w") as archive:
+        archive.writestr(member, "application/epub+zip")
+        archive.writestr("document.xml", TEXT)
+    with pytest.raises(UserError, match="novel.docx is an office document or e-book: save it as"):
+        main([str(tmp_path / "novel.docx"), "--out", str(tmp_path / "out")])
+
+
+def test_a_picture_in_a_zip_is_left_out(tmp_path):
+    with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
+        archive.writestr("picture.png", b"\x89PNG\r\n\x1a\n\0\0")
+        archive.writestr("a.txt", TEXT)
+    made = main([str(tmp_path / "in.zip"), "--out", str(tmp_path / "out")])
+    assert "in.zip: left out 1 file that cannot be read" in made["notes"][0]
+
+
 def test_the_licence_of_project_gutenberg_goes(prepared):
     novel = (
         "The Project Gutenberg eBook of X\n\n*** START OF THE PROJECT GUTENBERG EBOOK X ***\n\n"
