@@ -63,8 +63,6 @@ class KneserNey:
     """
 
     def __init__(self, train: np.ndarray, vocab_size: int, order: int = 3):
-        if order < 1:
-            raise ValueError(f"the order of an n-gram model is at least 1, not {order}")
         tokens = checked(train, vocab_size, "train")
         self.vocab_size = vocab_size
         keys, counts = count_ngrams(tokens, vocab_size, min(order, len(tokens)))

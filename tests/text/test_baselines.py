@@ -141,6 +141,5 @@ def test_refuses_what_are_not_ids(ids):
         unigram_perplexity(good, ids, 7)
 
 
-def test_refuses_order_zero():
-    with pytest.raises(ValueError, match="at least 1"):
-        KneserNey(np.array([0, 1]), 2, order=0)
+def test_without_any_context_all_tokens_are_alike():
+    assert KneserNey(np.array([0, 1]), 4, order=0).probabilities([1, 3]).tolist() == [0.25, 0.25]
