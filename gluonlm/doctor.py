@@ -28,7 +28,6 @@ class Report:
 
     findings: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
-    tokens_per_second: float | None = None  # of the speed check, None if it was not made
 
     def problem_if(self, wrong: bool, sentence: str) -> None:
         self.problems += [sentence] if wrong else []
@@ -124,7 +123,7 @@ def check_data(report: Report) -> None:
 
 def check_speed(report: Report, seconds: float) -> None:
     """Train a small model on random words for some seconds."""
-    report.tokens_per_second = speed = training_speed(seconds)
+    speed = training_speed(seconds)
     report.findings["speed"] = (
         f"{speed:.0f} tokens/s training 2 x 200 units, tied, V = 10,000, batch 20 x 35"
     )

@@ -102,7 +102,7 @@ def test_mxnet_that_cannot_be_imported(no_speed, monkeypatch):
     report, out = no_speed()
     assert "mxnet cannot be imported" in out
     assert "make env" in report.problems[-1]
-    assert report.tokens_per_second is None
+    assert "speed" not in report.findings
 
 
 def test_the_cuda_build_without_its_libraries(no_speed, monkeypatch):
@@ -161,6 +161,5 @@ def test_a_loaded_machine_is_mentioned(monkeypatch):
     monkeypatch.setattr(doctor, "training_speed", lambda seconds: 1234.4)
     monkeypatch.setattr(os, "getloadavg", lambda: (99.0, 0, 0))
     doctor.check_speed(report, 1)
-    assert report.tokens_per_second == 1234.4
     assert report.findings["speed"].startswith("1234 tokens/s")
     assert "other programs are running, the load is 99.0" in report.findings["speed"]
