@@ -139,8 +139,6 @@ def main(argv: list[str]) -> list[str]:
     out = options.outf
     if out:
         check_output(out)  # told now, not after an hour of writing
-        if not out.parent.is_dir():
-            raise UserError(f"cannot write {out}: there is no folder {out.parent}, make it first")
     model = open_model(model_path(options), options.gpu, options.onnx)
     if options.capitals and model.level == "char":
         raise UserError("--capitals has no effect on a model of characters: leave it out")

@@ -145,7 +145,7 @@ def test_a_file_instead_of_the_terminal(words, tmp_path, capsys):
         "| generated 10/30 words\n| generated 20/30 words\n| generated 30/30 words\n"
     )
     with pytest.raises(UserError, match="cannot write"):
-        main([words, "--outf", str(tmp_path / "none" / "file.txt")])
+        main([words, "--outf", str(target / "file.txt")])
 
 
 def test_a_mistake_leaves_the_file_as_it_was(words, tmp_path):
