@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
 
 SECOND_END = re.compile(r"<(?:eos|/s)>\s*$")
@@ -23,14 +23,15 @@ class Checks:
         self.longest: list[tuple[int, str]] = []  # characters, the line's beginning
         self.first: list[str] = []
 
-    def watch(self, lines: Iterable[str]) -> Iterator[str]:
-        """The same lines, once they are counted."""
+    def watch(self, lines: Iterable[str], drop: Callable[[str], str]) -> Iterator[str]:
+        """The same lines, once what is left of them after ``drop`` is counted."""
         for line in lines:
-            self.characters += len(line)
-            self.blanks += line.count(" ")
-            if "<" in line or "[" in line:
-                self.marks.update(["second end"] * bool(SECOND_END.search(line)))
-                self.marks.update(MARKS.findall(line))
+            kept = drop(line)
+            self.characters += len(kept)
+            self.blanks += kept.count(" ")
+            if "<" in kept or "[" in kept:
+                self.marks.update(["second end"] * bool(SECOND_END.search(kept)))
+                self.marks.update(MARKS.findall(kept))
             yield line
 
     def line(self, split: str, line: str) -> None:
@@ -52,7 +53,7 @@ class Checks:
         if ends := self.marks.pop("second end", 0):
             yield (
                 f"lines end with <eos> or </s> ({ends:,} of them), which reading adds: the second costs "
-                "nothing to predict and flatters every perplexity; --drop ' ?<(eos|/s)>$' removes it"
+                "nothing to predict and flatters every perplexity; --drop ' ?<(eos|/s)>' removes it"
             )
         if self.marks and level != "char":
             marks = ", ".join(f"{mark} ({count:,})" for mark, count in self.marks.items())

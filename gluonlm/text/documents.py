@@ -136,13 +136,14 @@ class Sources:
         self, name: str, head: bytes, text: Iterator[str]
     ) -> Iterator[tuple[str, Iterator[str]]]:
         """One document of plain text, or one for each record of JSON lines or CSV."""
-        kind = record_kind(name, head)
+        kind = record_kind(name, head, self.column)
         if kind is None:
             yield name, self.without_licence(name, physical_lines(text))
             return
         self.recorded = True
         lines = (line + "\n" for line in physical_lines(text, None) if line)
-        columns = "\t" if ".tsv" in name else ","
+        most = max(",;\t", key=first_line(head).decode(errors="replace").count)
+        columns = "\t" if ".tsv" in name else most
         rows = csv.DictReader(lines, delimiter=columns) if kind == "CSV" else map(json.loads, lines)
         try:
             for number, row in enumerate(rows, 1):
@@ -199,12 +200,18 @@ def cut(line: str, longest: int | None) -> Iterator[str]:
     yield line
 
 
-def record_kind(name: str, head: bytes) -> str | None:
+def first_line(head: bytes) -> bytes:
+    """The first line of a file, without a byte-order mark."""
+    return head.split(b"\n", 1)[0].strip(b"\xef\xbb\xbf \r")
+
+
+def record_kind(name: str, head: bytes, column: str | None) -> str | None:
     """ "JSON lines" or "CSV", by the file's name or its first line; None for plain text."""
-    suffixes = Path(name.lower()).suffixes
-    if {".csv", ".tsv"} & set(suffixes):
+    suffixes, first = set(Path(name.lower()).suffixes), first_line(head)
+    cells = re.split(rb'"?[,;\t]"?', first.strip(b'"'))
+    named = column and len(cells) > 1 and column.encode() in cells
+    if named or {".csv", ".tsv"} & suffixes:
         return "CSV"
-    first = head.split(b"\n", 1)[0].strip()
-    if {".jsonl", ".ndjson"} & set(suffixes) or re.match(rb'\{\s*"', first):
+    if {".jsonl", ".ndjson"} & suffixes or re.match(rb'\{\s*"', first):
         return "JSON lines"
     return None

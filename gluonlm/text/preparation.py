@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, groupby, islice
 from pathlib import Path
 
@@ -65,7 +66,8 @@ def prepare(sources: Sources, out: Path, rules: Rules, about: dict) -> tuple[dic
         splits = Splits(scratch, rules.shares, rules.level)
         for title, lines in sources.documents():
             for part, group in groupby(select(title, lines, rules), key=lambda pair: pair[0]):
-                splits.add(part, units(checks.watch(line for _, line in group), rules))
+                watched = checks.watch((line for _, line in group), partial(dropped, rules=rules))
+                splits.add(part, units(watched, rules))
         figures = splits.finish(rules.limits, checks)
         notes = [*sources.notes, *checks.warnings(rules.level, figures["splits"])]
         made = {**about, "sources": sources.files[:LISTED], **figures, "notes": notes}
