@@ -66,12 +66,7 @@ class MirrorFailed(Exception):
 
 def correct(path: Path, digest: str) -> bool:
     """Whether the file is there with this checksum (``sha256:...`` or ``sha1:...``)."""
-    try:
-        return hash_matches(str(path), digest)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    return path.is_file() and hash_matches(str(path), digest)
 
 
 def fetch(name: str, folder: Path, files: Sequence[File], mirrors: Sequence[Mirror]) -> None:
@@ -95,9 +90,9 @@ def fetch(name: str, folder: Path, files: Sequence[File], mirrors: Sequence[Mirr
 def missing(folder: Path, files: Sequence[File]) -> list[File]:
     """The files that are not there; raises UserError for one that is there and wrong."""
     absent = [file for file in files if not correct(folder / file.name, file.digest)]
-    for path, kind in ((folder / file.name, hash_algorithm(file.digest)) for file in absent):
-        if path.exists():
-            wrong = f"{path} is not the file expected (its {kind} differs)"
+    for file in absent:
+        if (path := folder / file.name).exists():
+            wrong = f"{path} is not the file expected (its {hash_algorithm(file.digest)} differs)"
             raise UserError(f"{wrong}: delete it and start again")
     return absent
 

@@ -345,9 +345,9 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path):
         )
 
 
-def test_a_file_that_cannot_be_read_is_said(tmp_path):
+def test_a_folder_in_the_place_of_a_file_is_said(tmp_path):
     (tmp_path / "train.txt").mkdir()
-    with pytest.raises(UserError, match="cannot be read: Is a directory"):
+    with pytest.raises(UserError, match="is not the file expected .*: delete it"):
         fetch("demo", tmp_path, [File("train.txt", sha256(TEXT))], [])
 
 
