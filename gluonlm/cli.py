@@ -51,15 +51,16 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}: see {self.prog} --help")
 
 
-def at_least(least: int) -> Callable[[str], int]:
-    """The ``type`` of an option that takes whole numbers from ``least`` on."""
+def at_least(least: int | float) -> Callable[[str], int | float]:
+    """The ``type`` of an option that takes numbers from ``least`` on, whole ones if that is one."""
+    kind = type(least)
 
-    def read(text: str) -> int:
-        if int(text) < least:
-            raise argparse.ArgumentTypeError(f"must be at least {least}, not {text}")
-        return int(text)
+    def read(text: str) -> int | float:
+        if not kind(text) >= least:  # nor NaN
+            raise argparse.ArgumentTypeError(f"must be at least {least:g}, not {text}")
+        return kind(text)
 
-    read.__name__ = "int"  # for argparse's message: invalid int value
+    read.__name__ = kind.__name__  # for argparse's message: invalid int value
     return read
 
 

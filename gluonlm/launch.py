@@ -47,7 +47,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--root", help="this machine's address for the others (default: found out)")
     add("--port", type=int, help="the first of two ports at that address (default: any free ones)")
     wait = "seconds for all processes to come (default: %(default)g)"
-    add("--wait", type=float, default=60.0, help=wait)
+    add("--wait", type=at_least(1.0), default=60.0, help=wait)
     add("arguments", nargs="*", metavar="-- OPTION", help="options of gluonlm.train")
     options = parser.parse_args(argv)
     if not any(argument.partition("=")[0] == "--kvstore" for argument in options.arguments):
@@ -63,8 +63,6 @@ def main(argv: list[str]) -> None:
         return
     if not options.workers or not (options.local or options.hosts):
         raise UserError("say how many workers and where, such as -n 2 --local, or -n 4 -H a,b")
-    if not options.wait > 0:  # nor NaN
-        raise UserError(f"--wait {options.wait:g}: must be above 0")
     hosts = [None] if options.local else host_names(options.hosts)
     root = "127.0.0.1" if options.local else options.root or own_address(hosts)
     port = options.port or free_port(root)

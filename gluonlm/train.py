@@ -76,7 +76,8 @@ def parser() -> Parser:
     add("--resume", type=Path, metavar="RUN", help="go on with this run (to --epochs)")
     words = "batches between two log records (default: 200)"
     add("--log-interval", type=at_least(1), help=words)
-    add("--checkpoint-seconds", type=float, help="work at risk in a crash (default: 60)")
+    words = "work at risk in a crash (default: 60)"
+    add("--checkpoint-seconds", type=at_least(0.0), help=words)
     add("--tensorboard", action="store_true", help="write the log as TensorBoard's events, too")
     add("--onnx-export", metavar="PATH", help="write the best model as an ONNX file in the end")
     add("--dry-run", action="store_true", help="one batch and one epoch, to see that all works")
@@ -181,8 +182,6 @@ def main(argv: list[str]) -> Result | None:
 
 def check(given: dict[str, Any]) -> None:
     """Say before hours of training, and not after it, what an option cannot have."""
-    if not given.get("checkpoint_seconds", 0) >= 0:
-        raise UserError(f"--checkpoint-seconds {given['checkpoint_seconds']}: must be at least 0")
     if given.get("tensorboard"):
         require("tensorboard", "tensorboardX")
     if given.get("onnx_export"):

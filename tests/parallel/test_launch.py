@@ -441,5 +441,5 @@ def test_threads_that_the_user_has_set_are_passed_on(monkeypatch, given):
 
 @pytest.mark.parametrize("wait", ["-5", "0", "nan"])
 def test_a_time_to_wait_that_makes_no_sense_is_told(wait):
-    with pytest.raises(UserError, match=f"--wait {wait}: must be above 0"):
+    with pytest.raises(UserError, match=f"--wait: must be at least 1, not {wait}"):
         launch.main(["-n", "1", "--local", "--wait", wait])
