@@ -46,7 +46,7 @@ from gluonlm.text.vocabulary import Limits
 from gluonlm.training.fit import prepare
 from gluonlm.training.loop import Training
 from gluonlm.training.result import Result, baselines_of, compared, record
-from gluonlm.training.resume import load_training
+from gluonlm.training.resume import MOVABLE, load_training
 from gluonlm.training.run import ReadOnlyRun, Run
 from gluonlm.training.session import Group, Session
 
@@ -73,7 +73,8 @@ def parser() -> Parser:
     add("--describe", action="store_true", help="say what the preset sets and reaches; no training")
     place = "folder of the run (default: a new one in runs/), or file for the best model"
     add("--save", "--save-path", metavar="PATH", help=place)
-    add("--resume", type=Path, metavar="RUN", help="go on with this run (to --epochs)")
+    words = "go on with this run (to --epochs, with its text now in --data)"
+    add("--resume", type=Path, metavar="RUN", help=words)
     words = "batches between two log records (default: 200)"
     add("--log-interval", type=at_least(1), help=words)
     words = "work at risk in a crash (default: 60)"
@@ -146,7 +147,7 @@ def open_run(given: dict[str, Any], group: Group) -> tuple[Run, Config]:
         if group.world_size > 1:  # nothing is left behind if the workers differ
             return Run.new(folder, claim=False), config
         return (Run.new if given.get("save") else Run.next_free)(folder), config
-    extra = set(given) - {*RESUME_OPTIONS, "epochs"}
+    extra = set(given) - {*RESUME_OPTIONS, *MOVABLE}
     if extra:
         raise UserError(f"--resume takes the run's own settings: leave out {option(min(extra))}")
     run, config = (ReadOnlyRun(given["resume"]), None) if group.rank else Run.open(given["resume"])
@@ -209,7 +210,10 @@ def begin(
     run: Run, begun: Config, session: Session, given: dict[str, Any], argv: list[str]
 ) -> Training:
     """A training that stands where it shall go on, its run's files written or read."""
-    config = replace(begun, epochs=given["epochs"]) if {"resume", "epochs"} <= set(given) else begun
+    config = begun
+    if "resume" in given:
+        moved = {"data": located(given["data"])} if "data" in given else {}
+        config = replace(begun, epochs=given.get("epochs", begun.epochs), **moved)
     check_inherited(config, session, given)
     run.check_resumable()
     group = session.group

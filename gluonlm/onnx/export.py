@@ -86,7 +86,7 @@ def real_text(trained: Trained) -> tuple[np.ndarray, str]:
             ids = read_split(data, "valid", dictionary, trained.level)
             return ids[:TEXT_TOKENS], "the validation text"
     (text,) = generate(Predictor(trained.model), dictionary, length=OWN_TOKENS)
-    return text, "text by the model itself"
+    return text, "text by the model itself (its validation text is not here)"
 
 
 def compare(trained: Trained, exported: OnnxModel, text: np.ndarray) -> float:

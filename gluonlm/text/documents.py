@@ -171,7 +171,9 @@ class Sources:
             yield from chain(head, lines)
             return
         self.notes.append(f"{name}: Project Gutenberg's header and licence were left out")
-        body = chain(head[start + 1 :], lines)
+        marker = enumerate(head[start : start + 3], start)  # a long title takes several lines
+        last = next((i for i, line in marker if line.rstrip().endswith("***")), start)
+        body = chain(head[last + 1 :], lines)
         first = next((line for line in body if line.strip()), "")
         credits = CREDITS.match(first.strip())  # a paragraph that says who produced the text
         body = dropwhile(str.strip, body) if credits else chain([first], body)

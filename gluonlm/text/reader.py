@@ -134,15 +134,15 @@ def split_by_lines(path: Path) -> list[Span]:
     size, ends = whole.size(), line_ends(whole)
     if size == 0:
         raise UserError(f"{path} is empty: give a file with text")
-    if size < 10:
-        raise UserError(
-            f"{path} has only {counted(size, 'character')}, too few to be split 80/10/10: give a "
-            "longer text, or a folder with train.txt, valid.txt and test.txt"
-        )
     if len(ends) >= 10:
         cuts = [int(ends[round(share * len(ends)) - 1]) for share in np.cumsum(SHARES)]
     else:
         cuts = [gap(path, round(share * size)) for share in np.cumsum(SHARES)]
+    if size < 10 or not cuts[0] < cuts[1] < size:
+        raise UserError(
+            f"{path} has only {counted(size, 'character')}, too few to be split 80/10/10: give a "
+            "longer text, or a folder with train.txt, valid.txt and test.txt"
+        )
     cuts = [0, *cuts, None]
     return [Span(path, start, stop) for start, stop in zip(cuts, cuts[1:], strict=False)]
 

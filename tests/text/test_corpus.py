@@ -346,7 +346,14 @@ def test_an_unreadable_file_is_said(folder, monkeypatch, error, complaint):
         load_corpus(str(folder))
 
 
-@pytest.mark.parametrize(("text", "complaint"), [("", "is empty"), ("one\n", "only 4 characters,")])
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", "is empty"),
+        ("one\n", "only 4 characters,"),
+        ("just one line of text here that is quite short", "only 46 characters,"),
+    ],
+)
 def test_a_file_too_small_to_split_is_said(tmp_path, text, complaint):
     (tmp_path / "small.txt").write_text(text)
     with pytest.raises(UserError, match=complaint):

@@ -138,13 +138,16 @@ def test_a_picture_in_a_zip_is_left_out(tmp_path):
 
 
 def test_the_licence_of_project_gutenberg_goes(prepared):
+    start = "*** START OF THE PROJECT GUTENBERG EBOOK X ***"
     novel = (
-        "The Project Gutenberg eBook of X\n\n*** START OF THE PROJECT GUTENBERG EBOOK X ***\n\n"
+        f"The Project Gutenberg eBook of X\n\n{start}\n\n"
         f"Produced by A\nand B\n\n{TEXT}\n*** END OF THE PROJECT GUTENBERG EBOOK X ***\nlicence\n"
     )
     made, texts, said = prepared(novel, "--no-sentences")
     assert texts == prepared(TEXT, "--no-sentences")[1]
     assert "note: raw.txt: Project Gutenberg's header and licence were left out" in said
+    wrapped = novel.replace(start, "*** START OF THE PROJECT GUTENBERG EBOOK A LONG\nTITLE ***")
+    assert prepared(wrapped, "--no-sentences")[1] == texts
     made, _, _ = prepared(novel := novel + "licence\n" * 30_000)
     whole = hashlib.sha256(novel.encode()).hexdigest()
     assert made["sources"] == [{"name": "raw.txt", "bytes": len(novel.encode()), "sha256": whole}]

@@ -248,6 +248,22 @@ def test_the_text_may_move_and_the_epochs_may_be_more(copied, cats, tmp_path):
     assert state(copied)[1]["epoch"] == 3
 
 
+def test_resuming_is_told_where_the_text_lies_now(copied, cats, tmp_path):
+    settings = json.loads((copied / "config.json").read_text())
+    gone = json.dumps(settings | {"data": str(tmp_path / "gone")})
+    (copied / "config.json").write_text(gone)
+    with pytest.raises(UserError, match="put it back, or give another --data"):
+        train.main(["--resume", str(copied)])
+    shutil.copytree(cats, tmp_path / "other")
+    (tmp_path / "other" / "train.txt").write_text("another text\n" * 50)
+    with pytest.raises(UserError, match="is no longer what .* was trained on"):
+        train.main(["--resume", str(copied), "--data", str(tmp_path / "other"), "--epochs", "3"])
+    assert (copied / "config.json").read_text() == gone
+    moved = shutil.copytree(cats, tmp_path / "moved")
+    assert train.main(["--resume", str(copied), "--data", str(moved), "--epochs", "3"]).finished
+    assert json.loads((copied / "config.json").read_text())["data"] == str(moved)
+
+
 def test_a_run_that_was_stopped_before_its_first_state_begins(cats, tmp_path, done):
     fit(cats, tmp_path / "run", "--epochs", "2", "--max-batches", "1")
     for name in (LAST, "best.safetensors", "log.jsonl"):
