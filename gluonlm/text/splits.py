@@ -1,6 +1,5 @@
 """The three texts of a data set in the making: filled by document, then given a vocabulary."""
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -8,6 +7,8 @@ from contextlib import ExitStack
 from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
+
+import pooch
 
 from gluonlm.system.errors import UserError
 from gluonlm.text.checks import Checks
@@ -109,9 +110,9 @@ class Splits:
         self, split: str, tokens_of: Callable[[str], list[str]], known: Dictionary, checks: Checks
     ) -> dict:
         """One text with ``<unk>`` for each token that is not known; returns its figures."""
-        figures, digest = Counter(), hashlib.sha256()
+        figures, path = Counter(), self.folder / f"{split}.txt"
         unknown, between = (RARE, "") if self.level == "char" else (UNK, " ")
-        with open(self.folder / f"{split}.txt", "wb") as file:
+        with open(path, "w", encoding="utf-8", newline="\n") as file:
             for unit in self.units(split):
                 tokens = [t if t in known else unknown for t in tokens_of(unit.text)]
                 end = "\n" if unit.whole else between
@@ -122,14 +123,12 @@ class Splits:
                 figures["characters"] += unit.characters
                 line = between.join(tokens) + end
                 checks.line(split, line)
-                digest.update(line.encode())
-                file.write(line.encode())
+                file.write(line)
             if not unit.whole:  # the last line was cut here
-                digest.update(b"\n")
-                file.write(b"\n")
+                file.write("\n")
                 figures.update(lines=1, tokens=1)
         return {
             **figures,
             "unknown_percent": round(100 * figures["unknown"] / figures["tokens"], 2),
-            "sha256": digest.hexdigest(),
+            "sha256": pooch.file_hash(str(path)),
         }
