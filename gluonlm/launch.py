@@ -99,7 +99,7 @@ def take_part(role: str, options: argparse.Namespace) -> None:
 def host_names(hosts: str) -> list[str]:
     """The machines of ``-H``."""
     try:
-        text = Path(hosts).read_text() if Path(hosts).is_file() else hosts.replace(",", "\n")
+        text = Path(hosts).read_text() if os.path.isfile(hosts) else hosts.replace(",", "\n")
     except (OSError, ValueError) as error:
         wanted = "give names, or a text file with one per line"
         raise UserError(f"-H {hosts}: cannot be read ({error}): {wanted}") from None

@@ -355,6 +355,11 @@ def test_a_file_of_hosts_that_is_no_text(tmp_path):
         launch.host_names(str(tmp_path / "hosts"))
 
 
+def test_more_machines_than_a_file_name_has_letters():
+    machines = [f"machine-{number}" for number in range(99)]
+    assert launch.host_names(",".join(machines)) == machines
+
+
 @pytest.mark.parametrize(
     ("variables", "sentence"),
     [
