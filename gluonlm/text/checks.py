@@ -3,7 +3,6 @@
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from hashlib import blake2b
 
 SECOND_END = re.compile(r"<(?:eos|/s)>\s*$")
 MARKS = re.compile(r"<s>|</s>|<UNK>|\[UNK\]|<unk>|<pad>")
@@ -37,7 +36,7 @@ class Checks:
     def line(self, split: str, line: str) -> None:
         """Look at a line as it is written."""
         if len(line) >= TELLING:
-            key = blake2b(line.encode(), digest_size=8).digest()
+            key = hash(line)
             if split != "train":
                 self.held_out[key] += 1
             elif key in self.held_out:
