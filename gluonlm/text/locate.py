@@ -5,6 +5,7 @@ Span(path=PosixPath('data/my_texts/train.txt'), start=0, stop=None, encoding='ut
 """
 
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,9 @@ from typing import Any
 from gluonlm.system.errors import UserError
 from gluonlm.system.files import expanded
 from gluonlm.system.typed import parse, typed
-from gluonlm.text.reader import Span, split_by_lines
+from gluonlm.text.documents import record_kind
+from gluonlm.text.reader import Span, open_file, split_by_lines
+from gluonlm.text.recognize import HEAD
 from gluonlm.text.sources import ALIASES, DATASETS, SPLITS, Dataset, ensure, presence
 from gluonlm.text.subwords import encoder
 from gluonlm.text.vocabulary import ABOUT
@@ -46,8 +49,8 @@ def resolve(data: str, wanted: Sequence[str] = SPLITS) -> DatasetFiles:
     """Find the texts that ``data`` names, downloading a known data set that is not here yet; a
     UserError when there is nothing of that name, it cannot be had, or lacks a split ``wanted``.
 
-    A folder with any of the three texts wins, then a file; else the last part of a relative path is
-    looked up, so that the paths of other toolkits (data/penn, data/wikitext-2) work without such a
+    A folder with any of the three texts wins, then a file; else a name is looked up, also after
+    ``data/``, so that the paths of other toolkits (data/penn, data/wikitext-2) work without such a
     folder.
     """
     path, name = found(data)
@@ -55,11 +58,15 @@ def resolve(data: str, wanted: Sequence[str] = SPLITS) -> DatasetFiles:
         return folder_files(path, wanted)
     if path:
         print(f"{path}: 80 % train, the next 10 % validate, the last 10 % test", file=sys.stderr)
+        with open_file(path) as file:
+            kind = record_kind(path.name, file.read(HEAD), None)
+        if kind:
+            cure = f"python -m gluonlm.prepare {shlex.quote(str(path))} --field NAME --out FOLDER"
+            print(f"{path} is {kind} and read as prose: to take a field, `{cure}`", file=sys.stderr)
         spans = dict(zip(SPLITS, split_by_lines(path), strict=True))
         return DatasetFiles(path.stem, "word", spans, str(path.resolve()))
     if name:
-        if len(Path(data).parts) > 1:  # a path from another toolkit, or a mistyped one
-            print(f"{data} is not here: using the data set {name}", file=sys.stderr)
+        say_taken(data, name)
         return dataset_files(DATASETS[name])
     if expanded(data).is_absolute():
         cure = "put it back, or give another --data"
@@ -71,16 +78,25 @@ def resolve(data: str, wanted: Sequence[str] = SPLITS) -> DatasetFiles:
 def found(data: str) -> tuple[Path | None, str | None]:
     """The path that ``data`` is, if there is something to read, or the data set that it names."""
     path = expanded(data)
-    name = known_name(path)
+    named = path.parent.name in ("", "data") and not path.is_absolute()  # any other means a path
+    name = known_name(path) if named else None
     if path.is_file() or (path.is_dir() and (name is None or texts_in(path))):
         return path, None
-    return None, None if path.is_absolute() else name  # an absolute path never means a name
+    return None, name
 
 
 def located(data: str) -> str:
     """``data`` as it is found from any folder: an absolute path, or a known data set's name."""
     path, name = found(data)
+    if name:
+        say_taken(data, name)
     return str(path.resolve()) if path else name or data
+
+
+def say_taken(data: str, name: str) -> None:
+    """Tell that a path, of another toolkit or mistyped, is taken as a data set's name."""
+    if len(Path(data).parts) > 1:
+        print(f"{data} is not here: using the data set {name}", file=sys.stderr)
 
 
 def known_name(path: Path) -> str | None:

@@ -110,21 +110,38 @@ def test_a_folder_of_texts_wins_over_a_name(cache, name):
     assert resolve(name).spans["train"].path == Path(name) / "train.txt"
 
 
-@pytest.mark.parametrize("name", ["austen", "data/austen", "nowhere/Austen/"])
+@pytest.mark.parametrize("name", ["austen", "data/austen", "../data/Austen/"])
 def test_a_path_that_is_not_here_is_a_name(cache, name, capsys):
     assert resolve(name).name == "austen"
     assert ("using the data set austen" in capsys.readouterr().err) == ("/" in name)
 
 
-def test_an_absolute_path_is_not_a_name(cache):
+def test_a_path_outside_of_data_is_not_a_name(cache):
     with pytest.raises(UserError, match="no folder or text file /nowhere/austen: put it back"):
         resolve("/nowhere/austen")
+    with pytest.raises(UserError, match="no folder, text file or data set '../austen'"):
+        resolve("../austen")
+    Path("mine/penn").mkdir(parents=True)
+    with pytest.raises(UserError, match="the folder mine/penn has no train.txt"):
+        resolve("mine/penn")
 
 
-def test_a_place_is_found_from_another_folder(cache, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "content", "kind"),
+    [("mine.txt", '{"text": "one"}\n' * 20, "JSON lines"), ("mine.csv", "a,text\n" * 20, "CSV")],
+)
+def test_records_are_told_from_prose(cache, name, content, kind, capsys):
+    Path(name).write_text(content)
+    resolve(name)
+    told = f"{name} is {kind} and read as prose: to take a field, `python -m gluonlm.prepare {name}"
+    assert told in capsys.readouterr().err
+
+
+def test_a_place_is_found_from_another_folder(cache, tmp_path, monkeypatch, capsys):
     write_splits(Path("penn"))
     Path("mine.txt").write_text("text\n")
     places = [locate.located(name) for name in ("penn", "mine.txt", "data/penn", "ptb", "/no/ptb")]
+    assert capsys.readouterr().err == "data/penn is not here: using the data set ptb\n"
     assert places == [
         str(Path("penn").resolve()),
         str(Path("mine.txt").resolve()),
