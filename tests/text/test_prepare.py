@@ -562,9 +562,12 @@ def test_a_phrase_of_many_lines_takes_no_longer_for_each():
     dictionary = Dictionary(["<eos>", "the", "cat"])
     seconds = []
     for lines in (1000, 20_000):
-        started = time.process_time()
-        tokens_of("the cat the cat the cat\n" * lines, dictionary, "word")
-        seconds.append((time.process_time() - started) / lines)
+        times = []
+        for _ in range(3):  # the best of them: another process may empty the processor's caches
+            started = time.process_time()
+            tokens_of("the cat the cat the cat\n" * lines, dictionary, "word")
+            times.append(time.process_time() - started)
+        seconds.append(min(times) / lines)
     assert seconds[1] < 5 * seconds[0]
 
 
