@@ -73,7 +73,7 @@ def add_gpu(parser: argparse.ArgumentParser) -> None:
 
 def add_precision(parser: argparse.ArgumentParser) -> None:
     """Add ``--precision`` for a model that is only read."""
-    faster = "of the products; bfloat16 is faster on processors with AVX512_BF16, and a little off"
+    faster = "numbers to multiply; bfloat16 is faster on a processor with AVX512_BF16, a little off"
     choices = {"choices": PRECISIONS, "default": PRECISIONS[0]}
     parser.add_argument("--precision", **choices, help=f"{faster} (default: {PRECISIONS[0]})")
 

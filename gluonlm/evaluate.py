@@ -31,6 +31,7 @@ from gluonlm.text.corpus import MUCH_UNKNOWN, encode_file, read_split
 from gluonlm.text.locate import known_name
 
 CACHE = ("theta", "lambdasm", "window")
+COLUMN = 40  # tokens of a file in each text column, at least: a sentence or two
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -42,7 +43,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     model("--save", metavar="FILE", help="pointer.py's: the same as FILE --cache")
     add("--data", help="data set, folder or text file (default: what the model was trained on)")
     add("--split", choices=("train", "valid", "test"), help="of a data set (default: test)")
-    add("--batch-size", type=at_least(1), help="text columns (default: the run's; with a cache 1)")
+    columns = "text columns (default: the run's, fewer of a short file; with a cache 1)"
+    add("--batch-size", type=at_least(1), help=columns)
     add("--cache", action="store_true", help="look up what followed similar states before")
     add("--tune-cache", action="store_true", help="search its parameters on the valid split")
     add("--theta", type=float, help="how sharply the cache looks (default: what suits the data)")
@@ -118,7 +120,10 @@ def main(argv: list[str]) -> Score:
     if options.cache:
         loss, cache = loss_with_cache(options, model, ids)
     else:
-        loss = model.evaluate(ids, options.batch_size or model.columns(split))
+        columns = model.columns(split)
+        if options.file:  # a short one would be cut in the middle of most of its sentences
+            columns = min(columns, max(1, len(ids) // COLUMN))
+        loss = model.evaluate(ids, options.batch_size or columns)
     score = Score(len(ids), int(np.sum(ids == model.dictionary.unk_id)), loss)
     units = {} if options.data else per_unit(model.dictionary, split, score.loss * score.tokens)
     name = options.file.name if options.file else f"{Path(data).name}, {split}"

@@ -3,7 +3,7 @@
 python -m gluonlm.export runs/ptb                          # ONNX, to runs/ptb/model.onnx
 python -m gluonlm.export model.pt serve/model.onnx
 python -m gluonlm.export runs/ptb serve/ptb --format gluon # ptb-symbol.json, -0000.params and more
-python -m gluonlm.export runs/ptb page.html --format web   # runs the model in a browser
+python -m gluonlm.export runs/ptb page.html                # runs the model in a browser
 python -m gluonlm.export runs/ptb ptb.safetensors --format torch  # for PyTorch's RNNModel
 python -m gluonlm.export ptb.safetensors ptb.pt --format gluonlm  # and back
 
@@ -38,13 +38,17 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("checkpoint", help="folder of a run, or model file; of PyTorch with --format gluonlm")
     add("path", nargs="?", type=Path, help="what to write (default: model.onnx beside the model)")
-    add("--format", choices=(*NAMES, "gluonlm"), default="onnx", help="default: onnx")
+    formats = "(default: web if PATH ends in .html, else onnx)"
+    add("--format", choices=(*NAMES, "gluonlm"), help=formats)
     group = parser.add_argument_group("with --format gluonlm")
     group.add_argument("--vocabulary", help="run, model, text with a token a line, or JSON list")
     group.add_argument("--data", help="the data set that the model is for")
     group.add_argument("--model", help="RNN_RELU, which the arrays do not tell from RNN_TANH")
     group.add_argument("--level", choices=("word", "char"), help="what the tokens are")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    page_wanted = options.path is not None and options.path.suffix == ".html"
+    options.format = options.format or ("web" if page_wanted else "onnx")
+    return options
 
 
 def main(argv: list[str]) -> Exported:

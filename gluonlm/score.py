@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from itertools import chain
+from itertools import chain, compress
 from pathlib import Path
 
 from gluonlm.cli import Parser, add_gpu, add_precision, at_least, open_model, run
@@ -26,6 +26,7 @@ from gluonlm.system.errors import UserError
 from gluonlm.system.streams import counted
 from gluonlm.text.documents import physical_lines
 from gluonlm.text.reader import decoded, open_file
+from gluonlm.text.vocabulary import UNK
 
 PIECE = 1 << 16  # bytes read at once
 MANY = 100  # lines, of which a speed is said
@@ -37,7 +38,8 @@ def parser() -> Parser:
     add("run", help="folder of a run, model file, or exported .onnx file")
     add("file", nargs="?", default="-", help="text file, or - for standard input (default)")
     add("--json", action="store_true", help="a JSON object per line instead of a table")
-    add("--words", action="store_true", help="add the surprise of each token in bits")
+    surprise = f"add the surprise of each token in bits; that of a word={UNK} is of any unknown one"
+    add("--words", action="store_true", help=surprise)
     words = "add the N most probable next tokens"
     add("--next", type=at_least(0), default=0, metavar="N", help=words)
     add("--carry", action="store_true", help="do not reset the state between lines")
@@ -60,8 +62,9 @@ def row(line: Line, words: bool, following: bool) -> str:
     """A line of the table; the text comes last, since anything may be in it."""
     cells = [f"{line.log_probability:.4f}", len(line.ids), line.unknown, f"{line.perplexity:.2f}"]
     if words:
-        tokens = map(shown_token, line.tokens)
-        cells.append(" ".join(f"{t}:{bits(n):.2f}" for t, n in zip(tokens, line.nats)))
+        marks = (f"={UNK}" * bool(missing) for missing in line.missing)
+        tokens = zip(map(shown_token, line.tokens), marks, line.nats)
+        cells.append(" ".join(f"{token}{mark}:{bits(n):.2f}" for token, mark, n in tokens))
     if following:
         cells.append(" ".join(f"{shown_token(t)}:{p:.4f}" for t, p in line.next))
     return "\t".join(map(str, [*cells, line.text.replace("\t", " ")]))
@@ -78,6 +81,7 @@ def as_json(line: Line, words: bool, following: bool) -> str:
     if words:
         surprises = (round(float(bits(n)), 4) for n in line.nats)
         values["words_bits"] = list(zip(line.tokens, surprises))
+        values["unknown_words"] = list(compress(line.tokens, line.missing))
     if following:
         values["next"] = [[token, round(p, 6)] for token, p in line.next]
     return json.dumps({**values, "text": line.text}, ensure_ascii=False)
@@ -98,7 +102,7 @@ def main(argv: list[str]) -> dict[str, float]:
         name = "standard input" if options.file == "-" else options.file
         raise UserError(f"{name} is empty: give text, a sentence a line")
     if not options.json:
-        extra = ["words (bits)"] * options.words + ["next"] * bool(options.next)
+        extra = ["words (bits)"] * options.words + ["next (probability)"] * bool(options.next)
         print("\t".join(["log_probability", "tokens", "unknown", "perplexity", *extra, "text"]))
     write = as_json if options.json else row
     count = tokens = 0

@@ -29,9 +29,14 @@ class Line:
     text: str
     tokens: list[str]  # with the end of the line
     ids: np.ndarray  # (tokens,) int32
-    unknown: int
+    missing: np.ndarray  # (tokens,) bool: those that the vocabulary has not, read as <unk>
     nats: np.ndarray = field(default_factory=lambda: np.empty(0))  # (tokens,) -ln p of each
     next: list[tuple[str, float]] = field(default_factory=list)
+
+    @property
+    def unknown(self) -> int:
+        """How many tokens the vocabulary has not."""
+        return int(self.missing.sum())
 
     @property
     def log_probability(self) -> float:
@@ -50,7 +55,7 @@ def read_line(text: str, dictionary: Dictionary, level: str) -> Line:
     end = EOS if dictionary.eos_id is not None else "\n"
     tokens += [end] if end in dictionary else []
     ids = dictionary.encode(tokens)
-    return Line(text, tokens, ids, int(np.sum(ids == dictionary.unk_id)))
+    return Line(text, tokens, ids, ids == (-1 if dictionary.unk_id is None else dictionary.unk_id))
 
 
 def score_lines(
@@ -102,7 +107,7 @@ def batches(block: list[Line], columns: int) -> Iterator[list[Line]]:
 
 def score_batch(model, batch: list[Line], state: list, first_id: int, following: int) -> list:
     """Fill in the nats of lines that are read side by side; returns the state after them."""
-    before = state
+    ends, before = end_id(model.dictionary) is not None, state
     longest = max([1, *(len(line.ids) for line in batch)])
     targets = np.full((longest, len(batch)), first_id, np.int32)  # (T, N)
     for column, line in enumerate(batch):
@@ -111,18 +116,16 @@ def score_batch(model, batch: list[Line], state: list, first_id: int, following:
     steps, nats = max(1, min(model.arithmetic.steps, ROWS // len(batch))), []
     for start in range(0, longest, steps):
         part = slice(start, start + steps)
-        if following:
-            logits, state = model.predict(inputs[part], state)  # (T, N, V)
-            logs = log_softmax(logits)
-            nats.append(-np.take_along_axis(logs, targets[part, :, None], 2)[..., 0])
-            add_next(model.dictionary, batch, logs, start, following)
-        else:
-            losses, state = model.losses(inputs[part], targets[part], state)
-            nats.append(losses)
+        losses, after = model.losses(inputs[part], targets[part], state)
+        nats.append(losses)
+        if following and ends:
+            logits, _ = model.predict(inputs[part], state)  # (T, N, V)
+            add_next(model.dictionary, batch, log_softmax(logits), start, following)
+        state = after
     together = np.concatenate(nats).astype(np.float64)  # (T, N)
     for column, line in enumerate(batch):
         line.nats = together[: len(line.ids), column]
-    if following and end_id(model.dictionary) is None:  # the line, a single one, has none either
+    if following and not ends:  # the line, a single one, has none either
         ids = batch[0].ids.tolist()
         logits, _ = model.predict([ids[-1:] or [first_id]], state if ids else before)
         batch[0].next = most_probable(log_softmax(logits[0, 0]), model.dictionary, following)

@@ -52,7 +52,8 @@ def load(
 def check_arithmetic(path: str | Path, precision: str) -> None:
     """Raise a UserError for a precision of a model that ONNX Runtime computes."""
     if precision != "float32":
-        raise UserError(f"{path} is computed as its file says: leave out --precision")
+        integers = f"{path} is computed by ONNX Runtime, in the numbers of its file"
+        raise UserError(f"{integers}: leave out --precision")
 
 
 def load_onnx(

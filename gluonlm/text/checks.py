@@ -1,4 +1,4 @@
-"""What the maker of a data set is warned of: marks of other tools, splits that overlap."""
+"""What the maker of a data set is warned of: marks of other tools, lines that occur twice."""
 
 import re
 from collections import Counter
@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 SECOND_END = re.compile(r"<(?:eos|/s)>\s*$")
 MARKS = re.compile(r"<s>|</s>|<UNK>|\[UNK\]|<unk>|<pad>")
+HTML = re.compile(r"</(?:p|div|span|a|li|td|h[1-6])>", re.IGNORECASE)
 FEW_BLANKS = 0.03  # of the characters: about 0.18 are blanks in English
 MUCH_UNKNOWN = 3.0  # percent of the test tokens
 MUCH_REPEATED = 0.05  # of the lines of a held-out text
@@ -30,6 +31,7 @@ class Checks:
             self.blanks += kept.count(" ")
             if "<" in kept or "[" in kept:
                 self.marks.update(["second end"] * bool(SECOND_END.search(kept)))
+                self.marks.update(["markup"] * bool(HTML.search(kept)))
                 self.marks.update(MARKS.findall(kept))
             yield line
 
@@ -54,6 +56,9 @@ class Checks:
                 f"lines end with <eos> or </s> ({ends:,} of them), which reading adds: the second costs "
                 "nothing to predict and flatters every perplexity; --drop ' ?<(eos|/s)>' removes it"
             )
+        if (markup := self.marks.pop("markup", 0)) and level != "char":
+            cure = "take it out first, for example with `pandoc -f html -t plain`"
+            yield f"there is HTML in {markup:,} lines, which would be learned as text: {cure}"
         if self.marks and level != "char":
             marks = ", ".join(f"{mark} ({count:,})" for mark, count in self.marks.items())
             yield f"the text has marks of another tool: {marks}; is --tokenizer none right?"
@@ -61,10 +66,10 @@ class Checks:
             fits = "--level char or --level subword fits it better"
             yield f"there are next to no blanks in the text: {fits}"
         if (unknown := splits["test"]["unknown_percent"]) > MUCH_UNKNOWN:
-            cure = "raise --vocab-size, lower --min-count, or take --level subword"
+            cure = "a larger --vocab-size, a lower --min-count, more text or --level subword helps"
             yield f"{unknown:.1f} % of the test tokens are unknown: {cure}"
         repeated = self.repeated.total()
         share = repeated / max(self.held_out.total(), 1)
         if share > MUCH_REPEATED and repeated > 1:
-            where = "in the training text, too: the splits overlap"
-            yield f"{share:.0%} of the long held-out lines are {where}"
+            where = "stand in the training text, too, and are easy: the sources repeat themselves"
+            yield f"{100 * share:.0f} % of the long held-out lines {where}"

@@ -10,6 +10,7 @@ blank belongs; what it does not know of Penn Treebank (``do n't``), WikiText (``
 quotation marks with a direction is here.
 """
 
+import re
 from collections.abc import Iterable
 from functools import cache, lru_cache
 
@@ -21,6 +22,7 @@ TO_THE_LEFT = {"n't", "”", "’", "…", "''"}  # no blank before these
 TO_THE_RIGHT = {"“", "‘", "``", "#"}  # no blank after these
 ENDS = {*".!?"}  # of a sentence within a line
 BETWEEN = {"@-@": "-", "@,@": ",", "@.@": "."}  # WikiText: no blank on either side
+PART = re.compile(r"\W+$|['’]")  # of a word that was cut: punctuation, or 's
 
 
 @cache
@@ -138,9 +140,12 @@ def line_tokens(line: str, dictionary: Dictionary, level: str) -> list[str]:
     if level == "subword" and (unknown or BLANK not in line):  # "in" may be the end of a word, too
         line = line.lower() if rules.get("lowercase") else line
         return encoder(dictionary.about.get("subwords", ""))(line)
-    # of a line that is cut already Moses would make more: 's becomes ' and s
-    if rules.get("tokenizer") == "moses" and any(tokenize(word) != [word] for word in unknown):
-        words = tokenize(line, rules.get("lowercase"), rules.get("numbers"))
+    if rules.get("tokenizer") == "moses":
+        # of a line that is cut already Moses would make more: 's becomes ' and s
+        if any(tokenize(word) != [word] for word in unknown):
+            words = tokenize(line, rules.get("lowercase"), rules.get("numbers"))
+        elif line.rstrip()[-1:] in ENDS and not any(map(PART.match, words)):
+            words[-1:] = tokenize(words[-1])  # "line." may be known from within a sentence
     return [word if word in known else spelled(word, dictionary) for word in words]
 
 

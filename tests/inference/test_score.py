@@ -12,7 +12,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from gluonlm import quantize
+from gluonlm import evaluate, quantize
 from gluonlm.config import Config
 from gluonlm.inference import lines as scoring
 from gluonlm.inference.language_model import LanguageModel
@@ -95,11 +95,22 @@ def test_carried_over_the_sum_is_that_of_the_whole_text(model, tmp_path):
     assert -total / len(ids) == pytest.approx(model.evaluate(ids, 1), rel=1e-6)
 
 
+def test_a_short_file_is_evaluated_as_a_whole(path):
+    """Before, it was cut in as many columns as a long one, most of them within sentences."""
+    short = path.parent / "short.txt"
+    short.write_text("\n".join(TEXT[:6]) + "\n")
+    options = [str(path), "--data", str(short)]
+    whole, cut = (evaluate.main([*options, "--batch-size", size]) for size in ("1", "10"))
+    assert evaluate.main(options).loss == whole.loss != cut.loss
+    carried = -main([str(path), str(short), "--carry"])["log_probability"]
+    assert carried == pytest.approx(whole.loss * whole.tokens, rel=1e-6)
+
+
 def test_the_most_probable_next_tokens(model):
     plain = list(score_lines(model, TEXT))
     lines = list(score_lines(model, TEXT, following=3))
     for line, other in zip(lines, plain):
-        np.testing.assert_allclose(line.nats, other.nats, rtol=1e-4)
+        np.testing.assert_array_equal(line.nats, other.nats)
         expected = model.next_words(line.text, 3)
         assert [token for token, _ in line.next] == [token for token, _ in expected]
         assert [p for _, p in line.next] == pytest.approx([p for _, p in expected], rel=1e-4)
@@ -142,8 +153,10 @@ def test_a_table_and_json_lines(path, capsys, monkeypatch):
     main([str(path), text, "--words", "--next", "1"])
     table = capsys.readouterr().out
     assert "\twords (bits)\t" in table
-    assert f" zebra:{bits:.2f} " in table
-    assert token == "zebra"
+    assert f" zebra={UNK}:{bits:.2f} " in table
+    assert "\tnext (probability)\t" in table
+    assert [token] == objects[3]["unknown_words"] == ["zebra"]
+    assert objects[0]["unknown_words"] == []
 
 
 @pytest.mark.parametrize(

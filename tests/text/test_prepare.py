@@ -29,7 +29,7 @@ from gluonlm.text.corpus import UNK, load_corpus, read_split
 from gluonlm.text.detokenize import tokens_of
 from gluonlm.text.preparation import Rules, is_wrapped, select
 from gluonlm.text.splits import Splits, Unit
-from gluonlm.text.vocabulary import Dictionary
+from gluonlm.text.vocabulary import EOS, Dictionary
 
 LINES = [f'Mr. Number {n} came on the {n}th. "Yes!" he said--"I know it."\n' for n in range(200)]
 TEXT = "".join(LINES)
@@ -286,7 +286,7 @@ def test_subwords_come_back_as_the_text_and_lie_in_the_vocabulary(prepared, tmp_
         (
             TEXT,
             ("--numbers", "--no-sentences"),
-            "of the long held-out lines are in the training text",
+            "of the long held-out lines stand in the training text",
         ),
     ],
 )
@@ -476,6 +476,28 @@ def cut(content, index):
 def test_an_archive_that_cannot_be_read_is_told(prepared, change):
     with pytest.raises(UserError, match="cannot be read"):
         prepared(damage_of_a_zip(change), name="raw.zip")
+
+
+def test_html_is_noticed(prepared):
+    page = "".join(f"<p>{line}</p>\n" for line in LINES)
+    made, _, out = prepared(page)
+    assert any(note.startswith(f"there is HTML in {len(LINES)} lines") for note in made["notes"])
+    made, _, _ = prepared(page, "--level", "char")
+    assert not any("HTML" in note for note in made["notes"])
+
+
+def test_a_full_stop_at_the_end_is_cut_off_a_word_that_is_known_with_one():
+    """Before, the last word was another one when the training text had it within a sentence."""
+    words = ["delete", "a", "line", "line.", "mr.", "she", "'s", ".", UNK, EOS]
+    dictionary = Dictionary(words, about={"rules": {"tokenizer": "moses"}})
+    for text, tokens in (
+        ("delete a line.", ["delete", "a", "line", "."]),
+        ("delete a line. mr. delete", ["delete", "a", "line.", "mr.", "delete"]),
+        ("delete a line .", ["delete", "a", "line", "."]),
+        ("she 's mr.", ["she", "'s", "mr."]),
+        ("", []),
+    ):
+        assert tokens_of(text, dictionary, "word") == tokens
 
 
 def test_what_only_json_can_write_does_not_get_into_a_text(prepared, tmp_path):
