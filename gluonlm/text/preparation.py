@@ -13,7 +13,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, groupby, islice
@@ -88,6 +88,8 @@ def scratch_folder(out: Path) -> Iterator[Path]:
             yield Path(folder)
     finally:
         lock.release()
+        with suppress(OSError):  # it is not empty, unless nothing has come of it
+            out.rmdir()
 
 
 def install(scratch: Path, out: Path) -> None:

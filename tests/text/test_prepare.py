@@ -392,7 +392,7 @@ def test_texts_of_two_data_sets_are_never_together(prepared, tmp_path, monkeypat
             with suppress(KeyboardInterrupt):
                 prepared(TEXT, "--level", "char")
         if not (tmp_path / "out" / "train.txt").exists():
-            with pytest.raises(UserError, match="has no train.txt"):
+            with pytest.raises(UserError, match="has no train.txt|there is no folder"):
                 load_corpus(str(tmp_path / "out"))
             continue
         corpus = load_corpus(str(tmp_path / "out"))
@@ -476,6 +476,12 @@ def cut(content, index):
 def test_an_archive_that_cannot_be_read_is_told(prepared, change):
     with pytest.raises(UserError, match="cannot be read"):
         prepared(damage_of_a_zip(change), name="raw.zip")
+
+
+def test_where_nothing_is_made_no_folder_is_left(prepared, tmp_path):
+    with pytest.raises(UserError):
+        prepared("word\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["raw.txt"]
 
 
 def test_html_is_noticed(prepared):
