@@ -53,12 +53,13 @@ class Checks:
         """A sentence for each thing that is odd."""
         if ends := self.marks.pop("second end", 0):
             yield (
-                f"lines end with <eos> or </s> ({ends:,} of them), which reading adds: the second costs "
-                "nothing to predict and flatters every perplexity; --drop ' ?<(eos|/s)>' removes it"
+                f"lines end with <eos> or </s> ({ends:,} of them), which reading adds: the second "
+                "costs nothing to predict and flatters every perplexity; "
+                "--drop ' ?<(eos|/s)>' removes it"
             )
         if (markup := self.marks.pop("markup", 0)) and level != "char":
             cure = "take it out first, for example with `pandoc -f html -t plain`"
-            yield f"there is HTML in {markup:,} lines, which would be learned as text: {cure}"
+            yield f"lines with HTML ({markup:,} of them) would be learned as text: {cure}"
         if self.marks and level != "char":
             marks = ", ".join(f"{mark} ({count:,})" for mark, count in self.marks.items())
             yield f"the text has marks of another tool: {marks}; is --tokenizer none right?"

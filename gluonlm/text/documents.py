@@ -18,6 +18,7 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain, dropwhile, islice, takewhile
 from pathlib import Path
@@ -88,10 +89,14 @@ class Sources:
     def one_of_many(self, name: str, file: BinaryIO) -> Iterator[tuple[str, Iterator[str]]]:
         """The documents of a file in a folder or archive; none, and it is counted, if it is no
         text."""
-        head = file.peek(HEAD)[:HEAD]
+        head = file.read(HEAD)  # peek would give less
+        if packed := UNPACK.get(compression(head)):
+            file.seek(0)
+            with suppress(*UNREADABLE):  # a damaged one is no text, either
+                head = packed(file).read(HEAD)
+        file.seek(0)
         wide = re.match("utf.?(16|32)", self.encoding, re.IGNORECASE)  # has zero bytes
-        strange = other_format(head) if wide else other_kind(head)
-        if strange and compression(head) not in UNPACK:
+        if compression(head) or (other_format(head) if wide else other_kind(head)):
             self.skipped += 1
         else:
             yield from self.read(name, file)
@@ -211,7 +216,7 @@ def record_kind(name: str, head: bytes, column: str | None) -> str | None:
     """ "JSON lines" or "CSV", by the file's name or its first line; None for plain text."""
     suffixes, first = set(Path(name.lower()).suffixes), first_line(head)
     cells = re.split(rb'"?[,;\t]"?', first.strip(b'"'))
-    named = column and len(cells) > 1 and column.encode() in cells
+    named = column and len(cells) > 1 and column.encode(errors="surrogateescape") in cells
     if named or {".csv", ".tsv"} & suffixes:
         return "CSV"
     if {".jsonl", ".ndjson"} & suffixes or re.match(rb'\{\s*"', first):

@@ -96,6 +96,8 @@ class Splits:
             seen.update(tokens_of(unit.text))
         if self.level == "char":
             seen["\n"] = self.lengths["train"]
+            if RARE in seen:  # is read as <unk>
+                seen[UNK] = seen.pop(RARE)
         known = limits.vocabulary(seen, (UNK,) if self.level == "char" else (UNK, EOS))
         figures = {s: self.write(s, tokens_of, known, checks) for s in ("valid", "test", "train")}
         return {

@@ -137,6 +137,27 @@ def test_a_picture_in_a_zip_is_left_out(tmp_path):
     assert "in.zip: left out 1 file that cannot be read" in made["notes"][0]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_what_is_no_text_is_left_out_wherever_that_shows(tmp_path, encoding):
+    """Before, a zero byte after the first 8 KB stopped the work, in an archive after the first 512
+    bytes, and so did a packed picture."""
+    png, late = b"\x89PNG\r\n\x1a\n\0\0", b"words\n" * 9000 + b"\0\0\0\0"
+    odd = {"late": late} if encoding == "utf-8" else {}
+    odd |= {"png.gz": gzip.compress(png), "twice.gz": gzip.compress(gzip.compress(b"a\n"))}
+    odd |= {"damaged.xz": b"\xfd7zXZ\0?", "office.docx": damage_of_a_zip(lambda *_: None)}
+    good = TEXT.encode(encoding)
+    (tmp_path / "in").mkdir()
+    with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
+        for name, content in {**odd, "a.txt": good, "b.txt.bz2": bz2.compress(good)}.items():
+            (tmp_path / "in" / name).write_bytes(content)
+            archive.writestr(name, content)
+    for source in ("in", "in.zip"):
+        options = ["--out", str(tmp_path / "out"), "--encoding", encoding]
+        made = main([str(tmp_path / source), *options])
+        assert list(made["documents"]) == ["a.txt", "b.txt.bz2"]
+        assert f"{source}: left out {len(odd)} files" in made["notes"][0]
+
+
 def test_the_licence_of_project_gutenberg_goes(prepared):
     start = "*** START OF THE PROJECT GUTENBERG EBOOK X ***"
     novel = (
@@ -169,6 +190,17 @@ def test_fields(prepared, name):
         prepared(content, name=name)
     with pytest.raises(UserError, match="has no field body"):
         prepared(content, "--field", "body", name=name)
+
+
+def test_a_field_that_is_not_utf_8_is_told(prepared):
+    with pytest.raises(UserError, match="--field .*: there is no CSV"):
+        prepared("one,two\n" * 20, "--field", "\udcff")
+
+
+@pytest.mark.parametrize("name", ["utf-8", "UTF-8", "utf8"])
+def test_utf_8_has_several_names(prepared, name):
+    with pytest.raises(UserError, match="zero byte at offset 4"):
+        prepared(b"two\n\0\n" * 20, "--encoding", name)
 
 
 @pytest.mark.parametrize("between", [",", ";", "\t"])
@@ -222,6 +254,13 @@ def test_rare_tokens_teach_unk(prepared, tmp_path, level):
     unknown = UNK if level == "word" else "\ufffd"
     assert unknown in texts["train"]
     assert made["splits"]["test"]["unknown"] == texts["test"].count(unknown)
+
+
+def test_a_replacement_character_is_an_unknown_one(prepared, tmp_path):
+    made, _, _ = prepared("a\ufffd\ufffdb c\n" * 200, "--level", "char", "--vocab-size", "5")
+    corpus = load_corpus(str(tmp_path / "out"))
+    assert made["vocabulary"] == len(corpus.dictionary) == 5
+    assert made["splits"]["test"]["unknown_percent"] == 42.86  # three of seven
 
 
 def test_characters(prepared, tmp_path):
@@ -487,7 +526,7 @@ def test_where_nothing_is_made_no_folder_is_left(prepared, tmp_path):
 def test_html_is_noticed(prepared):
     page = "".join(f"<p>{line}</p>\n" for line in LINES)
     made, _, out = prepared(page)
-    assert any(note.startswith(f"there is HTML in {len(LINES)} lines") for note in made["notes"])
+    assert any(note.startswith(f"lines with HTML ({len(LINES)} of them)") for note in made["notes"])
     made, _, _ = prepared(page, "--level", "char")
     assert not any("HTML" in note for note in made["notes"])
 
