@@ -1,7 +1,7 @@
 """A model for a browser: one file for the page that runs it, or the page with the model inside.
 
     python -m gluonlm.export runs/NAME --format web             # web.safetensors, for the page
-    python -m gluonlm.export runs/NAME page.html --format web   # the page: needs no server
+    python -m gluonlm.export runs/NAME page.html                # the page: needs no server
 
 The file is a plain safetensors file that ``page/lstm.js`` reads: matrices as INT8 with one scale
 for each output row, biases as float32, the vocabulary in the header.

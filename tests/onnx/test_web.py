@@ -39,7 +39,7 @@ def trained(tmp_path_factory):
 def opened(trained, tab, tmp_path):
     """The page with that model, from disk; requests for anything else are noted as errors."""
     path = tmp_path / "page.html"
-    export.main([str(trained.path), str(path), "--format", "web"])
+    export.main([str(trained.path), str(path)])  # the name says what is wanted
     tab.on(
         "request",
         lambda request: tab.errors.append(request.url) if path.name not in request.url else None,
