@@ -11,6 +11,7 @@ gluonlm.train --data FOLDER``.
 """
 
 import argparse
+import codecs
 import math
 import re
 import shlex
@@ -133,7 +134,8 @@ def main(argv: list[str]) -> dict:
     options = parser().parse_args(argv)
     rules = rules_of(options)
     check_place(options.out, options.sources)
-    sources = Sources(options.sources, options.encoding, options.field)
+    encoding = codecs.lookup(options.encoding).name  # one for UTF8, utf-8 and so on
+    sources = Sources(options.sources, encoding, options.field)
     about = {
         "name": options.out.resolve().name,
         "level": rules.level,

@@ -109,9 +109,7 @@ class Sources:
                 yield from self.archive(name, file if file.seekable() else io.BytesIO(file.read()))
                 return
             chunks = self.hashed(name, UNPACK[kind](file) if kind else file)
-            head = next(chunks, b"")
-            text = decoded(chain([head], chunks), name, self.encoding)
-            yield from self.records(name, head, text)
+            yield from self.records(name, decoded(chunks, name, self.encoding))
             for _ in chunks:  # what is no text, such as a licence, for the checksum
                 pass
         except UNREADABLE as error:
@@ -137,23 +135,24 @@ class Sources:
             yield data
         self.files.append({"name": name, "bytes": size, "sha256": digest.hexdigest()})
 
-    def records(
-        self, name: str, head: bytes, text: Iterator[str]
-    ) -> Iterator[tuple[str, Iterator[str]]]:
+    def records(self, name: str, text: Iterator[str]) -> Iterator[tuple[str, Iterator[str]]]:
         """One document of plain text, or one for each record of JSON lines or CSV."""
-        kind = record_kind(name, head, self.column)
+        head = next(text, "")
+        kind, text = record_kind(name, head, self.column), chain([head], text)
         if kind is None:
             yield name, self.without_licence(name, physical_lines(text))
             return
         self.recorded = True
         lines = (line + "\n" for line in physical_lines(text, None) if line)
-        most = max(",;\t", key=first_line(head).decode(errors="replace").count)
+        most = max(",;\t", key=first_line(head).count)
         columns = "\t" if ".tsv" in name else most
         rows = csv.DictReader(lines, delimiter=columns) if kind == "CSV" else map(json.loads, lines)
         try:
             for number, row in enumerate(rows, 1):
                 if self.column is None or not isinstance(row, dict) or self.column not in row:
                     raise self.wrong_field(name, kind, row)
+                if any(row.get(None, ())):  # a separator in the text, which would end there
+                    raise csv.Error(f"record {number} has more fields than the first line names")
                 if row[self.column]:
                     content = NO_TEXT.sub(RARE, str(row[self.column]))
                     yield f"{name}:{number}", iter(content.splitlines())
@@ -207,18 +206,18 @@ def cut(line: str, longest: int | None) -> Iterator[str]:
     yield line
 
 
-def first_line(head: bytes) -> bytes:
-    """The first line of a file, without a byte-order mark."""
-    return head.split(b"\n", 1)[0].strip(b"\xef\xbb\xbf \r")
+def first_line(head: str) -> str:
+    """The first line of a text."""
+    return head.partition("\n")[0].strip()
 
 
-def record_kind(name: str, head: bytes, column: str | None) -> str | None:
+def record_kind(name: str, head: str, column: str | None) -> str | None:
     """ "JSON lines" or "CSV", by the file's name or its first line; None for plain text."""
     suffixes, first = set(Path(name.lower()).suffixes), first_line(head)
-    cells = re.split(rb'"?[,;\t]"?', first.strip(b'"'))
-    named = column and len(cells) > 1 and column.encode(errors="surrogateescape") in cells
+    cells = re.split(r'"?[,;\t]"?', first.strip('"'))
+    named = len(cells) > 1 and column in cells
     if named or {".csv", ".tsv"} & suffixes:
         return "CSV"
-    if {".jsonl", ".ndjson"} & suffixes or re.match(rb'\{\s*"', first):
+    if {".jsonl", ".ndjson"} & suffixes or re.match(r'\{\s*"', first):
         return "JSON lines"
     return None

@@ -59,7 +59,8 @@ def resolve(data: str, wanted: Sequence[str] = SPLITS) -> DatasetFiles:
     if path:
         print(f"{path}: 80 % train, the next 10 % validate, the last 10 % test", file=sys.stderr)
         with open_file(path) as file:
-            kind = record_kind(path.name, file.read(HEAD), None)
+            head = file.read(HEAD).decode("utf-8-sig", errors="replace")
+        kind = record_kind(path.name, head, None)
         if kind:
             cure = f"python -m gluonlm.prepare {shlex.quote(str(path))} --field NAME --out FOLDER"
             print(f"{path} is {kind} and read as prose: to take a field, `{cure}`", file=sys.stderr)

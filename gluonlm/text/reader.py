@@ -82,18 +82,18 @@ def decoded(
 
     :param start: the offset in the file at which the chunks begin.
     """
-    exact, utf_8 = encoding == "latin-1", codecs.lookup(encoding).name == "utf-8"
+    exact = encoding == "latin-1"
     bytes_decoder = codecs.getincrementaldecoder(encoding)()
     decoder = io.IncrementalNewlineDecoder(bytes_decoder, translate=not exact)
     done = lines = 0
     for data in chain(chunks, [b""]):
-        if utf_8 and (problem := other_kind(data, start + done)):
+        if encoding == "utf-8" and (problem := other_kind(data, start + done)):
             raise UserError(f"{path} is {problem}")
         pending = len(bytes_decoder.getstate()[0])  # bytes of a character begun in the chunk before
         try:
             text = decoder.decode(data, final=not data)
         except UnicodeError as error:
-            if not utf_8:
+            if encoding != "utf-8":
                 wrong = f"{path} is not in the encoding {encoding}"
                 raise UserError(f"{wrong}: give another with --encoding") from None
             if start:

@@ -192,6 +192,13 @@ def test_fields(prepared, name):
         prepared(content, "--field", "body", name=name)
 
 
+def test_a_table_with_a_separator_in_its_text_is_told(prepared):
+    """Before, the text ended there."""
+    prepared("text,id\n" + "one,2,,\n" * 200, "--field", "text", name="raw.csv")
+    with pytest.raises(UserError, match="record 2 has more fields than the first line names"):
+        prepared("text\none\ntwo, three\n", "--field", "text", name="raw.csv")
+
+
 def test_a_field_that_is_not_utf_8_is_told(prepared):
     with pytest.raises(UserError, match="--field .*: there is no CSV"):
         prepared("one,two\n" * 20, "--field", "\udcff")
@@ -203,11 +210,23 @@ def test_utf_8_has_several_names(prepared, name):
         prepared(b"two\n\0\n" * 20, "--encoding", name)
 
 
+@pytest.mark.parametrize(
+    ("line_end", "name"), [("\n", "latin-1"), ("\r\n", "latin-1"), ("\r", "L1")]
+)
+def test_latin_1_has_line_ends_like_any_other(prepared, line_end, name):
+    text = "caf\xe9\n" * 200
+    content = text.replace("\n", line_end).encode("latin-1")
+    _, texts, _ = prepared(content, "--level", "char", "--encoding", name)
+    assert texts["test"] == text[: 5 * 20]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
 @pytest.mark.parametrize("between", [",", ";", "\t"])
-def test_a_table_of_another_name_is_known_by_its_header(prepared, between):
-    rows = (f"one word{between}{n}\n" for n in range(200))
-    content = f'\ufeff"text"{between}"id"\n' + "".join(rows)
-    _, texts, _ = prepared(content, "--field", "text")
+def test_a_table_of_another_name_is_known_by_its_header(prepared, between, encoding):
+    rows = (f"{n}{between}one word\n" for n in range(200))
+    content = f'\ufeff"id"{between}"text»"\n' + "".join(rows)
+    encoded = content.encode(encoding)
+    _, texts, _ = prepared(encoded, "--field", "text»", "--encoding", encoding)
     assert texts["test"] == "one word\n" * 20
 
 
