@@ -60,8 +60,8 @@ def main(argv: list[str]) -> dict:
         limit = f", limit {row['limit']:,.0f}" if row["limit"] else ""
         off = "" if row["off"] is None else f", sum off by {row['off']:.0e}"
         print(
-            f"{row['model']}, {row['precision']}: {row['together']:,.0f} lines/s together, {row['alone']:,.0f} alone, "
-            f"ratio {row['ratio']:.1f}{limit}{off}"
+            f"{row['model']}, {row['precision']}: {row['together']:,.0f} lines/s together, "
+            f"{row['alone']:,.0f} alone, ratio {row['ratio']:.1f}{limit}{off}"
         )
     command = ["python", "benchmarks/scoring.py", *argv]
     return record(options.out, command, lines=options.lines, models=rows)

@@ -29,13 +29,13 @@ class Line:
     text: str
     tokens: list[str]  # with the end of the line
     ids: np.ndarray  # (tokens,) int32
-    missing: np.ndarray  # (tokens,) bool: those that the vocabulary has not, read as <unk>
+    missing: np.ndarray  # (tokens,) bool: those that the vocabulary lacks, read as <unk>
     nats: np.ndarray = field(default_factory=lambda: np.empty(0))  # (tokens,) -ln p of each
     next: list[tuple[str, float]] = field(default_factory=list)
 
     @property
     def unknown(self) -> int:
-        """How many tokens the vocabulary has not."""
+        """How many tokens the vocabulary lacks."""
         return int(self.missing.sum())
 
     @property

@@ -14,6 +14,7 @@ import json
 import re
 import tempfile
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,8 @@ def import_torch(
         raise UserError(sentence) from None
     except (ValueError, LookupError) as error:
         raise UserError(f"{path} is damaged ({error}): save the model again") from None
-    model = build_model(config, len(dictionary), gradients=False)
+    exact = replace(config, precision="float32")  # whatever trained it, as what is loaded
+    model = build_model(exact, len(dictionary), gradients=False)
     ours = {name: arrays.get(torch_name(name), np.empty(0)) for name in model.layout}
     ours = {name: array.astype(np.float32) for name, array in ours.items()}
     for name, array in ours.items():

@@ -2,6 +2,7 @@
 side."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from small import fit
 import gluonlm
 from gluonlm import evaluate, export, train
 from gluonlm.config import Config
+from gluonlm.model import precision
 from gluonlm.model.checkpoint import Trained, build_model, load_model
 from gluonlm.model.exchange import export_torch, import_torch, torch_name
 from gluonlm.model.weights import named_arrays
@@ -134,6 +136,16 @@ def test_what_pytorch_s_model_has_not_is_refused(tmp_path, settings, part):
     with pytest.raises(UserError, match=f"PyTorch's RNNModel has no {part}"):
         export_torch(trained, tmp_path / "x.safetensors")
     assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_a_model_of_bfloat16_comes_in_where_no_processor_has_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(precision, "cpu_flags", set)
+    trained = imported("LSTM-free")
+    rounded = replace(trained.config, precision="bfloat16")
+    export_torch(replace(trained, config=rounded), tmp_path / "model.safetensors")
+    again = import_torch(tmp_path / "model.safetensors", None, {})
+    assert again.config == rounded
+    assert again.model.precision == "float32"
 
 
 def test_files_that_are_no_such_model(tmp_path, run):
