@@ -7,6 +7,8 @@ import time
 
 from gluonlm.system.errors import UserError
 
+LONGEST = 600.0  # seconds of one attempt to connect: sockets know no infinity
+
 
 def is_free(address: str, port: int) -> bool:
     """Whether one can listen at a port; a UserError when the machine has no such address."""
@@ -49,7 +51,7 @@ def connect(address: str, port: int, patience: float) -> socket.socket:
     give_up = time.monotonic() + patience
     while True:
         try:
-            left = max(0.1, give_up - time.monotonic())
+            left = min(max(0.1, give_up - time.monotonic()), LONGEST)
             connection = socket.create_connection((address, port), left)
         except OSError as error:
             if time.monotonic() > give_up:

@@ -4,6 +4,7 @@ those of MXNet."""
 import asyncio
 import contextlib
 import json
+import math
 import os
 import re
 import shlex
@@ -23,7 +24,7 @@ from gluonlm.parallel import supervisor
 from gluonlm.parallel.supervisor import Lifeline, Root, World
 from gluonlm.system import runtime
 from gluonlm.system.errors import UserError
-from gluonlm.system.network import free_port
+from gluonlm.system.network import connect, free_port
 
 
 def marked(mark):
@@ -189,6 +190,15 @@ def test_one_too_many_has_no_place(monkeypatch):
         False,
         True,
     ]
+
+
+def test_one_may_wait_for_ever(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as root:
+        connect("127.0.0.1", root.getsockname()[1], math.inf).close()
+    calls = []
+    monkeypatch.setattr(supervisor, "serve", lambda *call: calls.append(call))
+    exec(supervisor.SCHEDULER.format(math.inf))
+    assert calls == [("scheduler", math.inf)]
 
 
 def test_a_root_that_is_not_there():
