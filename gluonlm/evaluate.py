@@ -31,7 +31,8 @@ from gluonlm.text.corpus import MUCH_UNKNOWN, encode_file, read_split
 from gluonlm.text.locate import known_name
 
 CACHE = ("theta", "lambdasm", "window")
-COLUMN = 40  # tokens of a file in each text column, at least: a sentence or two
+# tokens of a file in each text column, at least: a sentence or two
+COLUMN = {"word": 40, "subword": 40, "char": 200}
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -122,7 +123,7 @@ def main(argv: list[str]) -> Score:
     else:
         columns = model.columns(split)
         if options.file:  # a short one would be cut in the middle of most of its sentences
-            columns = min(columns, max(1, len(ids) // COLUMN))
+            columns = min(columns, max(1, len(ids) // COLUMN[model.level]))
         loss = model.evaluate(ids, options.batch_size or columns)
     score = Score(len(ids), int(np.sum(ids == model.dictionary.unk_id)), loss)
     units = {} if options.data else per_unit(model.dictionary, split, score.loss * score.tokens)

@@ -106,6 +106,16 @@ def test_a_short_file_is_evaluated_as_a_whole(path):
     assert carried == pytest.approx(whole.loss * whole.tokens, rel=1e-6)
 
 
+def test_a_short_file_of_characters_is_evaluated_as_a_whole(tmp_path):
+    config, dictionary, file = Config(emsize=8, nhid=8), Dictionary("acgt"), tmp_path / "dna.txt"
+    path = tmp_path / "model.safetensors"
+    save_model(Trained(build_model(config, len(dictionary)), dictionary, config, "char", path))
+    file.write_text("acgttaccga" * 30)
+    options = [str(path), "--data", str(file)]
+    whole, cut = (evaluate.main([*options, "--batch-size", size]) for size in ("1", "7"))
+    assert evaluate.main(options).loss == whole.loss != cut.loss
+
+
 def test_the_most_probable_next_tokens(model):
     plain = list(score_lines(model, TEXT))
     lines = list(score_lines(model, TEXT, following=3))
