@@ -78,7 +78,7 @@ def rules_of(options: argparse.Namespace) -> Rules:
             raise UserError(f"{pattern!r} is no regular expression: {error}") from None
     try:
         "".encode(options.encoding)
-    except LookupError:
+    except (LookupError, UnicodeError):  # one of Python's codecs is undefined
         raise UserError(f"--encoding {options.encoding}: there is no such encoding") from None
     values = {field.name: getattr(options, field.name) for field in fields(Rules)}
     rules = Rules(**values | {"drop": tuple(options.drop), "shares": tuple(options.shares)})

@@ -153,9 +153,13 @@ class Sources:
                     raise self.wrong_field(name, kind, row)
                 if any(row.get(None, ())):  # a separator in the text, which would end there
                     raise csv.Error(f"record {number} has more fields than the first line names")
-                if row[self.column]:
-                    content = NO_TEXT.sub(RARE, str(row[self.column]))
-                    yield f"{name}:{number}", iter(content.splitlines())
+                content = row[self.column]
+                if isinstance(content, list | dict):
+                    wrong = f"in record {number} of {name} the field {self.column} is no string"
+                    raise UserError(f"{wrong} but JSON in itself: take the text out of it first")
+                if content:
+                    cleaned = NO_TEXT.sub(RARE, str(content))
+                    yield f"{name}:{number}", iter(cleaned.splitlines())
         except (json.JSONDecodeError, csv.Error) as error:
             raise UserError(f"{name} is not {kind} as it seemed ({error}): correct it") from None
 

@@ -199,6 +199,14 @@ def test_a_table_with_a_separator_in_its_text_is_told(prepared):
         prepared("text\none\ntwo, three\n", "--field", "text", name="raw.csv")
 
 
+@pytest.mark.parametrize("content", [["one", "two"], {"one": "two"}])
+def test_a_field_that_holds_no_text_is_told(prepared, content):
+    """Before, its brackets and quotation marks were learned."""
+    lines = '{"text": "one two"}\n' * 200 + json.dumps({"text": content})
+    with pytest.raises(UserError, match="in record 201 of raw.jsonl the field text is no string"):
+        prepared(lines, "--field", "text", name="raw.jsonl")
+
+
 def test_a_field_that_is_not_utf_8_is_told(prepared):
     with pytest.raises(UserError, match="--field .*: there is no CSV"):
         prepared("one,two\n" * 20, "--field", "\udcff")
@@ -370,6 +378,7 @@ def test_a_second_end_can_be_dropped(prepared):
         (["--level", "subword", "--vocab-size", "99999999999"], "change --vocab-size"),
         (["--drop", "("], "no regular expression"),
         (["--encoding", "klingon"], "there is no such encoding"),
+        (["--encoding", "undefined"], "there is no such encoding"),
         (["--encoding", "utf-16"], "not in the encoding utf-16"),
     ],
 )
