@@ -18,7 +18,7 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain, dropwhile, islice, takewhile
 from pathlib import Path
@@ -92,7 +92,8 @@ class Sources:
         head = file.read(HEAD)  # peek would give less
         if packed := UNPACK.get(compression(head)):
             file.seek(0)
-            with suppress(*UNREADABLE):  # a damaged one is no text, either
+            head = b""
+            with suppress(*UNREADABLE):  # read() tells of a damaged one
                 head = packed(file).read(HEAD)
         file.seek(0)
         wide = re.match("utf.?(16|32)", self.encoding, re.IGNORECASE)  # has zero bytes
@@ -103,7 +104,7 @@ class Sources:
 
     def read(self, name: str, file: BinaryIO) -> Iterator[tuple[str, Iterator[str]]]:
         """The documents of one file: one, or those of an archive, or one for each record."""
-        try:
+        with readable(name):
             kind = compression(file.peek(16)[:16])
             if kind == "zip":
                 yield from self.archive(name, file if file.seekable() else io.BytesIO(file.read()))
@@ -112,9 +113,6 @@ class Sources:
             yield from self.records(name, decoded(chunks, name, self.encoding))
             for _ in chunks:  # what is no text, such as a licence, for the checksum
                 pass
-        except UNREADABLE as error:
-            cure = "fetch it again, or give its text as a plain file"
-            raise UserError(f"{name} cannot be read ({error}): {cure}") from None
 
     def archive(self, name: str, file: BinaryIO) -> Iterator[tuple[str, Iterator[str]]]:
         """The documents of all files in a zip; a UserError when it is a document itself."""
@@ -129,10 +127,11 @@ class Sources:
     def hashed(self, name: str, file: BinaryIO) -> Iterator[bytes]:
         """The bytes of a file in pieces; at its end, their number and checksum are noted."""
         digest, size = hashlib.sha256(), 0
-        while data := file.read(HEAD):
-            digest.update(data)
-            size += len(data)
-            yield data
+        with readable(name):  # who takes a document's lines is not within read()
+            while data := file.read(HEAD):
+                digest.update(data)
+                size += len(data)
+                yield data
         self.files.append({"name": name, "bytes": size, "sha256": digest.hexdigest()})
 
     def records(self, name: str, text: Iterator[str]) -> Iterator[tuple[str, Iterator[str]]]:
@@ -186,6 +185,16 @@ class Sources:
         credits = CREDITS.match(first.strip())  # a paragraph that says who produced the text
         body = dropwhile(str.strip, body) if credits else chain([first], body)
         yield from takewhile(lambda line: not FOOTER.search(line), body)
+
+
+@contextmanager
+def readable(name: str) -> Iterator[None]:
+    """Turn what damaged and encrypted files lead to into a sentence for the user."""
+    try:
+        yield
+    except UNREADABLE as error:
+        cure = "fetch it again, or give its text as a plain file"
+        raise UserError(f"{name} cannot be read ({error}): {cure}") from None
 
 
 def physical_lines(text: Iterator[str], longest: int | None = LONG) -> Iterator[str]:
