@@ -549,7 +549,9 @@ def test_an_archive_that_cannot_be_read_is_told(prepared, change):
 @pytest.mark.parametrize("lines", [9, 9000])
 def test_a_download_that_was_cut_short_is_told(tmp_path, pack, lines):
     """Before, a long one was a traceback: who took its lines was not within what tells."""
-    text = "".join(f"{hashlib.sha256(str(n).encode()).hexdigest()}\n" for n in range(lines)).encode()
+    text = "".join(
+        f"{hashlib.sha256(str(n).encode()).hexdigest()}\n" for n in range(lines)
+    ).encode()
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "raw.txt").write_bytes(pack(text)[: -len(text) // 9])
     for source in ("in/raw.txt", "in"):
