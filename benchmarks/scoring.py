@@ -1,33 +1,32 @@
 """What scoring many lines together gains over one line at a time, and what arithmetic allows.
 
-    python benchmarks/scoring.py                       # in five minutes; results/scoring.json
-    python benchmarks/scoring.py --lines 10000         # in half a minute
+    python benchmarks/scoring.py                       # in four minutes; results/scoring.json
+    python benchmarks/scoring.py --lines 10000         # in one
 
 Three models score stretches of 10 to 25 words of `austen`: an LSTM of 200 units over 10,000 words,
 one of 200 units over characters (both of random weights), and the bundled 8-bit model; the first of
 them also in bfloat16, where the processor can. ``together`` is `python -m gluonlm.score`, from
-reading the file to writing the table. ``alone`` is a loop over ``model.perplexity(line)``. ``limit``
-is the speed of the model's products alone, on batches of 2,048 tokens: no way of batching can be
-faster. All is lines per second of processor time on one thread, which programs beside it hardly
-disturb. ``off`` compares the sum over the lines that were scored alone, the state carried over, with
-that of `python -m gluonlm.evaluate`.
+loading the model to writing the table. ``alone`` is a loop over ``model.perplexity(line)``.
+``limit`` is the speed of the model's products alone, on batches of 2,048 tokens: no way of batching
+can be faster. All is lines per second by the clock, on all cores, which should be free. The ways
+take turns; figures are medians over rounds, ratios those of neighbours in time. ``off`` compares
+the sum over lines, the state carried over, with that of `python -m gluonlm.evaluate`.
 """
 
 import argparse
 import contextlib
 import itertools
 import os
+import statistics
 import tempfile
 import time
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 from memory_worker import peak_bytes
 
-if __name__ == "__main__":
-    os.environ["OMP_NUM_THREADS"] = "1"
-
-import gluonlm  # isort: skip
+import gluonlm
 from gluonlm import evaluate, score
 from gluonlm.cli import run
 from gluonlm.config import Config
@@ -39,43 +38,44 @@ from gluonlm.text.corpus import load_corpus
 
 BUNDLED = RESULTS.parent / "models" / "austen.safetensors"
 STEPS = 32  # of the batches whose products are timed
-WARM_UP = 200  # lines before those that are timed alone
+WARM_UP = 100  # lines before those that are timed alone
 
 
 def main(argv: list[str]) -> dict:
     """Measure the models, print and record what was found."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("--lines", type=int, default=100_000, help="(default: 100000)")
-    parser.add_argument("--alone", type=int, default=500, help="lines one at a time (default: 500)")
+    parser.add_argument("--alone", type=int, default=500, help="of a round (default: 500)")
+    parser.add_argument("--rounds", type=int, default=3, help="(default: 3)")
     parser.add_argument("--out", type=Path, default=RESULTS / "scoring.json")
     options = parser.parse_args(argv)
+    both = ["float32", "bfloat16"] if "avx512_bf16" in cpu_flags() else ["float32"]
     with tempfile.TemporaryDirectory() as folder:
-        text = Path(folder, "lines.txt")
-        write_lines(text, options.lines)
-        paths = [random_model(Path(folder), level) for level in ("word", "char")]
-        rows = [measured(path, text, options.alone) for path in [*paths, BUNDLED]]
-        if "avx512_bf16" in cpu_flags():
-            rows.append(measured(paths[0], text, options.alone, "bfloat16"))
-    for row in rows:
-        limit = f", limit {row['limit']:,.0f}" if row["limit"] else ""
-        off = "" if row["off"] is None else f", sum off by {row['off']:.0e}"
-        print(
-            f"{row['model']}, {row['precision']}: {row['together']:,.0f} lines/s together, "
-            f"{row['alone']:,.0f} alone, ratio {row['ratio']:.1f}{limit}{off}"
+        seeds = range(1, options.rounds + 1)
+        all_lines, some = (
+            [write_lines(Path(folder, f"{count}-{seed}.txt"), count, seed) for seed in seeds]
+            for count in (options.lines, options.lines // 5)
         )
+        words, characters = (random_model(Path(folder), level) for level in ("word", "char"))
+        rows = measured(words, all_lines, options.alone, both)
+        for path in (characters, BUNDLED):  # a fifth of the lines, which take as long
+            rows += measured(path, some, options.alone, both[:1])
+    for row in rows:
+        print(", ".join(f"{name} {value}" for name, value in row.items()))
     command = ["python", "benchmarks/scoring.py", *argv]
     return record(options.out, command, lines=options.lines, models=rows)
 
 
-def write_lines(path: Path, count: int) -> None:
+def write_lines(path: Path, count: int, seed: int) -> Path:
     """Write stretches of 10 to 25 words, from anywhere in the training text of austen."""
     words = Path(gluonlm.text.sources.BUNDLED, "austen", "train.txt").read_text().split()
-    random = np.random.default_rng(1)
+    random = np.random.default_rng(seed)
     lengths = random.integers(10, 26, count)
     starts = random.integers(0, len(words) - 25, count)
     with path.open("w") as file:
         for start, length in zip(starts, lengths, strict=True):
             file.write(" ".join(words[start : start + length]) + "\n")
+    return path
 
 
 def random_model(folder: Path, level: str) -> Path:
@@ -87,35 +87,58 @@ def random_model(folder: Path, level: str) -> Path:
     return path
 
 
-def measured(path: Path, text: Path, alone: int, precision: str = "float32") -> dict:
-    """The lines per processor second of a model in each way."""
-    model, own = gluonlm.load(path, precision=precision), ["--precision", precision]
-    lines = list(itertools.islice(text.open(), alone))
+def measured(path: Path, texts: list[Path], alone: int, precisions: list[str]) -> list[dict]:
+    """The lines per second of a model in each way and precision."""
+    models = {one: gluonlm.load(path, precision=one) for one in precisions}
+    speeds = {precision: defaultdict(list) for precision in precisions}
+    tokens = 1.0
+    for text in texts:
+        lines = list(itertools.islice(text.open(), alone))
+        for precision, model in models.items():
+            found = speeds[precision]
+            found["alone"].append(alone_speed(model, lines))
+            speed, tokens = together_speed(path, text, precision)
+            found["together"].append(speed)
+            if path != BUNDLED:
+                found["limit"].append(limit(model) / tokens)
+    some = texts[0].with_name("some.txt")
+    some.write_text("".join(itertools.islice(texts[0].open(), alone)))
+    rows = []
+    for precision, found in speeds.items():
+        row = {"model": path.stem, "precision": "int8" if path == BUNDLED else precision}
+        row |= {way: round(statistics.median(rounds)) for way, rounds in found.items()}
+        row["ratio"] = ratio(found["together"], found["alone"])
+        row["over_float32_alone"] = ratio(found["together"], speeds["float32"]["alone"])
+        if path != BUNDLED:
+            row["of_limit"] = ratio(found["together"], found["limit"])
+            row["off"] = difference(path, some, ["--precision", precision])
+        rows.append({**row, "tokens_per_line": tokens, "peak_mib": round(peak_bytes() / 2**20)})
+    return rows
+
+
+def ratio(first: list[float], second: list[float]) -> float:
+    """The median of the ratios of each round."""
+    return round(statistics.median(a / b for a, b in zip(first, second, strict=True)), 2)
+
+
+def alone_speed(model: gluonlm.LanguageModel, lines: list[str]) -> float:
+    """Lines per second, one at a time."""
     for line in lines[:WARM_UP]:
         model.perplexity(line)
-    began = time.process_time()
+    began = time.perf_counter()
     for line in lines:
         model.perplexity(line)
-    one = alone / (time.process_time() - began)
+    return len(lines) / (time.perf_counter() - began)
+
+
+def together_speed(path: Path, text: Path, precision: str) -> tuple[float, float]:
+    """Lines per second of the command, and tokens of a line."""
+    options = [str(path), str(text), "--precision", precision]
     with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
-        began = time.process_time()
-        totals = score.main([str(path), str(text), *own])
-        together = totals["lines"] / (time.process_time() - began)
-        some = text.with_name("some.txt")
-        some.write_text("".join(lines))
-        off = difference(path, some, own) if path != BUNDLED else None
-    tokens = totals["tokens"] / totals["lines"]  # of a line
-    return {
-        "model": path.stem,
-        "precision": "int8" if path == BUNDLED else precision,
-        "tokens_per_line": tokens,
-        "together": together,
-        "alone": one,
-        "ratio": together / one,
-        "limit": limit(model) / tokens if path != BUNDLED else None,
-        "off": off,
-        "peak_mib": peak_bytes() / 2**20,
-    }
+        began = time.perf_counter()
+        totals = score.main(options)
+        seconds = time.perf_counter() - began
+    return totals["lines"] / seconds, totals["tokens"] / totals["lines"]
 
 
 def difference(path: Path, text: Path, own: list[str]) -> float:
@@ -136,11 +159,11 @@ def limit(model: gluonlm.LanguageModel) -> float:
     state, seconds = model.begin_state(columns), []
     for _ in range(9):
         nd.waitall()
-        began = time.process_time()
+        began = time.perf_counter()
         features = arithmetic.model.body(ids, state)[0].reshape((ROWS, -1))
         linear(features, weight, bias, arithmetic.model.precision)
         nd.waitall()
-        seconds.append(time.process_time() - began)
+        seconds.append(time.perf_counter() - began)
     return ROWS / min(seconds)
 
 
