@@ -55,7 +55,7 @@ def read_line(text: str, dictionary: Dictionary, level: str) -> Line:
     end = EOS if dictionary.eos_id is not None else "\n"
     tokens += [end] if end in dictionary else []
     ids = dictionary.encode(tokens)
-    return Line(text, tokens, ids, ids == (-1 if dictionary.unk_id is None else dictionary.unk_id))
+    return Line(text, tokens, ids, ids == dictionary.unk_id)
 
 
 def score_lines(

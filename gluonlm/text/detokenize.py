@@ -126,11 +126,9 @@ def tokens_of(text: str, dictionary: Dictionary, level: str) -> list[str]:
     tokens are the characters.
     """
     if level == "char":
-        tokens = list(text.lower() if dictionary.about.get("rules", {}).get("lowercase") else text)
-    else:
-        first, *others = (line_tokens(line, dictionary, level) for line in text.split("\n"))
-        tokens = [*first, *(token for line in others for token in (EOS, *line))]
-    return tokens
+        return list(text.lower() if dictionary.about.get("rules", {}).get("lowercase") else text)
+    first, *others = (line_tokens(line, dictionary, level) for line in text.split("\n"))
+    return [*first, *(token for line in others for token in (EOS, *line))]
 
 
 def line_tokens(line: str, dictionary: Dictionary, level: str) -> list[str]:
