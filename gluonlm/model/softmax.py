@@ -16,9 +16,15 @@ SMALLEST = 1.2e-38  # normal float32: the logarithm of a probability below it wo
 
 
 def losses_of(
-    features: Array, weight: Array, bias: Array, targets: Array, precision: str = "float32"
+    features: Array,
+    weight: Array,
+    bias: Array,
+    targets: Array,
+    precision: str = "float32",
+    gradients: bool = True,
 ) -> tuple:
-    """With p = softmax(x W' + b): -log p[i, target_i] (B,), and what :func:`gradients_of` needs.
+    """With p = softmax(x W' + b): -log p[i, target_i] (B,), and what :func:`gradients_of` needs,
+    if gradients are wanted.
 
     That is s (p - onehot(target)) (B, V) and 1 / s (B,). In bfloat16 s is the sum of the softmax's
     exponentials, which our operator (bfloat16_softmax.h) keeps rounded, as the products of the
@@ -26,8 +32,10 @@ def losses_of(
     """
     if precision == "bfloat16":
         targets = targets.astype("float32", copy=False)
-        losses, sums, scaled = nd.gluonlm_softmax(features, weight, bias, targets)
-        return losses, (features, weight, scaled, 1 / sums, precision, len(bias))
+        operands = features, weight, bias, targets
+        losses, sums, scaled = nd.gluonlm_softmax(*operands, only_losses=not gradients)
+        saved = (features, weight, scaled, 1 / sums, precision, len(bias)) if gradients else None
+        return losses, saved
     scores = linear(features, weight, bias, precision)  # (B, V)
     scores = scores.astype("float32", copy=False)  # a float16 model's probabilities would underflow
     nd.softmax(scores, out=scores)
@@ -38,6 +46,8 @@ def losses_of(
     if not chosen.min().asscalar() >= SMALLEST:  # or not a number
         logits = linear(features, weight, bias, precision).astype("float32", copy=False)
         losses = -nd.pick(nd.log_softmax(logits), targets)
+    if not gradients:
+        return losses, None
     rows = nd.arange(len(chosen), ctx=scores.context, dtype=targets.dtype)
     places = nd.stack(rows, targets)
     # scores[rows, targets] = chosen - 1, without half a millisecond of getting ready for it
@@ -87,10 +97,10 @@ def cross_entropy(
     :return: (T*N,) float32; differentiable once in features, weight and bias.
     """
     flat = features.reshape((-1, features.shape[-1]))
-    if precision == "bfloat16" and not autograd.is_recording():
-        targets = targets.reshape(-1).astype("float32", copy=False)
-        return nd.gluonlm_softmax(flat, weight, bias, targets, only_losses=True)[0]
-    return _CrossEntropy(targets.reshape(-1), precision)(flat, weight, bias)
+    targets = targets.reshape(-1)
+    if not autograd.is_recording():
+        return losses_of(flat, weight, bias, targets, precision, gradients=False)[0]
+    return _CrossEntropy(targets, precision)(flat, weight, bias)
 
 
 def decoder_loss(
