@@ -87,8 +87,8 @@ def draw_ranking(axes: Axes) -> None:
     reached = dict(sorted(reached.items(), key=lambda item: -item[1]))
     axes.barh(list(reached), list(reached.values()), color=OURS)
     for place, (name, value) in enumerate(reached.items()):
-        style = {"va": "center", "ha": "right", "color": "white", "fontsize": 10}
-        axes.text(value - 2, place, f"{value:.1f}", **style)
+        style = {"va": "center", "color": "white", "fontsize": 10}
+        axes.text(2, place, f"{value:.1f}", **style)  # at the left: no diamond, no clipped bar's end
         if name in published:
             axes.plot(published[name]["test"], place, "D", color=THEIRS, markeredgecolor="white")
     counting = min(result["baselines"]["kneser_ney"] for result in results.values())
@@ -104,10 +104,12 @@ def draw_ranking(axes: Axes) -> None:
 def label(axes: Axes, text: str, point: tuple, beside: tuple[int, int], others: list) -> None:
     """Write what a point is, further up or down where it would cover the label of another one."""
     (x, y), (across, up) = point, beside
+    side = "right" if across < 0 else "left"
     for other_x, other_y in others:
         if abs(y - other_y) < 1.2 and abs(x - other_x) < 0.25 * max(x, other_x):
             up += 9 if y > other_y else -20
-    axes.annotate(text, point, (across, up), textcoords="offset points", fontsize=9)
+    style = {"textcoords": "offset points", "ha": side, "fontsize": 9}
+    axes.annotate(text, point, (across, up), **style)
     others.append(point)
 
 
@@ -122,7 +124,8 @@ def draw_parameters(axes: Axes) -> None:
             million = result["parameters"] / 1e6
             perplexity = result["test_perplexity"]
             axes.plot(million, perplexity, marker, color=colour)
-            label(axes, name.removeprefix("ptb-"), (million, perplexity), (9, -4), labelled)
+            beside = (-9 if shown == "AWD-LSTM" else 9), -4  # room is at the left of these
+            label(axes, name.removeprefix("ptb-"), (million, perplexity), beside, labelled)
     for shown, (colour, marker) in legend.items():
         axes.plot([], [], marker, color=colour, label=shown)
     axes.set(xscale="log", xlabel="million parameters", ylabel="test perplexity on Penn Treebank")
