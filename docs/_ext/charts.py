@@ -88,7 +88,7 @@ def draw_ranking(axes: Axes) -> None:
     axes.barh(list(reached), list(reached.values()), color=OURS)
     for place, (name, value) in enumerate(reached.items()):
         style = {"va": "center", "color": "white", "fontsize": 10}
-        axes.text(2, place, f"{value:.1f}", **style)  # at the left: no diamond, no clipped bar's end
+        axes.text(2, place, f"{value:.1f}", **style)  # at the left, where there is no diamond
         if name in published:
             axes.plot(published[name]["test"], place, "D", color=THEIRS, markeredgecolor="white")
     counting = min(result["baselines"]["kneser_ney"] for result in results.values())
