@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import mxnet as mx
@@ -116,11 +117,15 @@ class Run:
         self.close()
 
     def begin(self, config: Config, command: str) -> None:
-        """Write config.json, again if a resumed run has other settings; an old result goes. A
-        UserError when that cannot be done."""
+        """Write config.json, again if a resumed run has other settings, which its best model then
+        has, too; an old result goes. A UserError when that cannot be done."""
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / "result.json").unlink(missing_ok=True)
+        if self.best.exists():
+            best = checkpoint.load_model(self.best)
+            moved = best.dictionary.described({"data": config.data})
+            self.save_best(replace(best, config=config, dictionary=moved))
         self.command = "; ".join(filter(None, (self.command, command)))
         settings = {"command": self.command, "best": os.path.relpath(self.best, self.folder)}
         settings |= json.loads(config.to_json())

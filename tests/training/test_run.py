@@ -21,7 +21,7 @@ import pytest
 from small import SMALL, fit
 
 import gluonlm
-from gluonlm import generate, train
+from gluonlm import evaluate, generate, train
 from gluonlm.config import OPTIMIZERS, Config, Optimizer
 from gluonlm.model import precision
 from gluonlm.model.checkpoint import load_model, save_model
@@ -262,6 +262,19 @@ def test_resuming_is_told_where_the_text_lies_now(copied, cats, tmp_path):
     moved = shutil.copytree(cats, tmp_path / "moved")
     assert train.main(["--resume", str(copied), "--data", str(moved), "--epochs", "3"]).finished
     assert json.loads((copied / "config.json").read_text())["data"] == str(moved)
+
+
+def test_evaluating_finds_a_text_that_has_moved_without_a_better_model(cats, tmp_path):
+    """Before, the best model knew the old place until there was a better one."""
+    shutil.copytree(cats, tmp_path / "old")
+    fit(tmp_path / "old", tmp_path / "run", "--epochs", "1")
+    score = evaluate.main([str(tmp_path / "run")])
+    (tmp_path / "old").rename(tmp_path / "new")
+    train.main(["--resume", str(tmp_path / "run"), "--data", str(tmp_path / "new")])
+    assert evaluate.main([str(tmp_path / "run")]) == score
+    (tmp_path / "new" / "test.txt").write_text("another text\n" * 50)
+    with pytest.raises(UserError, match="is no longer what the model was trained with"):
+        evaluate.main([str(tmp_path / "run")])
 
 
 def test_a_run_that_was_stopped_before_its_first_state_begins(cats, tmp_path, done):
