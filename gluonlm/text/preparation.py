@@ -60,7 +60,6 @@ class Rules:
 def prepare(sources: Sources, out: Path, rules: Rules, about: dict) -> tuple[dict, Checks]:
     """Write train.txt, valid.txt, test.txt and dataset.json, with ``about`` in it, into ``out``;
     returns what it holds, and what the checks have seen, for the report."""
-    out.mkdir(parents=True, exist_ok=True)
     checks = Checks()
     with scratch_folder(out) as scratch:
         splits = Splits(scratch, rules.shares, rules.level)
@@ -79,7 +78,10 @@ def prepare(sources: Sources, out: Path, rules: Rules, about: dict) -> tuple[dic
 
 @contextmanager
 def scratch_folder(out: Path) -> Iterator[Path]:
-    """A folder for what waits, in ``out``, into which nobody else prepares meanwhile."""
+    """A folder for what waits, in ``out``, into which nobody else prepares meanwhile; ``out`` and
+    the folders around it that are made for it go again if nothing comes of it."""
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    out.mkdir(parents=True, exist_ok=True)
     lock = Lock(out)
     try:
         for left in out.glob(".prepare-*"):  # by a process that was killed
@@ -89,7 +91,8 @@ def scratch_folder(out: Path) -> Iterator[Path]:
     finally:
         lock.release()
         with suppress(OSError):  # it is not empty, unless nothing has come of it
-            out.rmdir()
+            for folder in made:
+                folder.rmdir()
 
 
 def install(scratch: Path, out: Path) -> None:

@@ -563,6 +563,17 @@ def test_where_nothing_is_made_no_folder_is_left(prepared, tmp_path):
     with pytest.raises(UserError):
         prepared("word\n")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["raw.txt"]
+    with pytest.raises(UserError):
+        main([str(tmp_path / "raw.txt"), "--out", str(tmp_path / "new" / "deep" / "out")])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["raw.txt"]
+
+
+def test_an_empty_folder_that_was_there_before_stays(prepared, tmp_path):
+    """Before, it was removed with what had been made in it."""
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UserError):
+        prepared("word\n")
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_html_is_noticed(prepared):
