@@ -14,6 +14,7 @@ bytes, at 90 % 13 %, at 95 % 8 %. Of 8-bit integers it is 32.5, 22.5 and 17.5 %.
 
 import json
 import math
+import re
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,10 +28,12 @@ from safetensors.numpy import save
 from gluonlm.system.errors import UserError
 from gluonlm.system.files import write_atomically
 from gluonlm.system.typed import parse
+from gluonlm.text.recognize import HEAD
 
 BITS = ".bits"
 COPIES, SPARE = 3, 1 << 20  # what the library takes to write arrays: times their bytes, and more
 TYPES = {"F32", "F16", "I8", "U8"}
+TEXT = re.compile(rb"[^\0-\x08\x0e-\x1a]+")  # no control characters but those of line ends and such
 SPARSE_TYPES = (np.float32, np.float16, np.int8)
 VERSION = "2"  # of all kinds of files
 Arrays = dict[str, np.ndarray]
@@ -56,6 +59,11 @@ def read_arrays(path: Path, kind: str) -> tuple[Arrays, dict[str, str]]:
     if not path.is_file():
         advice = "give a run's folder, a model file, or austen (bundled)"
         raise UserError(f"there is no file {path}: {advice}")
+    with path.open("rb") as file:
+        head = file.read(HEAD)
+    if TEXT.fullmatch(head):
+        first = "the model comes first, a run's folder or a model file"
+        raise UserError(f"{path} is a text, not a model: {first}")
     with reading(path), safe_open(path, framework="numpy") as file:
         metadata = file.metadata() or {}
         if metadata.get("format") != f"{kind} {VERSION}":

@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import save_file
 from small import ONCE
 
-from gluonlm import cli, evaluate, generate, train
+from gluonlm import cli, evaluate, export, generate, prune, quantize, score, train
 from gluonlm.model import checkpoint
 from gluonlm.model.storage import read_arrays, write_arrays
 from gluonlm.system import gpu
@@ -112,6 +112,24 @@ def test_a_foreign_checkpoint(trained, tmp_path):
     (tmp_path / "pickle.pt").write_bytes(b"\x80\x04\x95" + b"x" * 500)
     with pytest.raises(UserError, match="damaged or not a gluonlm file"):
         evaluate.main([str(tmp_path / "pickle.pt")])
+
+
+@pytest.mark.parametrize("content", ["Die Tür war zu.\n", "un café, s'il vous plaît\n" * 999])
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_a_text_in_the_place_of_the_model_is_told(trained, tmp_path, content, encoding):
+    """Before, it was a damaged model."""
+    text = tmp_path / "sentences.txt"
+    text.write_bytes(content.encode(encoding))
+    for command, *more in (
+        (score, str(trained)),
+        (evaluate, "--data", str(trained)),
+        (generate,),
+        (quantize,),
+        (prune, "--sparsity", "0.5"),
+        (export, str(tmp_path / "page.html")),
+    ):
+        with pytest.raises(UserError, match="txt is a text, not a model: the model comes first"):
+            command.main([str(text), *more])
 
 
 def test_arrays_that_do_not_fit_the_settings(trained, tmp_path):
