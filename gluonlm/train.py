@@ -102,8 +102,10 @@ def settings(given: dict[str, Any]) -> Config:
         values |= {"epochs": 1, "max_batches": 1}
     if values.get("finetune"):
         return finetune_settings(given, values)
-    default = "tutorial" if given.get("gpu") else "word-lm"
-    return resolve(given.get("preset", default), values)
+    preset = given.get("preset", "tutorial" if given.get("gpu") else "word-lm")
+    if preset == "small-text" and "data" not in given:
+        raise UserError("--preset small-text is for a text of your own: name it with --data")
+    return resolve(preset, values)
 
 
 def finetune_settings(given: dict[str, Any], values: dict[str, Any]) -> Config:

@@ -56,6 +56,12 @@ def test_impossible_settings(cats, tmp_path, arguments, sentence):
     assert not (tmp_path / "run" / "last.safetensors").exists()
 
 
+def test_the_preset_for_texts_of_ones_own_wants_one(tmp_path):
+    """Before, it looked for Penn Treebank."""
+    with pytest.raises(UserError, match="--preset small-text is for a text of your own"):
+        train.main(["--preset", "small-text", "--save", str(tmp_path / "run")])
+
+
 def test_a_command_ends_with_2_one_sentence_and_no_traceback(tmp_path):
     command = [
         sys.executable,
