@@ -27,7 +27,7 @@ from gluonlm.system.errors import UserError
 from gluonlm.system.files import check_output, expanded
 from gluonlm.system.machine import record
 from gluonlm.system.streams import counted
-from gluonlm.text.corpus import MUCH_UNKNOWN, encode_file, read_split
+from gluonlm.text.corpus import MUCH_UNKNOWN, digest, encode_file, read_split
 from gluonlm.text.locate import known_name
 
 CACHE = ("theta", "lambdasm", "window")
@@ -126,7 +126,8 @@ def main(argv: list[str]) -> Score:
             columns = min(columns, max(1, len(ids) // COLUMN[model.level]))
         loss = model.evaluate(ids, options.batch_size or columns)
     score = Score(len(ids), int(np.sum(ids == model.dictionary.unk_id)), loss)
-    units = {} if options.data else per_unit(model.dictionary, split, score.loss * score.tokens)
+    known = {of: own for own, of in model.dictionary.about.get("texts", {}).items()}
+    units = per_unit(model.dictionary, known.get(digest(ids)[:16]), score.loss * score.tokens)
     name = options.file.name if options.file else f"{Path(data).name}, {split}"
     report(name, score, model.level, units)
     if options.record:

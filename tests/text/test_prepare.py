@@ -512,6 +512,23 @@ def test_levels_are_compared_by_word_and_character(prepared, tmp_path, capsys):
         assert model.dictionary.about["subwords" if level == "subword" else "rules"]
 
 
+def test_a_model_s_own_text_has_the_same_figures_however_it_is_named(prepared, tmp_path, capsys):
+    """Before, there were no bits per character with --data."""
+    prepared(TEXT)
+    run, data = str(tmp_path / "run"), tmp_path / "out"
+    train.main(["--data", str(data), "--save", run, *ONCE])
+    data = data.rename(tmp_path / "moved")
+    last = []
+    for name in (data, data / "test.txt"):
+        evaluate.main([run, "--data", str(name), "--batch-size", "1"])
+        last.append(capsys.readouterr().out.splitlines()[-1].partition(": ")[2])
+    assert last[0] == last[1]
+    assert "bits per character" in last[0]
+    (data / "test.txt").write_text("another text\n")
+    evaluate.main([run, "--data", str(data)])
+    assert "bits per character" not in capsys.readouterr().out
+
+
 def damage_of_a_zip(change) -> bytes:
     """A zip with a changed byte: (first byte in its one member's header, the same in its index)."""
     file = io.BytesIO()
