@@ -90,18 +90,21 @@ def load_corpus(
         ids[split] = checked(tokens, dictionary, files, split)
     if dictionary.unk_id is not None and (given or dictionary.unk_id not in ids["train"]):
         say_unknown(files.name, dictionary, ids, given is not None)
-    return Corpus(files.name, level, dictionary.described(about(files, level, ids)), **ids)
+    dictionary = dictionary.described(about(files, level, ids, dictionary.unk_id))
+    return Corpus(files.name, level, dictionary, **ids)
 
 
-def about(files: DatasetFiles, level: str, ids: dict[str, np.ndarray]) -> dict:
-    """What a vocabulary is to tell of its texts: see Dictionary."""
+def about(files: DatasetFiles, level: str, ids: dict[str, np.ndarray], unk_id: int | None) -> dict:
+    """What a vocabulary is to tell of its texts: see Dictionary. A text of which more is ``<unk>``
+    here than in its file has no size: its losses are not those of its characters."""
     known = {"data": files.place, "texts": {s: digest(tokens)[:16] for s, tokens in ids.items()}}
     known["sizes"] = {}  # instead of those of a text that a finetuned model learned from before
     if files.made and level == files.level:
         known |= {name: files.made[name] for name in ("rules", "subwords") if name in files.made}
     if files.made and level == files.level != "char":  # whose own measure is bits per character
-        made = files.made["splits"].items()
-        known["sizes"] = {s: {name: counts[name] for name in COUNTS} for s, counts in made}
+        for split, counts in files.made.get("splits", {}).items():
+            if split in ids and np.count_nonzero(ids[split] == unk_id) == counts.get("unknown"):
+                known["sizes"][split] = {name: counts[name] for name in COUNTS}
     return known
 
 

@@ -529,6 +529,22 @@ def test_a_model_s_own_text_has_the_same_figures_however_it_is_named(prepared, t
     assert "bits per character" not in capsys.readouterr().out
 
 
+def test_words_that_only_the_model_does_not_know_flatter_no_bits(prepared, tmp_path, capsys):
+    """Before, bits per character fell with --vocab-size, down to nothing."""
+    prepared(TEXT)
+    for name, options, said in (("all", [], True), ("few", ["--vocab-size", "9"], False)):
+        run = str(tmp_path / name)
+        train.main(["--data", str(tmp_path / "out"), "--save", run, *ONCE, *options])
+        evaluate.main([run])
+        assert capsys.readouterr().out.count("bits per character") == 2 * said
+
+
+def test_a_description_by_another_program_is_none(prepared, tmp_path):
+    prepared(TEXT)
+    (tmp_path / "out" / "dataset.json").write_text('{"name": "mine"}')
+    assert load_corpus(str(tmp_path / "out")).dictionary.about["sizes"] == {}
+
+
 def damage_of_a_zip(change) -> bytes:
     """A zip with a changed byte: (first byte in its one member's header, the same in its index)."""
     file = io.BytesIO()
