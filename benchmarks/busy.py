@@ -5,11 +5,11 @@
     python benchmarks/busy.py --table                                # the recorded figures
     python benchmarks/busy.py --quick                                # tiny sizes: does it work?
 
-The other programs are endless loops in Python, paused in between. Ours chooses its number of threads
-(gluonlm/system/threads.py); beside it run ours with every fixed number, and PyTorch. All take turns
-at each load, each with some seconds to get used to it that do not count. The figures are medians over
-rounds, and of the ratio of ours to the best fixed number, by its median, in the same round. Recorded
-in results/busy.json, where figures of other work stay.
+The other programs are endless loops in Python, paused in between. Ours chooses its number of
+threads (gluonlm/system/threads.py); beside it run ours with every fixed number, and PyTorch. All
+take turns at each load, each with some seconds to get used to it that do not count. The figures are
+medians over rounds, and of the ratio of ours to the best fixed number, by its median, in the same
+round. Recorded in results/busy.json, where figures of other work stay.
 """
 
 import argparse

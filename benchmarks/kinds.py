@@ -4,7 +4,7 @@
     for package in *.deb; do dpkg -x $package debian; done
     python benchmarks/kinds.py debian                    # a quarter of an hour of one core
     python benchmarks/kinds.py debian --kinds DNA Arabic # only these sections of the page
-    python benchmarks/kinds.py debian --seed 1112        # train with another one: results/kinds.json
+    python benchmarks/kinds.py debian --seed 1112        # with another one: results/kinds.json
 
 The texts are those of data/raw, of the two packages and of Python's standard library. Each block of
 commands on the page runs as it stands in a folder with the texts; what it prints, shortened,
@@ -63,7 +63,7 @@ def paragraphs(text: str) -> list[str]:
 
 
 def handbook(folder: Path, letters: str) -> dict[str, list[str]]:
-    """The paragraphs of each page of Debian's handbook that consist of such letters, by its name."""
+    """The paragraphs of each page of Debian's handbook that are of such letters, by its name."""
     found = {}
     for page in sorted(folder.glob("*.html")):
         divisions = re.findall(r'<div class="para">(.*?)</div>', page.read_text("utf-8"), re.DOTALL)

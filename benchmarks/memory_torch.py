@@ -31,8 +31,8 @@ class LSTM(nn.Module):
 
 
 class QRNN(nn.Module):
-    """A quasi-recurrent layer, all of whose weights are dropped; its state is c, and x for a window of
-    two."""
+    """A quasi-recurrent layer, all of whose weights are dropped; its state is c, and x for a window
+    of two."""
 
     def __init__(self, inputs: int, units: int, wdrop: float, window: int):
         super().__init__()

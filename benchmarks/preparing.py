@@ -1,6 +1,6 @@
 """Seconds and peak memory of `python -m gluonlm.prepare` on a large text.
 
-    python benchmarks/preparing.py                  # 5 MB and 500 MB in nine minutes; results/preparing.json
+    python benchmarks/preparing.py                  # 5 and 500 MB, nine minutes: preparing.json
     python benchmarks/preparing.py --megabytes 2 8  # in a quarter of a minute
 
 The text is the novels of `data/raw` again and again, their paragraphs in another order each time.

@@ -8,9 +8,9 @@
 Both are whole programs, from reading the text to the test perplexity. They run by turns of half a
 minute, one halted while the other works, and only working time counts: a load on the machine meets
 both. PyTorch's time for six epochs is taken from --torch-epochs of them where that is less; its
-perplexity is then not measured, but quoted: that of --published. (Less than one epoch has no evaluation,
-but its start is counted with it: an estimate.) Recorded in results/quality-DATA.json, with how many
-epochs each was trained.
+perplexity is then not measured, but quoted: that of --published. (Less than one epoch has no
+evaluation, but its start is counted with it: an estimate.) Recorded in results/quality-DATA.json,
+with how many epochs each was trained.
 """
 
 import argparse
@@ -156,8 +156,8 @@ def table() -> str:
         seconds, reached, theirs = race["seconds"], race["test_perplexity"], race["epochs"]["torch"]
         source = "" if theirs == EPOCHS else f" (from {theirs:g} epochs)"
         lines.append(
-            f"| {race['data']} | {race['seed']} | {race['epochs']['ours']} | {reached['ours']:.2f} | "
-            f"{seconds['ours']:,.0f} "
+            f"| {race['data']} | {race['seed']} | {race['epochs']['ours']} | "
+            f"{reached['ours']:.2f} | {seconds['ours']:,.0f} "
             f"| {reached['torch']:.2f} ({'measured' if theirs == EPOCHS else 'quoted'}) | "
             f"{seconds['torch']:,.0f}{source} "
             f"| **{race['ours_over_torch_time']:.2f}** |"

@@ -2,7 +2,7 @@
 
 python benchmarks/records.py add runs/NAME results/NAME  # keep its settings, log and result
 python benchmarks/records.py table                       # all recorded runs in Markdown
-python benchmarks/records.py table results/trials        # ... of a folder: short runs, to compare settings
+python benchmarks/records.py table results/trials        # ... of a folder: short runs, compared
 """
 
 import argparse

@@ -101,7 +101,7 @@ def outputs() -> Iterator[Case]:
 
 
 def full_device(folder: Path) -> None:
-    """A device on which nothing has room; a file that cannot be written where that is not allowed."""
+    """A device on which nothing has room; without leave for one, a file that cannot be written."""
     try:
         os.mknod(folder / "full", 0o20666, os.makedev(1, 7))
     except (OSError, AttributeError):

@@ -31,7 +31,10 @@ WORDS = [
     "café",
 ]
 SIZES = ["--emsize", "8", "--nhid", "8", "--batch-size", "4", "--bptt", "5", "--max-batches", "4"]
-SCHEDULE = "- tensors: [layers.*]\n  sparsity: 0.5\n  begin: 1\n  end: 3\n- tensors: encoder.weight\n  sparsity: 0.25\n"
+SCHEDULE = (
+    "- tensors: [layers.*]\n  sparsity: 0.5\n  begin: 1\n  end: 3\n"
+    "- tensors: encoder.weight\n  sparsity: 0.25\n"
+)
 HOSTILE = (b"-1", b"0", b"1e999", b"NaN", b"null", b"true", b"[]", b"{}", b'"x"', b"1000000")
 HOSTILE += (b"9" * 30, b"1.5", b"-0.0", b"[" * 5000, b'"\\u001b[31m\\u202e"', b'"../../victim"')
 NUMBER = re.compile(rb"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")

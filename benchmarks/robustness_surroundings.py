@@ -1,4 +1,4 @@
-"""Odd surroundings: variables, streams, signals, users, little memory, a broken compiled operator."""
+"""Odd surroundings: variables, streams, signals, users, little memory, a broken operator."""
 
 import os
 import resource
@@ -99,7 +99,7 @@ def as_unknown_user() -> None:
 
 
 def ended(home: Path, argv: list[str], number: int, milestone: str, folder: Path) -> Ending:
-    """Send a signal to a command when it begins to import something: one line says that it ended."""
+    """Send a signal to a command when it begins to import something: a line says that it ended."""
     trial = f"{signal.Signals(number).name} to {argv[0]} at {milestone}"
     line = shell_line(home, argv, folder).replace(" -m ", " -v -m ", 1)  # -v says what is imported
     streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}

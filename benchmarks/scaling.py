@@ -78,8 +78,8 @@ def ratios(over: list[float], under: list[float]) -> dict[str, float]:
 
 
 def fit(whole: float, half: float, served: float, size: float) -> dict[str, float]:
-    """The model's constants: seconds of a step with one worker over the whole batch, over half of it,
-    and over all of it with the gradient, of ``size`` bytes, sent to a server and fetched again."""
+    """The model's constants: seconds of a step with one worker over the whole batch, over half of
+    it, and over all of it with the gradient (``size`` bytes) sent to a server and fetched again."""
     column = max(0.0, whole - half) / (BATCH / 2)
     bandwidth = 2 * size / max(served - whole, 1e-9)
     return {"fixed": whole - column * BATCH, "column": column, "size": size, "bandwidth": bandwidth}

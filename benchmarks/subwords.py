@@ -1,6 +1,6 @@
 """Words against subwords: the same text, as many parameters, bits per character.
 
-    python benchmarks/subwords.py                     # austen and WikiText-2 in a quarter of an hour
+    python benchmarks/subwords.py                     # austen and WikiText-2: a quarter of an hour
     python benchmarks/subwords.py --table             # what is recorded
 
 Both models read the same lines of a word-level data set, ``<unk>`` included, so that neither has

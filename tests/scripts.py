@@ -21,7 +21,7 @@ def load_script(path: str) -> ModuleType:
 
 
 def run_script(path: str, *arguments: object) -> CompletedProcess:
-    """Run a script's ``main`` in this process, which has imported mxnet; it ends as a command does."""
+    """Run a script's ``main`` in this process, which has mxnet; it ends as a command does."""
     output, errors, line = io.StringIO(), io.StringIO(), [str(one) for one in arguments]
     with redirect_stdout(output), redirect_stderr(errors):
         try:

@@ -54,7 +54,7 @@ def course() -> str:
 
 
 def cover(lesson: Lesson, folder: Path) -> Path:
-    """The picture of a lesson's card, in ``folder``: its last one, which tends to show the result."""
+    """The picture of a lesson's card, in ``folder``: its last one, which often shows the result."""
     notebook = nbformat.read(DOCS / f"{lesson.docname}.ipynb", as_version=4)
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
     pictures = [o.data["image/png"] for o in outputs if "image/png" in o.get("data", {})]

@@ -42,7 +42,8 @@ def draw(words: list[tuple[str, float]]) -> str:
             f'<rect x="{x:.0f}" y="{y}" width="{width:.0f}" height="46" rx="6" '
             f'fill="#cd5418" fill-opacity="{share:.2f}"/>'
             f'<text x="{x + width / 2:.0f}" y="{y + 21}" font-size="17">{html.escape(word)}</text>'
-            f'<text x="{x + width / 2:.0f}" y="{y + 38}" font-size="11" opacity="0.7">{bits:.1f}</text>'
+            f'<text x="{x + width / 2:.0f}" y="{y + 38}" font-size="11" opacity="0.7">'
+            f"{bits:.1f}</text>"
         )
         x += width + 6
     height = y + LINE

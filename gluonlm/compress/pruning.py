@@ -93,8 +93,8 @@ def without_smallest(weights: np.ndarray, kept: np.ndarray, count: int) -> np.nd
 
 
 class Pruner:
-    """Keeps a model's pruned weights at zero while an updater (:mod:`gluonlm.training.optim`) trains
-    it; prunes further by rules, which must end within the ``epochs`` of the run."""
+    """Keeps a model's pruned weights at zero while an updater (:mod:`gluonlm.training.optim`)
+    trains it; prunes further by rules, which must end within the ``epochs`` of the run."""
 
     def __init__(
         self, model: RNNModel, updater, rules: tuple[Rule, ...] = (), epochs: float = math.inf

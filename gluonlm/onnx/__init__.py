@@ -3,5 +3,5 @@
 In: a trained or quantized model. Out: an ONNX file or a page; logits as from any other model.
 
 ``builder`` puts nodes together, ``layers``, ``attention`` and ``integer`` know which, ``export``
-writes and checks, ``session`` computes, ``load`` opens any file of a model, ``web`` is for browsers.
+writes and checks, ``session`` computes, ``load`` opens any model's file, ``web`` is for browsers.
 """

@@ -66,7 +66,7 @@ def discard(stream: TextIO) -> None:
 
 
 def open_streams() -> None:
-    """Make sure that there are all three streams, and escape what those for output cannot encode."""
+    """See that all three streams are there, and that those for output escape what they lack."""
     sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:

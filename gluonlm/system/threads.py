@@ -72,7 +72,7 @@ def numpy_blas() -> ctypes.CDLL | None:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """A with-block in which MXNet, if its number is ours to choose, and NumPy compute on one thread.
+    """A with-block in which MXNet, if its number is ours to choose, and NumPy use one thread.
 
     For a word at a time a second thread brings little, and beside other programs it costs ten times
     as much as the work; nor would NumPy's sums be the same with each number. One block around many

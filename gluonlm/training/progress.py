@@ -74,8 +74,8 @@ class Display:
         notes = f" | {record['sparsity']:.1%} pruned" if "sparsity" in record else ""
         notes += " | best model saved" if record["improved"] else ""
         print(
-            f"epoch {record['epoch']:3d} | {record['seconds']:6.0f} s in all | lr {record['lr']:.4g} | "
-            f"train {shown(record['train_loss'], self.level)} | "
+            f"epoch {record['epoch']:3d} | {record['seconds']:6.0f} s in all | "
+            f"lr {record['lr']:.4g} | train {shown(record['train_loss'], self.level)} | "
             f"valid loss {record['valid_loss']:.4f} | "
             f"valid {shown(record['valid_loss'], self.level)}{notes}",
             flush=True,

@@ -223,7 +223,7 @@ def test_the_command_writes_the_same_text_without_mxnet(trained):
 
 
 def test_scores_and_texts_where_mxnet_is_not_installed(trained, tmp_path):
-    """In an environment of the standard library, NumPy, ONNX Runtime, xxhash and the Moses detokenizer."""
+    """With the standard library, NumPy, ONNX Runtime, xxhash and the Moses detokenizer only."""
     moses = ("sacremoses", "regex", "joblib", "cloudpickle", "click", "tqdm")
     for package in ("numpy", "onnxruntime", "xxhash", *moses):
         folder = Path(importlib.util.find_spec(package).origin).parent

@@ -1,4 +1,4 @@
-"""The benchmark of data-parallel training at a tiny size, its constants against sums done by hand."""
+"""The benchmark of data-parallel training at a tiny size, its constants against sums by hand."""
 
 import json
 

@@ -213,7 +213,8 @@ def make(*arguments: str, cwd: Path = ROOT, **variables: str) -> subprocess.Comp
         ),
         (
             ["-B", "env"],
-            "sync --locked $managed --no-default-groups --group dev --group onnx --group tensorboard --group cpu",
+            "sync --locked $managed --no-default-groups --group dev --group onnx "
+            "--group tensorboard --group cpu",
         ),
         (
             ["-B", "env", "MXNET=cu112"],

@@ -52,7 +52,7 @@ def test_one_processor_of_several():
 
 
 def test_the_users_threads_stay():
-    """Of a list the first: it is what counts here, and MXNet ends the process at anything but a number."""
+    """Of a list the first, which counts here: MXNet ends the process at anything but a number."""
     assert shown("threads", "OMP_NUM_THREADS", OMP_NUM_THREADS="3") == "3 3"
     assert shown("threads", "OMP_NUM_THREADS", OMP_NUM_THREADS="3,2") == "3 3"
 

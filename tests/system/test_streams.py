@@ -1,4 +1,4 @@
-"""What is shown: output that cannot be written ends a command as it ends cat, with a true exit code."""
+"""What is shown: output that cannot be written ends a command as it ends cat."""
 
 import os
 import signal

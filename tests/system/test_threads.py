@@ -24,7 +24,7 @@ from gluonlm.training.step import Objective, train_step
 
 
 class Machine:
-    """A clock, and work whose time depends on the number of threads: ``times`` is changed by a test."""
+    """A clock, and work whose time depends on the number of threads: tests change ``times``."""
 
     def __init__(self, times):
         self.times, self.now, self.number, self.history = times, 0.0, 0, []
@@ -92,7 +92,7 @@ def test_times_from_before_a_change_do_not_count(machine):
 
 
 def test_it_follows_the_load(machine):
-    """Quiet, busy, quiet: each time the better number is found, for at most a tenth of the time lost."""
+    """Quiet, busy, quiet: each time the better number is found, and at most a tenth is lost."""
     chooser = chooser_of(machine)
     for times in ({2: 0.6, 1: 1.0}, {2: 5.0, 1: 1.1}, {2: 0.6, 1: 1.0}):
         machine.times, best = times, min(times, key=times.get)
@@ -132,7 +132,7 @@ def test_a_program_that_ends_is_noticed_at_once(machine, busy):
 
 
 def test_a_load_that_becomes_lighter_at_the_same_speed_is_noticed(machine):
-    """Both cores are shared with two programs, then with one: two threads are as fast, one is faster."""
+    """Both cores are shared with two programs, then one: two threads are as fast, one is faster."""
     machine.times, machine.others_cores = {2: 0.08, 1: 0.1}, 1.1
     chooser = chooser_of(machine)
     assert machine.work(chooser, 30) == 2
@@ -299,7 +299,8 @@ def test_numpy_multiplies_a_vector_on_one_thread(monkeypatch):
 
 
 def test_the_seconds_of_other_programs_are_those_on_our_processors(monkeypatch):
-    text = "cpu 9 9 9 99 9 9 9 9\ncpu0 1 20 300 4000 5 6 7 8 0\ncpu1 2 0 1 9 9 1 0 0\ncpu10 3 3 3 8 0 0 0 0\nintr 5 5"
+    text = "cpu 9 9 9 99 9 9 9 9\ncpu0 1 20 300 4000 5 6 7 8 0\ncpu1 2 0 1 9 9 1 0 0\n"
+    text += "cpu10 3 3 3 8 0 0 0 0\nintr 5 5"
     monkeypatch.setattr(machine_facts, "read", lambda path: text)
     monkeypatch.setattr(machine_facts.time, "process_time", lambda: 0.01)
     for cpus, ticks in (({0}, 342), ({0, 1}, 346)):

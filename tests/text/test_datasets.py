@@ -395,7 +395,8 @@ def test_the_command_ends_with_one_sentence(cache, monkeypatch, capsys):
 
 
 def test_a_run_finds_its_text_from_another_folder(cache, tmp_path, monkeypatch, capsys):
-    """``data/penn`` is also how other toolkits call Penn Treebank, and another folder may have a text of that name."""
+    """``data/penn`` is also how other toolkits call Penn Treebank, and another folder may have a
+    text of that name."""
     write_splits(Path("data/penn"))
     run = str(tmp_path / "run")
     small = "--emsize 4 --nhid 4 --nlayers 1 --batch-size 2 --bptt 3 --epochs 1"
