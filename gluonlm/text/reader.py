@@ -158,9 +158,10 @@ def gap(path: Path, offset: int) -> int:
 
 
 def line_ends(span: Span) -> np.ndarray:
-    """The offsets in a span just after its line ends, int64 (lines,)."""
+    """The offsets in a span just after its line ends, int64 (lines,); of those of old Macs, too."""
     offsets, done = [np.empty(0, np.int64)], 0
     for data in byte_blocks(span):
-        offsets.append(np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n")) + done + 1)
+        end = b"\n" if b"\n" in data else b"\r"
+        offsets.append(np.flatnonzero(np.frombuffer(data, np.uint8) == ord(end)) + done + 1)
         done += len(data)
     return np.concatenate(offsets)

@@ -177,9 +177,10 @@ def test_hashes_tell_corpora_apart(folder):
     assert other.hashes["text"] != corpus.hashes["text"]
 
 
-def test_a_single_file_is_split_by_lines(tmp_path, capsys, block):
+@pytest.mark.parametrize("end", ["\n", "\r"])  # Before, that of old Macs was none
+def test_a_single_file_is_split_by_lines(tmp_path, capsys, block, end):
     text = tmp_path / "mine.txt"
-    text.write_text("".join(f"line {n}\n" for n in range(20)))
+    text.write_text("".join(f"line {n}\n" for n in range(20)), newline=end)
     corpus = load_corpus(str(text))
     error = capsys.readouterr().err
     assert "80 %" in error
