@@ -198,14 +198,10 @@ def check_inherited(config: Config, session: Session, given: dict[str, Any]) -> 
     """Where this device cannot compute as the run that it shall go on with, a UserError with what
     to do: the user has given no option that could be left out."""
     source = given.get("resume") or given.get("finetune")
-    if config.precision != "bfloat16" or "precision" in given or not source:
-        return
-    try:
-        check_precision(config.precision, session.contexts[0].device_type == "gpu")
-    except UserError as error:
-        advice = "add" if "finetune" in given else f"start from its best model: --finetune {source}"
-        reason = f"{str(error).rpartition(': ')[0]}, and {source} was trained with it"
-        raise UserError(f"{reason}: {advice} --precision float32") from None
+    if source and "precision" not in given:
+        how = "add" if "finetune" in given else f"start from its best model, --finetune {source}"
+        advice = f"{source} was trained with it: {how} --precision float32"
+        check_precision(config.precision, session.contexts[0].device_type == "gpu", advice)
 
 
 def begin(

@@ -24,25 +24,25 @@ from gluonlm.system.machine import cpu_flags
 HALF = "float16"  # what a GPU multiplies; tests on a CPU, where MXNet cannot, put float64 here
 
 
-def check_precision(precision: str, on_gpu: bool | None = None) -> None:
+def check_precision(precision: str, on_gpu: bool | None = None, advice: str = "") -> None:
     """Get ready for a run's precision.
 
     :param on_gpu: None where the device is not known yet.
+    :param advice: what to do where the device cannot, if not to give another option.
     :raises UserError: when the device cannot, or the operator for it cannot be compiled.
     """
     if precision == "float16" and on_gpu is False:
-        raise UserError(
-            "--precision float16 is for GPUs: add --gpu 0, or choose bfloat16 or float32"
-        )
+        advice = advice or "add --gpu 0, or choose bfloat16 or float32"
+        raise UserError(f"--precision float16 is for GPUs: {advice}")
     if precision != "bfloat16":
         return
     if on_gpu:
-        raise UserError("--precision bfloat16 is for processors: leave it out on a GPU")
+        advice = advice or "leave it out on a GPU"
+        raise UserError(f"--precision bfloat16 is for processors: {advice}")
     if not {"avx512_bf16", "avx512bw"} <= cpu_flags():
-        raise UserError(
-            "--precision bfloat16: this processor cannot multiply bfloat16 (no AVX512_BF16), and "
-            "imitating it would be slower: leave the option out"
-        )
+        lacking = "this processor cannot multiply bfloat16 (no AVX512_BF16), and imitating it"
+        advice = advice or "leave the option out"
+        raise UserError(f"--precision bfloat16: {lacking} would be slower: {advice}")
     native.load_operators("bfloat16")
 
 

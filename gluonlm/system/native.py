@@ -105,7 +105,7 @@ def find_compiler() -> str:
     names = (os.environ["CC"],) if os.environ.get("CC") else ("cc", "gcc", "clang")
     found = next(filter(None, map(shutil.which, names)), None)
     if found is None:
-        lacking = f"a QRNN needs a C compiler, and there is no {' or '.join(names)}"
-        advice = "install one (Debian, Ubuntu: apt install gcc), or choose another --model"
+        lacking = f"a QRNN or bfloat16 needs a C compiler, and there is no {' or '.join(names)}"
+        advice = "install one (Debian, Ubuntu: apt install gcc), or do without"
         raise UserError(f"{lacking}: {advice}")
     return found

@@ -91,7 +91,7 @@ def test_without_a_c_compiler(no_speed, monkeypatch):
     monkeypatch.setenv("CC", "no-such-compiler")
     report, _ = no_speed()
     assert (
-        "a QRNN needs a C compiler, and there is no no-such-compiler"
+        "a QRNN or bfloat16 needs a C compiler, and there is no no-such-compiler"
         in report.findings["C compiler"]
     )
     assert not report.problems  # all other models do without

@@ -20,7 +20,8 @@ from gluonlm.training.loss_scale import LossScale
 @pytest.fixture
 def _on_a_cpu(monkeypatch):
     monkeypatch.setattr(precision, "HALF", "float64")
-    monkeypatch.setattr("gluonlm.training.fit.check_precision", lambda *_: None)
+    for module in ("training.fit", "train"):
+        monkeypatch.setattr(f"gluonlm.{module}.check_precision", lambda *_: None)
 
 
 def trained(cats, save, *more):
