@@ -8,6 +8,8 @@ SECOND_END = re.compile(r"<(?:eos|/s)>\s*$")
 MARKS = re.compile(r"<s>|</s>|<UNK>|\[UNK\]|<unk>|<pad>")
 HTML = re.compile(r"</(?:p|div|span|a|li|td|h[1-6])>", re.IGNORECASE)
 FEW_BLANKS = 0.03  # of the characters: about 0.18 are blanks in English
+UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u9fff]")  # Thai to Chinese
+RUN = 6  # such letters to a blank: no words of so many stand apart
 MUCH_UNKNOWN = 3.0  # percent of the test tokens
 MUCH_REPEATED = 0.05  # of the lines of a held-out text
 TELLING = 40  # characters from which on a line that occurs twice is no accident
@@ -18,7 +20,7 @@ class Checks:
     """Watches lines on their way in, and those written: the held-out texts before the others."""
 
     def __init__(self):
-        self.marks, self.characters, self.blanks = Counter(), 0, 0
+        self.marks, self.characters, self.blanks, self.unspaced = Counter(), 0, 0, 0
         self.held_out, self.repeated = Counter(), Counter()  # hash of a line -> lines
         self.longest: list[tuple[int, str]] = []  # characters, the line's beginning
         self.first: list[str] = []
@@ -29,6 +31,7 @@ class Checks:
             kept = drop(line)
             self.characters += len(kept)
             self.blanks += kept.count(" ")
+            self.unspaced += 0 if kept.isascii() else len(UNSPACED.findall(kept))
             if "<" in kept or "[" in kept:
                 self.marks.update(["second end"] * bool(SECOND_END.search(kept)))
                 self.marks.update(["markup"] * bool(HTML.search(kept)))
@@ -63,9 +66,10 @@ class Checks:
         if self.marks and level != "char":
             marks = ", ".join(f"{mark} ({count:,})" for mark, count in self.marks.items())
             yield f"the text has marks of another tool: {marks}; is --tokenizer none right?"
-        if level == "word" and self.blanks < FEW_BLANKS * self.characters:
+        usual = max(FEW_BLANKS * self.characters, self.unspaced / RUN)
+        if level == "word" and self.blanks < usual:
             fits = "--level char or --level subword fits it better"
-            yield f"there are next to no blanks in the text: {fits}"
+            yield f"there are next to no blanks between words: {fits}"
         if (unknown := splits["test"]["unknown_percent"]) > MUCH_UNKNOWN:
             cure = "a larger --vocab-size, a lower --min-count, more text or --level subword helps"
             yield f"{unknown:.1f} % of the test tokens are unknown: {cure}"
