@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from itertools import chain, compress
+from itertools import chain
 from pathlib import Path
 
 from gluonlm.cli import Parser, add_gpu, add_precision, at_least, open_model, run
@@ -26,7 +26,8 @@ from gluonlm.system.errors import UserError
 from gluonlm.system.streams import counted
 from gluonlm.text.documents import physical_lines
 from gluonlm.text.reader import decoded, open_file
-from gluonlm.text.vocabulary import UNK
+from gluonlm.text.subwords import BLANK
+from gluonlm.text.vocabulary import EOS, UNK
 
 PIECE = 1 << 16  # bytes read at once
 MANY = 100  # lines, of which a speed is said
@@ -38,7 +39,7 @@ def parser() -> Parser:
     add("run", help="folder of a run, model file, or exported .onnx file")
     add("file", nargs="?", default="-", help="text file, or - for standard input (default)")
     add("--json", action="store_true", help="a JSON object per line instead of a table")
-    surprise = f"add the surprise of each token in bits; that of a word={UNK} is of any unknown one"
+    surprise = f"add the surprise of each word in bits; that of a word={UNK} is of any unknown one"
     add("--words", action="store_true", help=surprise)
     words = "add the N most probable next tokens"
     add("--next", type=at_least(0), default=0, metavar="N", help=words)
@@ -58,19 +59,36 @@ def read_lines(name: str) -> Iterator[str]:
         yield from physical_lines(decoded(chunks, "stdin" if name == "-" else name), None)
 
 
-def row(line: Line, words: bool, following: bool) -> str:
+def words_of(line: Line, level: str) -> list[tuple[str, float, bool]]:
+    """The words with their surprise in nats, and whether the vocabulary lacks them.
+
+    Characters are words here; the pieces of a word are one, as probable as all of them together.
+    """
+    words: list[tuple[str, float, bool]] = []
+    for token, nats, missing in zip(line.tokens, line.nats, line.missing):
+        if level == "subword":
+            if words and token != EOS and not token.startswith(BLANK):
+                begun, before, lacked = words.pop()
+                token, nats, missing = begun + token, before + nats, lacked or missing
+            token = token.removeprefix(BLANK) or token
+        words.append((token, nats, missing))
+    return words
+
+
+def row(line: Line, level: str, words: bool, following: bool) -> str:
     """A line of the table; the text comes last, since anything may be in it."""
     cells = [f"{line.log_probability:.4f}", len(line.ids), line.unknown, f"{line.perplexity:.2f}"]
     if words:
-        marks = (f"={UNK}" * bool(missing) for missing in line.missing)
-        tokens = zip(map(shown_token, line.tokens), marks, line.nats)
-        cells.append(" ".join(f"{token}{mark}:{bits(n):.2f}" for token, mark, n in tokens))
+        parts = (
+            (shown_token(w), f"={UNK}" * bool(m), bits(n)) for w, n, m in words_of(line, level)
+        )
+        cells.append(" ".join(f"{word}{mark}:{surprise:.2f}" for word, mark, surprise in parts))
     if following:
         cells.append(" ".join(f"{shown_token(t)}:{p:.4f}" for t, p in line.next))
     return "\t".join(map(str, [*cells, line.text.replace("\t", " ")]))
 
 
-def as_json(line: Line, words: bool, following: bool) -> str:
+def as_json(line: Line, level: str, words: bool, following: bool) -> str:
     """A line as a JSON object."""
     values = {
         "log_probability": line.log_probability,
@@ -79,9 +97,9 @@ def as_json(line: Line, words: bool, following: bool) -> str:
         "perplexity": storable(line.perplexity),
     }
     if words:
-        surprises = (round(float(bits(n)), 4) for n in line.nats)
-        values["words_bits"] = list(zip(line.tokens, surprises))
-        values["unknown_words"] = list(compress(line.tokens, line.missing))
+        parts = words_of(line, level)
+        values["words_bits"] = [(word, round(float(bits(nats)), 4)) for word, nats, _ in parts]
+        values["unknown_words"] = [word for word, _, missing in parts if missing]
     if following:
         values["next"] = [[token, round(p, 6)] for token, p in line.next]
     return json.dumps({**values, "text": line.text}, ensure_ascii=False)
@@ -109,7 +127,7 @@ def main(argv: list[str]) -> dict[str, float]:
     total, began = 0.0, time.monotonic()
     how = options.batch_size, options.carry, options.next
     for line in score_lines(model, chain([first], lines), *how):
-        print(write(line, options.words, options.next > 0))
+        print(write(line, model.level, options.words, options.next > 0))
         count, tokens = count + 1, tokens + len(line.ids)
         total += line.log_probability
     seconds = time.monotonic() - began

@@ -506,7 +506,7 @@ def test_a_wrong_description_of_a_data_set_is_told(prepared, tmp_path, wrong):
 
 
 @pytest.mark.long
-def test_levels_are_compared_by_word_and_character(prepared, tmp_path, capsys):
+def test_levels_are_compared_by_word_and_character(prepared, tmp_path, capsys, monkeypatch):
     small = ["--emsize", "8", "--nhid", "8", "--epochs", "1", "--batch-size", "4", "--bptt", "5"]
     for level in ("word", "subword"):
         options = ["--vocab-size", "60"] if level == "subword" else []
@@ -515,17 +515,26 @@ def test_levels_are_compared_by_word_and_character(prepared, tmp_path, capsys):
         result = train.main(["--data", str(tmp_path / "out"), "--save", str(run), *small])
         nats = result.test_loss * made["tokens"]
         trained = capsys.readouterr().out
-        score = evaluate.main([str(run)])
+        evaluated = evaluate.main([str(run)])
         for said in (trained, capsys.readouterr().out):
             per_word = math.exp(nats / made["words"])  # of words it is the test perplexity
             assert (f"perplexity per word {per_word:.4f}" in said) == (level == "subword")
             assert f"perplexity {per_word:.2f}" in said or level == "subword"
             assert f"bits per character {nats / math.log(2) / made['characters']:.4f}" in said
-        assert score.tokens == made["tokens"]
+        assert evaluated.tokens == made["tokens"]
         model = gluonlm.load(run)
         assert model.level == level
         assert "▁" not in model.generate('Mr. Number 7 said "I', words=5)
         assert model.dictionary.about["subwords" if level == "subword" else "rules"]
+    # of pieces; what is shown are whole words
+    text = "Mr. Number 7 said no."
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+    total = score.main([str(run), "--json", "--words"])
+    words = json.loads(capsys.readouterr().out)["words_bits"]
+    assert [word for word, _ in words] == [*text.split(), EOS]
+    nats = math.log(2) * sum(bits for _, bits in words)
+    assert total["tokens"] > len(words)
+    assert nats == pytest.approx(-total["log_probability"], abs=1e-3)
 
 
 def test_a_model_s_own_text_has_the_same_figures_however_it_is_named(prepared, tmp_path, capsys):
