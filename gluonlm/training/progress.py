@@ -4,6 +4,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from datetime import timedelta
 
 from tqdm import tqdm
 
@@ -50,21 +51,29 @@ class Display:
         if self.bar.disable and not (logged or first):
             return
         mean, speed = self.loss / self.tokens, self.tokens / seconds
-        text = f"loss {mean:.3f}, {shown(mean, self.level)}, {speed:.0f} tokens/s"
+        left = self._left(tokens / speed)
+        text = f"loss {mean:.3f}, {shown(mean, self.level)}, {speed:.0f} tokens/s, {left[1]} to go"
         self.bar.set_postfix_str(text, refresh=False)
         if self.bar.disable:
-            self._print_line(mean, speed, lr, (self.batches - self.batch) * tokens / speed)
+            self._print_line(mean, speed, lr, left)
         if logged:
             record = {"step": step, "loss": mean, "lr": lr, "tokens_per_second": speed}
             self.log({"kind": "interval", **record})
             self._reset()
 
-    def _print_line(self, loss: float, speed: float, lr: float, left: float) -> None:
+    def _left(self, seconds: float) -> list[timedelta]:
+        """What is left of the epoch and of the run, without validation, at so many seconds a
+        batch."""
+        epoch = self.batches - self.batch
+        run = epoch + (self.epochs - self.epoch - 1) * self.batches
+        return [timedelta(seconds=round(batches * seconds)) for batches in (epoch, run)]
+
+    def _print_line(self, loss: float, speed: float, lr: float, left: list[timedelta]) -> None:
         self.spoken = True
         print(
             f"epoch {self.epoch + 1:3d}/{self.epochs} | batch {self.batch:5d}/{self.batches} | "
             f"lr {lr:.4g} | loss {loss:5.3f} | {shown(loss, self.level)} | "
-            f"{speed:6.0f} tokens/s | {left:4.0f} s left in the epoch",
+            f"{speed:6.0f} tokens/s | left: epoch {left[0]}, run {left[1]}",
             file=sys.stderr,
         )
 

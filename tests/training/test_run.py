@@ -424,6 +424,12 @@ def test_the_first_line_comes_early_and_the_log_stays_as_it_is(monkeypatch, caps
     assert [line.split(" | ")[:2] for line in lines] == [
         ["epoch   2/10", f"batch     {batch}/6"] for batch in (3, 4, 6)
     ]
+    left = [
+        "epoch 0:00:06, run 0:01:42",
+        "epoch 0:00:04, run 0:01:40",
+        "epoch 0:00:00, run 0:01:36",
+    ]
+    assert [line.partition("left: ")[2] for line in lines] == left  # eight epochs of 12 s follow
     assert [(record["step"], record["tokens_per_second"]) for record in logged] == [
         (4, 10),
         (6, 10),
