@@ -9,6 +9,7 @@ full stops.
 """
 
 import re
+import unicodedata
 from collections.abc import Iterator
 from functools import cache
 
@@ -16,6 +17,10 @@ NUMBER = re.compile(r"\d+(?:[.,:]\d+)*(?:st|nd|rd|th)?")
 RARER = ("Lieut", "Esq", "Sept", "ult")  # abbreviations that Moses does not list
 DASHES = re.compile(r"-{2,}")
 OPENING = re.compile(r'(?:(?<![^\s(\[{—-])|(?<=\s[\'‘])|(?<=^[\'‘]))"(?=\S)')
+# of a word, in Moses' eyes punctuation: accents, joiners as in Persian, the syllables of Korean
+WITHIN = r"\u0300-\u036f\u200c\u200d\uac00-\ud7a3"
+# soft hyphens, and marks of a text's direction, which messengers write into their exports
+UNSEEN = dict.fromkeys([0xAD, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)])
 # A sentence ends at a full stop, ! or ? with the closing marks and the dash after it, if a blank or
 # that dash follows; in Chinese and Japanese at the mark itself.
 ENDING = re.compile(
@@ -29,7 +34,10 @@ def moses():
     """The Moses tokenizer, which gluonnlp calls, too, but with MXNet loaded."""
     from sacremoses import MosesTokenizer
 
-    return MosesTokenizer("en")
+    tokenizer = MosesTokenizer("en")
+    special, apart = tokenizer.PAD_NOT_ISALNUM
+    tokenizer.PAD_NOT_ISALNUM = re.compile(special.pattern.replace("[^", f"[^{WITHIN}", 1)), apart
+    return tokenizer
 
 
 @cache
@@ -72,7 +80,8 @@ def abbreviated(paragraph: str, match: re.Match) -> bool:
 
 def tokenize(sentence: str, lowercase: bool = False, numbers: bool = False) -> list[str]:
     """The tokens of a sentence, punctuation apart; ``numbers``: ``N`` for each, such as 28th."""
-    text = DASHES.sub(" -- ", direct_quotes(sentence))
+    text = unicodedata.normalize("NFC", sentence).translate(UNSEEN)  # one spelling for each word
+    text = DASHES.sub(" -- ", direct_quotes(text))
     text = re.sub(r"\bI\.(?!\w)", "I .", text)  # Moses takes it for an initial
     text = re.sub(r"(?<!\S)'(?=\w)", "' ", text)  # an opening quotation mark, not an ending
     tokens = moses().tokenize(text, escape=False)

@@ -238,6 +238,7 @@ def test_bad_settings_are_told_in_a_sentence(words, options, what):
         ("emma's father i 'm told", "emma's father i'm told"),
         ("“ oh ! ” said he -- “ ' tis ma 'am . ”", "“oh!” said he -- “'tis ma'am.”"),
         ("the boys ' room at seven o 'clock", "the boys' room at seven o'clock"),
+        ("“ 예 ” 라고 KBS가 말했다 .", "“예” 라고 KBS가 말했다."),
     ],
 )
 def test_reads_well(tokens, text):

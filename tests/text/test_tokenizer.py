@@ -36,6 +36,21 @@ def test_sentences_and_tokens(paragraph, expected):
     assert [" ".join(tokens) for tokens in found] == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("한국어 문장입니다.", "한국어 문장입니다 ."),
+        ("می\u200cخواهم بروم", "می\u200cخواهم بروم"),
+        ("за\u0301мок и замо\u0301к", "за\u0301мок и замо\u0301к"),
+        ("Gro\u0308\u00dfe, e\u0301te\u0301", "Größe , été"),  # as macOS writes it
+        ("so\u00adft \u200e[10:30] \u2068Anna\u2069", "soft [ 10 : 30 ] Anna"),
+    ],
+)
+def test_words_of_any_script_stay_whole(text, expected):
+    """Before, Moses cut them: it counts what is within a word here as punctuation."""
+    assert " ".join(tokenize(text)) == expected
+
+
 def test_quotation_marks_get_their_direction():
     text = 'He--"I do," said ("yes") \'"Oh"\' "--and".'
     assert direct_quotes(text) == "He--“I do,” said (“yes”) '“Oh”' “--and”."
