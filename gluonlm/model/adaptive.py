@@ -76,7 +76,8 @@ class SplitDecoder(nn.Dense):
         ctx = features.context
         names = ("weight", "bias", "cluster_weight", "cluster_bias")
         arrays = [getattr(self, name).data(ctx) for name in names]
-        loss = _SplitCrossEntropy(as_ids(targets).ravel(), self.edges, precision)
+        words, recording = as_ids(targets).ravel(), autograd.is_recording()
+        loss = _SplitCrossEntropy(words, self.edges, precision, gradients=recording)
         return loss(features.reshape((-1, features.shape[-1])), *arrays)
 
 
@@ -104,9 +105,9 @@ def log_probabilities(scores: np.ndarray, edges: tuple[int, ...]) -> np.ndarray:
 class _SplitCrossEntropy(autograd.Function):
     """The losses of ``words`` (B,): that of the head, for a cluster's word also that within."""
 
-    def __init__(self, words: np.ndarray, edges: tuple[int, ...], precision: str):
+    def __init__(self, words: np.ndarray, edges: tuple[int, ...], precision: str, gradients: bool):
         super().__init__()
-        self.words, self.edges, self.precision, self.parts = words, edges, precision, []
+        self.words, self.edges, self.how, self.parts = words, edges, (precision, gradients), []
 
     def forward(self, features, weight, bias, cluster_weight, cluster_bias):
         ctx, first = features.context, self.edges[0]
@@ -116,7 +117,7 @@ class _SplitCrossEntropy(autograd.Function):
         head_weight = nd.concat(weight[:first], cluster_weight, dim=0)
         head_bias = nd.concat(bias[:first], cluster_bias, dim=0)
         targets = nd.array(in_head, ctx, dtype="int32")
-        losses, head = losses_of(features, head_weight, head_bias, targets, self.precision)
+        losses, head = losses_of(features, head_weight, head_bias, targets, *self.how)
         self.parts = [(None, slice(0, first), head)]
         for k, (begin, end) in enumerate(zip(self.edges, self.edges[1:], strict=False), 1):
             rows = np.flatnonzero(cluster == k)
@@ -124,7 +125,7 @@ class _SplitCrossEntropy(autograd.Function):
                 chosen = nd.array(rows, ctx, dtype="int32")
                 local = nd.array(self.words[rows] - begin, ctx, dtype="int32")
                 part = features.take(chosen), weight[begin:end], bias[begin:end]
-                own, saved = losses_of(*part, local, self.precision)
+                own, saved = losses_of(*part, local, *self.how)
                 losses[chosen] = losses.take(chosen) + own
                 self.parts.append((chosen, slice(begin, end), saved))
         self.shapes = weight.shape, cluster_weight.shape

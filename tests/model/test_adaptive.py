@@ -11,6 +11,7 @@ from gluonlm import train
 from gluonlm.config import Config
 from gluonlm.inference.predictor import Predictor
 from gluonlm.inference.sampling import Strategy, generate
+from gluonlm.model import softmax
 from gluonlm.model.adaptive import check_splits, usual_splits
 from gluonlm.model.checkpoint import build_model, load_model
 from gluonlm.model.softmax import decoder_loss
@@ -107,6 +108,26 @@ def test_gradients_are_those_of_the_log_probabilities(tied, high):
     theirs = gradients(through_all)
     for name in theirs:
         np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_evaluation_prepares_no_gradients_and_has_the_same_losses(monkeypatch):
+    model, targets, kept = make(), ids(1), []
+
+    def losses_of(*arguments, **options):
+        losses, saved = softmax.losses_of(*arguments, **options)
+        kept.append(saved)
+        return losses, saved
+
+    monkeypatch.setattr("gluonlm.model.adaptive.losses_of", losses_of)
+    features, _ = model.body(ids(0), model.begin_state(N))
+    losses = decoder_loss(model, features, targets).asnumpy()
+    assert len(kept) > 1
+    assert set(kept) == {None}
+    kept.clear()
+    with autograd.record():
+        recorded = decoder_loss(model, features, targets)
+    assert None not in kept
+    np.testing.assert_array_equal(losses, recorded.asnumpy())
 
 
 @pytest.mark.parametrize("rows", [1, N])
