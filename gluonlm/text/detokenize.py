@@ -18,8 +18,13 @@ from gluonlm.text.subwords import BLANK, encoder
 from gluonlm.text.tokenizer import NUMBER, tokenize
 from gluonlm.text.vocabulary import EOS, Dictionary
 
-TO_THE_LEFT = {"n't", "”", "’", "…", "''"}  # no blank before these
-TO_THE_RIGHT = {"“", "‘", "``", "#"}  # no blank after these
+TO_THE_LEFT = {"n't", "”", "’", "…", "''", *"،؛؟।，。！？；："}  # no blank before these
+TO_THE_RIGHT = {"“", "„", "‘", "``", "#", *"，！？；："}  # no blank after these
+WHOLE = re.compile(  # of three tokens: didn’t, l’homme, o’clock, 10:30
+    r"\w+’(?:s|t|re|ve|ll|d|m)|(?:[cdjlmnst]|\w*qu|aujourd|d[ae]ll|nell|sull|quell|un)’\w+|o’clock"
+    r"|\d+:\d\d",
+    re.IGNORECASE,
+)
 ENDS = {*".!?"}  # of a sentence within a line
 BETWEEN = {"@-@": "-", "@,@": ",", "@.@": "."}  # WikiText: no blank on either side
 PART = re.compile(r"\W+$|['’]")  # of a word that was cut: punctuation, or 's
@@ -63,6 +68,7 @@ class Detokenizer:
         self.sentence_start = True
         self.open: tuple[str, ...] = ()  # straight quotation marks that wait for their partners
         self.open_before: tuple[str, ...] = ()  # those that did so before the last token
+        self.low = False  # whether „ is open, which “ ends
 
     def __call__(self, token: str) -> str:
         """What this token adds to the text."""
@@ -84,6 +90,8 @@ class Detokenizer:
             return False
         if token in TO_THE_LEFT or token in BETWEEN:
             return False
+        if WHOLE.fullmatch(self.second_last + self.last + token) or (self.low and token == "“"):
+            return False
         before = (example(self.second_last),) if self.last in "'\"" and self.second_last else ()
         return parted((*self.open_before, *before, example(self.last)), example(token))
 
@@ -93,7 +101,8 @@ class Detokenizer:
             self.open = tuple(mark for mark in self.open if mark != token)
         elif token == '"' or (token == "'" and not self.last.endswith("s")):  # not the boys' room
             self.open = (*self.open, token)
-        self.second_last, self.last = self.last, token
+        self.second_last, self.last = self.last, "”" if self.low and token == "“" else token
+        self.low = token == "„" or (self.low and token not in "“”")
 
     def _plain(self, token: str) -> str:
         blank = " " if self.level != "char" and self.last else ""

@@ -239,6 +239,13 @@ def test_bad_settings_are_told_in_a_sentence(words, options, what):
         ("“ oh ! ” said he -- “ ' tis ma 'am . ”", "“oh!” said he -- “'tis ma'am.”"),
         ("the boys ' room at seven o 'clock", "the boys' room at seven o'clock"),
         ("“ 예 ” 라고 KBS가 말했다 .", "“예” 라고 KBS가 말했다."),
+        ("he didn ’ t come at 10 : 30 , it ’ s", "he didn’t come at 10:30, it’s"),
+        ("the boys ’ room at seven o ’ clock", "the boys’ room at seven o’clock"),
+        ("‘ Yes , ’ he said", "‘Yes,’ he said"),
+        ("L ’ homme qu ’ il aime , aujourd ’ hui", "L’homme qu’il aime, aujourd’hui"),
+        ("„ Gut “ sagte er : „ Nein “ .", "„Gut“ sagte er: „Nein“."),
+        ("“ Gut ” sagte “ er", "“Gut” sagte “er"),
+        ("كيف ؟ هذا ، نعم", "كيف؟ هذا، نعم"),
     ],
 )
 def test_reads_well(tokens, text):
