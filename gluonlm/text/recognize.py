@@ -42,7 +42,7 @@ def other_kind(head: bytes, start: int = 0) -> str | None:
         if kind := other_format(head):
             return f"{kind}: give its text as a plain file"
         if encoding := utf_16(head):
-            return f"text in {encoding.upper()}: convert it, or {prepared(encoding)}"
+            return f"text in {encoding.upper()}: {converted(encoding)}"
     if (zero := head.find(b"\0")) >= 0:
         offset = f"there is a zero byte at offset {start + zero}"
         return f"not a text file: {offset}; give plain text in UTF-8"
@@ -66,6 +66,12 @@ def prepared(encoding: str | None = None) -> str:
     return f"make a data set of it with `python -m gluonlm.prepare FILE{option} --out FOLDER`"
 
 
+def converted(encoding: str) -> str:
+    """What to do with a text in another encoding."""
+    theirs = encoding.replace("16-", "16")  # iconv's name
+    return f"convert it with `iconv -f {theirs} -t utf-8`, or {prepared(encoding)}"
+
+
 def guess(data: bytes) -> str | None:
     """The likely encoding of bytes that are not UTF-8; None if they fit no usual one."""
     try:
@@ -87,6 +93,5 @@ def complaint(path: Path | str, data: bytes, offset: int, line: int) -> UserErro
     found = f"{path} is not UTF-8: {where} is no part of a character"
     if encoding := guess(data):
         name = {"gbk": "GBK (Chinese)", "cp1252": "Windows-1252 (Latin letters)"}[encoding]
-        convert = f"convert it with `iconv -f {encoding} -t utf-8`, or {prepared(encoding)}"
-        return UserError(f"{found}; it is probably {name}: {convert}")
+        return UserError(f"{found}; it is probably {name}: {converted(encoding)}")
     return UserError(f"{found}: find out its encoding and {prepared('NAME')}")

@@ -302,7 +302,7 @@ def test_large_files_show_a_progress_bar(folder, monkeypatch, capsys):
         (b"fine\n\x00\x01\n", "not a text file: there is a zero byte at offset 5"),
         (
             "utf-16 text\n".encode("utf-16"),
-            "text in UTF-16: convert it, or make a data set of it with .*--encoding utf-16",
+            "text in UTF-16: convert it with .*, or make a data set of it with .*--encoding utf-16",
         ),
     ],
 )
@@ -390,6 +390,7 @@ def test_invisible_characters_go(tmp_path):
         ("é à la ça\n".encode("cp1252") * 9, "probably Windows-1252", "iconv -f cp1252"),
         ("我来了他在这里\n".encode("gbk") * 9, "probably GBK", "--encoding gbk"),
         ("a text\n".encode("utf-16"), "text in UTF-16", "--encoding utf-16"),
+        ("a text\n".encode("utf-16-le"), "text in UTF-16-LE", "iconv -f utf-16le -t"),
         ("a text\n".encode("utf-16-le"), "text in UTF-16-LE", "--encoding utf-16-le"),
         (gzip.compress(b"a text", mtime=0), "compressed with gzip", "gluonlm.prepare FILE"),
         (lzma.compress(b"a text"), "compressed with xz", "gluonlm.prepare FILE"),
