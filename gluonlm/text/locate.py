@@ -138,8 +138,8 @@ def folder_files(folder: Path, wanted: Sequence[str]) -> DatasetFiles:
     if missing:
         raise UserError(
             f"the folder {folder} has no {' and no '.join(missing)}: put train.txt, valid.txt and "
-            f"test.txt there, make them of other texts with `python -m gluonlm.prepare`, or give one "
-            f"text file or a data set ({', '.join(DATASETS)})"
+            f"test.txt there, make them of other texts with `python -m gluonlm.prepare`, or give "
+            f"one text file or a data set ({', '.join(DATASETS)})"
         )
     spaced = pattern.startswith("ptb.char.")
     made = read_made(folder / "dataset.json")
