@@ -34,7 +34,7 @@ def parser() -> Parser:
     add = options.add_argument
     add("sources", nargs="+", metavar="SOURCE", help="file, folder, archive, or - for stdin")
     add("--out", required=True, type=Path, metavar="FOLDER", help="where the data set goes")
-    add("--encoding", default="utf-8", help="of the sources, such as cp1252 or gbk (utf-8)")
+    add("--encoding", default="utf-8", help="of what is not in UTF-8, such as cp1252 or gbk")
     add("--field", metavar="NAME", help="the field of JSON lines or CSV that holds the text")
     tokens = options.add_argument_group("tokens").add_argument
     tokens("--level", choices=("word", "char", "subword"), default="word", help="(word)")

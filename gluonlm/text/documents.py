@@ -7,6 +7,7 @@ A line comes without its line end; a piece of a line that is too long to be read
 """
 
 import bz2
+import codecs
 import csv
 import gzip
 import hashlib
@@ -56,6 +57,7 @@ class Sources:
     files: list[dict] = field(default_factory=list)  # name, bytes and sha256 of what was read
     recorded: bool = False  # whether there were JSON lines or CSV
     skipped: int = 0  # files in a folder or archive that are no text
+    unicode: int = 0  # files in UTF-8, whatever the encoding
 
     def documents(self) -> Iterator[tuple[str, Iterator[str]]]:
         """Title and lines of each document; take all lines of one before the next."""
@@ -71,6 +73,10 @@ class Sources:
                 without = f"left out {counted(self.skipped, 'file')} that cannot be read as text"
                 self.notes.append(f"{path}: {without}")
                 self.skipped = 0
+            if self.unicode:
+                those = f"{counted(self.unicode, 'file')} in UTF-8"
+                self.notes.append(f"{path}: {those} read as such, and not as {self.encoding}")
+                self.unicode = 0
         if not self.files:
             found = "; ".join(self.notes) or "no file is there"
             raise UserError(f"there is nothing to read ({found}): give plain text in UTF-8")
@@ -110,9 +116,21 @@ class Sources:
                 yield from self.archive(name, file if file.seekable() else io.BytesIO(file.read()))
                 return
             chunks = self.hashed(name, UNPACK[kind](file) if kind else file)
-            yield from self.records(name, decoded(chunks, name, self.encoding))
+            first = next(chunks, b"")
+            text = decoded(chain([first], chunks), name, self.encoding_of(first))
+            yield from self.records(name, text)
             for _ in chunks:  # what is no text, such as a licence, for the checksum
                 pass
+
+    def encoding_of(self, head: bytes) -> str:
+        """The encoding given, but UTF-8 for a file that begins with letters of that: in a folder
+        they are mixed, and as cp1252 it would be a text of other letters."""
+        if self.encoding != "utf-8" and not head.isascii():
+            with suppress(UnicodeDecodeError):
+                codecs.getincrementaldecoder("utf-8")().decode(head)
+                self.unicode += 1
+                return "utf-8"
+        return self.encoding
 
     def archive(self, name: str, file: BinaryIO) -> Iterator[tuple[str, Iterator[str]]]:
         """The documents of all files in a zip; a UserError when it is a document itself."""

@@ -120,6 +120,22 @@ def test_a_folder_of_packed_texts_and_of_utf_16(tmp_path):
         main([str(tmp_path / "u16"), "--out", str(tmp_path / "none")])
 
 
+@pytest.mark.parametrize(
+    ("encoding", "line"), [("cp1252", "Grüße aus Köln"), ("gbk", "他说了什么")]
+)
+def test_files_in_utf_8_among_others_are_read_as_such(tmp_path, encoding, line):
+    """Before, what the error about the other one advised made GrÃ¼ÃŸe of these."""
+    (tmp_path / "in").mkdir()
+    for name, kind in (("a", encoding), ("b", "utf-8"), ("c", "utf-8")):
+        (tmp_path / "in" / f"{name}.txt").write_bytes((line + "\n").encode(kind) * 200)
+    with pytest.raises(UserError, match=f"--encoding {encoding}"):
+        main([str(tmp_path / "in"), "--out", str(tmp_path / "out")])
+    options = ["--out", str(tmp_path / "out"), "--encoding", encoding, "--level", "char"]
+    made = main([str(tmp_path / "in"), *options])
+    assert (tmp_path / "out" / "train.txt").read_text() == f"{line}\n" * 480
+    assert f"in: 2 files in UTF-8 read as such, and not as {encoding}" in made["notes"][0]
+
+
 @pytest.mark.parametrize("member", ["[Content_Types].xml", "mimetype"])
 def test_an_office_document_is_no_archive_of_texts(tmp_path, member):
     with zipfile.ZipFile(tmp_path / "novel.docx", "w") as archive:
