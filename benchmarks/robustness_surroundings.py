@@ -109,13 +109,13 @@ def ended(home: Path, argv: list[str], number: int, milestone: str, folder: Path
                 break
         time.sleep(0.02)
         process.send_signal(number)
-        said = [line for line in process.stderr if not line.startswith(("import ", "# "))]
-    if any("Traceback" in line for line in said) or process.returncode in (-number, 1):
-        return "traceback", "".join(said), trial
+        said = process.stderr.read()
+    if "Traceback" in said or process.returncode in (-number, 1):
+        return "traceback", said, trial
     if process.returncode == 0:  # it had begun, and a training that is stopped saves
-        return "fine", "".join(said), trial
-    one_line = said[-1:] and said[-1].endswith(("interrupted\n", "terminated\n"))
-    return ("sentence" if one_line else "other"), "".join(said), trial
+        return "fine", said, trial
+    told = said.endswith(("interrupted\n", "terminated\n"))  # in the middle of a line of -v's, too
+    return ("sentence" if told else "other"), said, trial
 
 
 def little_memory(
