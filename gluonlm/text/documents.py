@@ -88,7 +88,7 @@ class Sources:
         """The texts in a folder and the folders in it, by name, except hidden files."""
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
             name = path.relative_to(folder)
-            if not any(part.startswith(".") for part in name.parts):
+            if not hidden(name):
                 with open_file(path) as file:
                     yield from self.one_of_many(str(name), file)
 
@@ -133,12 +133,12 @@ class Sources:
         return self.encoding
 
     def archive(self, name: str, file: BinaryIO) -> Iterator[tuple[str, Iterator[str]]]:
-        """The documents of all files in a zip; a UserError when it is a document itself."""
+        """The documents of the files in a zip; a UserError when it is a document itself."""
         with zipfile.ZipFile(file) as archive:
             if OFFICE.intersection(archive.namelist()):
                 raise UserError(f"{name} is an office document or e-book: save it as plain text")
             for member in archive.infolist():
-                if not member.is_dir():
+                if not member.is_dir() and not hidden(Path(member.filename)):
                     with archive.open(member) as inner:
                         yield from self.one_of_many(member.filename, inner)
 
@@ -203,6 +203,11 @@ class Sources:
         credits = CREDITS.match(first.strip())  # a paragraph that says who produced the text
         body = dropwhile(str.strip, body) if credits else chain([first], body)
         yield from takewhile(lambda line: not FOOTER.search(line), body)
+
+
+def hidden(name: Path) -> bool:
+    """Whether a file, or a folder that it is in, is one of a program, such as .git."""
+    return any(part.startswith(".") for part in name.parts)
 
 
 @contextmanager

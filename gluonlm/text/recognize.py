@@ -41,6 +41,8 @@ def other_kind(head: bytes, start: int = 0) -> str | None:
             return f"compressed with {kind}: unpack it, or {prepared()}"
         if kind := other_format(head):
             return f"{kind}: give its text as a plain file"
+        if head[257:262] == b"ustar":
+            return "a tar archive: unpack it, and give the folder"
         if encoding := utf_16(head):
             return f"text in {encoding.upper()}: {converted(encoding)}"
     if (zero := head.find(b"\0")) >= 0:

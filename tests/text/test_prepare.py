@@ -11,6 +11,7 @@ import math
 import os
 import re
 import sys
+import tarfile
 import time
 import zipfile
 from collections import Counter
@@ -94,6 +95,8 @@ def test_a_zip_a_folder_and_standard_input(tmp_path, monkeypatch, capsys):
     with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
         archive.writestr("a.txt", TEXT)
         archive.writestr("deep/b.txt", TEXT)
+        archive.writestr(".github/secret.md", "secret\n")  # Before, these were read
+        archive.writestr("__MACOSX/._a.txt", "secret\n")
     first = main([str(tmp_path / "in"), "--out", str(tmp_path / "1")])
     assert list(first["documents"]) == ["a.txt", "deep/b.txt"]
     assert "in: left out 1 file that" in first["notes"][0]
@@ -134,6 +137,15 @@ def test_files_in_utf_8_among_others_are_read_as_such(tmp_path, encoding, line):
     made = main([str(tmp_path / "in"), *options])
     assert (tmp_path / "out" / "train.txt").read_text() == f"{line}\n" * 480
     assert f"in: 2 files in UTF-8 read as such, and not as {encoding}" in made["notes"][0]
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_a_tar_archive_is_told(tmp_path, mode):
+    (tmp_path / "a.txt").write_text(TEXT)
+    with tarfile.open(tmp_path / "texts.tgz", mode) as archive:
+        archive.add(tmp_path / "a.txt", "a.txt")
+    with pytest.raises(UserError, match="texts.tgz is a tar archive: unpack it, and give the fold"):
+        main([str(tmp_path / "texts.tgz"), "--out", str(tmp_path / "out")])
 
 
 @pytest.mark.parametrize("member", ["[Content_Types].xml", "mimetype"])
