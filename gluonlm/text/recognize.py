@@ -81,9 +81,10 @@ def guess(data: bytes) -> str | None:
         if data.decode("gbk", errors="replace").count("\ufffd") < len(text) / 100:
             chinese = sum("\u4e00" <= char <= "\u9fff" for char in text)
             if chinese > 0.5 * sum(byte > 127 for byte in data) / 2 and COMMON_CHINESE.search(text):
-                return "gbk"
+                return "gb18030"  # has all of GBK
         data.decode("cp1252")
-        return "cp1252"
+        mostly_latin = sum(byte > 127 for byte in data) <= len(re.findall(b"[A-Za-z]", data))
+        return "cp1252" if mostly_latin else None
     except UnicodeDecodeError:
         return None
 
@@ -94,6 +95,7 @@ def complaint(path: Path | str, data: bytes, offset: int, line: int) -> UserErro
     where = f"the byte at offset {offset} (line {line})"
     found = f"{path} is not UTF-8: {where} is no part of a character"
     if encoding := guess(data):
-        name = {"gbk": "GBK (Chinese)", "cp1252": "Windows-1252 (Latin letters)"}[encoding]
+        name = {"gb18030": "GBK (Chinese)", "cp1252": "Windows-1252 (Latin letters)"}[encoding]
         return UserError(f"{found}; it is probably {name}: {converted(encoding)}")
-    return UserError(f"{found}: find out its encoding and {prepared('NAME')}")
+    others = "cp1251 or koi8-r of Russian, big5, shift_jis or cp949"
+    return UserError(f"{found}: find out its encoding, such as {others}, and {prepared('NAME')}")

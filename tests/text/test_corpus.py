@@ -388,7 +388,17 @@ def test_invisible_characters_go(tmp_path):
     ("content", "kind", "cure"),
     [
         ("é à la ça\n".encode("cp1252") * 9, "probably Windows-1252", "iconv -f cp1252"),
-        ("我来了他在这里\n".encode("gbk") * 9, "probably GBK", "--encoding gbk"),
+        ("我来了他在这里\n".encode("gbk") * 9, "probably GBK", "--encoding gb18030"),
+        (
+            "Все счастливые семьи\n".encode("cp1251") * 9,
+            "is no part of a character: find",
+            "such as cp1251 or",
+        ),
+        (
+            "우리는 오늘 아침\n".encode("cp949") * 9,
+            "is no part of a character: find",
+            "shift_jis or cp949, and make",
+        ),
         ("a text\n".encode("utf-16"), "text in UTF-16", "--encoding utf-16"),
         ("a text\n".encode("utf-16-le"), "text in UTF-16-LE", "iconv -f utf-16le -t"),
         ("a text\n".encode("utf-16-le"), "text in UTF-16-LE", "--encoding utf-16-le"),
