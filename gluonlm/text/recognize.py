@@ -94,6 +94,10 @@ def complaint(path: Path | str, data: bytes, offset: int, line: int) -> UserErro
     at ``offset``, that is no part of a character."""
     where = f"the byte at offset {offset} (line {line})"
     found = f"{path} is not UTF-8: {where} is no part of a character"
+    good = data.decode(errors="ignore").encode()
+    if 2 * sum(byte > 127 for byte in good) > sum(byte > 127 for byte in data):
+        cure = "correct it, or leave such bytes out with `iconv -c -f utf-8 -t utf-8`"
+        return UserError(f"{found}, but the text around it is UTF-8: {cure}")
     if encoding := guess(data):
         name = {"gb18030": "GBK (Chinese)", "cp1252": "Windows-1252 (Latin letters)"}[encoding]
         return UserError(f"{found}; it is probably {name}: {converted(encoding)}")
