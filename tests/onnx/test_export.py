@@ -142,6 +142,11 @@ def test_the_comparison_notices_a_wrong_gate_order(tmp_path, monkeypatch):
     assert not (tmp_path / "model.onnx").exists()
 
 
+def test_a_chaotic_network_is_compared_without_its_errors_adding_up(tmp_path):
+    source = untrained(tmp_path / "x.pt", model="RNN_TANH", nlayers=1, emsize=32, nhid=32)
+    assert export_onnx(source, tmp_path / "model.onnx").difference < 1e-4
+
+
 def test_export_command_and_training_option_write_the_same(trained, capsys):
     result = export.main([str(trained)])
     assert result.path == trained / "model.onnx"
