@@ -4,6 +4,7 @@
 UserError('novel.txt is not UTF-8 but probably Windows-1252 ...')
 """
 
+import codecs
 import re
 from pathlib import Path
 
@@ -95,9 +96,11 @@ def complaint(path: Path | str, data: bytes, offset: int, line: int) -> UserErro
     where = f"the byte at offset {offset} (line {line})"
     found = f"{path} is not UTF-8: {where} is no part of a character"
     good = data.decode(errors="ignore").encode()
-    if 2 * sum(byte > 127 for byte in good) > sum(byte > 127 for byte in data):
+    cut = len(data) < 4 and not codecs.getincrementaldecoder("utf-8")("ignore").decode(data)
+    if cut or 2 * sum(byte > 127 for byte in good) > sum(byte > 127 for byte in data):
+        but = "with which the file ends" if cut else "but the text around it is UTF-8"
         cure = "correct it, or leave such bytes out with `iconv -c -f utf-8 -t utf-8`"
-        return UserError(f"{found}, but the text around it is UTF-8: {cure}")
+        return UserError(f"{found}, {but}: {cure}")
     if encoding := guess(data):
         name = {"gb18030": "GBK (Chinese)", "cp1252": "Windows-1252 (Latin letters)"}[encoding]
         return UserError(f"{found}; it is probably {name}: {converted(encoding)}")

@@ -390,7 +390,7 @@ def test_invisible_characters_go(tmp_path):
         ("é à la ça\n".encode("cp1252") * 9, "probably Windows-1252", "iconv -f cp1252"),
         ("我来了他在这里\n".encode("gbk") * 9, "probably GBK", "--encoding gb18030"),
         ("été à la ça\n".encode() * 9 + b"\xe9t\xe9\n", "text around it is UTF-8", "iconv -c"),
-        ("Все счастливые семьи\n".encode()[:-2], "text around it is UTF-8", "iconv -c"),
+        ("Все счастливые семьи\n".encode()[:-2], "with which the file ends", "iconv -c"),
         (
             "Все счастливые семьи\n".encode("cp1251") * 9,
             "is no part of a character: find",
