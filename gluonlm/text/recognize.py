@@ -97,7 +97,7 @@ def complaint(path: Path | str, data: bytes, offset: int, line: int) -> UserErro
     found = f"{path} is not UTF-8: {where} is no part of a character"
     good = data.decode(errors="ignore").encode()
     cut = len(data) < 4 and not codecs.getincrementaldecoder("utf-8")("ignore").decode(data)
-    if cut or 2 * sum(byte > 127 for byte in good) > sum(byte > 127 for byte in data):
+    if cut or sum(byte > 127 for byte in good) > 0.9 * sum(byte > 127 for byte in data):
         but = "with which the file ends" if cut else "but the text around it is UTF-8"
         cure = "correct it, or leave such bytes out with `iconv -c -f utf-8 -t utf-8`"
         return UserError(f"{found}, {but}: {cure}")
