@@ -16,7 +16,7 @@ import argparse
 from pathlib import Path
 
 from gluonlm.cli import Parser, run
-from gluonlm.model.checkpoint import load_model, save_output
+from gluonlm.model.checkpoint import load_model, read_model, save_output
 from gluonlm.model.exchange import export_gluon, export_torch, import_torch
 from gluonlm.onnx.export import Exported, export_onnx
 from gluonlm.onnx.load import has_integers, simulated
@@ -88,25 +88,30 @@ def bring_in(options: argparse.Namespace) -> Exported:
     if options.path is None or options.path.suffix == "":
         raise UserError("say which model file to write, for example ptb.pt")
     check_output(options.path)
-    dictionary = vocabulary(options.vocabulary) if options.vocabulary else None
-    settings = {name: getattr(options, name) for name in SETTINGS if getattr(options, name)}
-    trained = import_torch(Path(options.checkpoint), dictionary, settings, options.level)
+    dictionary, known, level = vocabulary(options.vocabulary)
+    given = {name: getattr(options, name) for name in SETTINGS if getattr(options, name)}
+    source, level = Path(options.checkpoint), options.level or level
+    trained = import_torch(source, dictionary, known | given, level)
     save_output(trained, options.path)
     config = trained.config
     layers = f"{config.model}, {counted(config.nlayers, 'layer')} of {counted(config.nhid, 'unit')}"
     return Exported(options.path, f"{options.path}: {layers}, vocabulary {len(trained.dictionary)}")
 
 
-def vocabulary(source: str) -> Dictionary:
-    """The vocabulary of a run or model of this package, or in a text file with a token a line."""
+def vocabulary(source: str | None) -> tuple[Dictionary | None, dict[str, str], str | None]:
+    """The vocabulary of a run or model of this package, with its data and what its tokens are, or
+    that in a text file with a token a line."""
+    if source is None:
+        return None, {}, None
     path = Path(source)
-    if path.is_dir() or (path.is_file() and path.suffix not in (".txt", ".json")):
-        return load_model(path).dictionary
+    if path.is_dir() or path.suffix not in (".txt", ".json"):
+        stored = read_model(path)
+        return stored.dictionary, {"data": stored.config.data}, stored.level
     try:
         text = path.read_text(encoding="utf-8")
         json_list = path.suffix == ".json"
         words = typed.parse(text, list[str]) if json_list else text.removesuffix("\n").split("\n")
-        return Dictionary(words)
+        return Dictionary(words), {}, None
     except (OSError, ValueError) as error:
         wanted = "give a UTF-8 text with a token a line, or a JSON list"
         raise UserError(f"cannot read {path} ({error}): {wanted}") from None

@@ -126,6 +126,9 @@ def import_torch(
         raise UserError(sentence) from None
     except (ValueError, LookupError) as error:
         raise UserError(f"{path} is damaged ({error}): save the model again") from None
+    if (rows := len(arrays["encoder.weight"])) != (words := len(dictionary)):
+        other = f"array encoder.weight in {path} has {rows} rows, which does not fit {words} tokens"
+        raise UserError(f"{other}: name its own vocabulary with --vocabulary")
     exact = replace(config, precision="float32")  # whatever trained it, as what is loaded
     model = build_model(exact, len(dictionary), gradients=False)
     ours = {name: arrays.get(torch_name(name), np.empty(0)) for name in model.layout}
@@ -141,10 +144,13 @@ def torch_sizes(arrays: dict[str, np.ndarray], model: str | None) -> dict:
     """The settings that follow from the arrays' shapes; one gate is RNN_TANH unless it is said."""
     vocab_size, emsize = arrays["encoder.weight"].shape
     rows, nhid = arrays["rnn.weight_hh_l0"].shape
-    kinds = [name for name, gates in GATES.items() if gates * nhid == rows]
+    kinds = [name for name, gates in GATES.items() if gates * nhid == rows] or ["LSTM"]
+    if model not in (None, *kinds):
+        kind = " or ".join(kinds)
+        raise UserError(f"the arrays are those of {kind}, not of {model}: leave out --model")
     decoder = arrays.get("decoder.weight", arrays["encoder.weight"])
     return {
-        "model": model if model in kinds else kinds[0] if kinds else "LSTM",
+        "model": model or kinds[0],
         "emsize": emsize,
         "nhid": nhid,
         "nlayers": sum(name.startswith("rnn.weight_hh_l") for name in arrays),

@@ -15,7 +15,7 @@ import gluonlm
 from gluonlm import evaluate, export, train
 from gluonlm.config import Config
 from gluonlm.model import precision
-from gluonlm.model.checkpoint import Trained, build_model, load_model
+from gluonlm.model.checkpoint import Trained, build_model, load_model, save_model
 from gluonlm.model.exchange import export_torch, import_torch, torch_name
 from gluonlm.model.weights import named_arrays
 from gluonlm.system.errors import UserError
@@ -119,6 +119,33 @@ def test_a_file_that_pytorch_has_saved_again_has_no_vocabulary(cats, run, tmp_pa
     (tmp_path / "back.pt").unlink()
     with pytest.raises(UserError, match=r"array encoder.weight .* does not fit"):
         export.main([*back, "--vocabulary", str(tmp_path / "words.txt")])
+
+
+@pytest.mark.parametrize("level", ["char", "subword"])
+def test_a_run_that_lends_its_vocabulary_says_what_its_tokens_are_and_where(run, tmp_path, level):
+    lender = load_model(run)
+    save_model(replace(lender, level=level, path=tmp_path / "lender.pt"))
+    export_torch(lender, tmp_path / "there.safetensors")
+    save_file(load_file(tmp_path / "there.safetensors"), tmp_path / "bare.safetensors")
+    line = [str(tmp_path / "bare.safetensors"), str(tmp_path / "x.pt"), "--format", "gluonlm"]
+    export.main([*line, "--vocabulary", str(tmp_path / "lender.pt")])
+    back = load_model(tmp_path / "x.pt")
+    assert (back.level, back.config.data) == (level, lender.config.data)
+
+
+def test_a_bundled_model_may_lend_its_vocabulary_which_must_fit(run, tmp_path):
+    export_torch(load_model(run), tmp_path / "there.safetensors")
+    line = [str(tmp_path / "there.safetensors"), str(tmp_path / "x.pt"), "--format", "gluonlm"]
+    with pytest.raises(UserError, match="rows, which does not fit 10000 tokens"):
+        export.main([*line, "--vocabulary", "austen"])
+
+
+@pytest.mark.parametrize("model", ["RNN_RELU", "QRNN", "nothing"])
+def test_a_kind_of_layer_that_the_arrays_are_not_of_is_told(run, tmp_path, model):
+    export_torch(load_model(run), tmp_path / "there.safetensors")
+    line = [str(tmp_path / "there.safetensors"), str(tmp_path / "x.pt"), "--format", "gluonlm"]
+    with pytest.raises(UserError, match=f"of LSTM, not of {model}: leave out --model"):
+        export.main([*line, "--model", model])
 
 
 @pytest.mark.parametrize(
