@@ -132,6 +132,7 @@ def chromium():
 def tab(chromium):
     """A page of the browser; ``tab.errors`` collects what goes wrong in it."""
     tab = chromium.new_page()
+    tab.set_default_timeout(300_000)  # ms; the machine may be busy
     tab.errors = []
     tab.on("pageerror", lambda error: tab.errors.append(str(error)))
     tab.on("requestfailed", lambda request: tab.errors.append(f"cannot load {request.url}"))

@@ -54,7 +54,7 @@ def command(text, save, *launching, more=(), resume=False):
 
 def launched(*arguments, **options):
     return subprocess.run(
-        command(*arguments, **options), capture_output=True, text=True, timeout=120
+        command(*arguments, **options), capture_output=True, text=True, timeout=300
     )
 
 
@@ -109,7 +109,7 @@ def disturbed(line, mark, disturb=kill_worker):
             assert (len(first), len(second)) == (1, 1)
             began = time.monotonic()
             disturb(started.pid, *second)
-            output, errors = started.communicate(timeout=60)
+            output, errors = started.communicate(timeout=120)
         finally:
             started.kill()
     assert time.monotonic() - began < 30

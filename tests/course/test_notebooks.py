@@ -73,7 +73,8 @@ def executed(path: Path):
     notebook.cells += [
         new_code_cell(code, metadata={"tags": ["solution"]}) for code in solutions(notebook)
     ]
-    executor = ExecutePreprocessor(timeout=600, kernel_name="python3", extra_arguments=[SMALL])
+    waits = {"timeout": 600, "startup_timeout": 600, "iopub_timeout": 600}  # 4 s: output is lost
+    executor = ExecutePreprocessor(kernel_name="python3", extra_arguments=[SMALL], **waits)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GLUONLM_WORKLOAD", "tiny")
         executor.preprocess(notebook, {"metadata": {"path": FOLDER}})

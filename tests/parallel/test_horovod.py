@@ -289,7 +289,7 @@ def horovodrun(workers, text, save, *more, resume=False):
 def finished(line):
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     ended = subprocess.run(
-        line, capture_output=True, text=True, timeout=120, env={**os.environ, "PATH": path}
+        line, capture_output=True, text=True, timeout=300, env={**os.environ, "PATH": path}
     )
     assert ended.returncode == 0, ended.stderr
     return ended.stdout

@@ -5,10 +5,8 @@ import asyncio
 import contextlib
 import json
 import math
-import os
 import re
 import shlex
-import signal
 import socket
 import subprocess
 import sys
@@ -39,7 +37,7 @@ def marked(mark):
     return found
 
 
-def assert_gone(mark, seconds=10):
+def assert_gone(mark, seconds=60):
     end = time.monotonic() + seconds
     while marked(mark) and time.monotonic() < end:
         time.sleep(0.1)
@@ -50,6 +48,7 @@ def world(workers=1, servers=1):
     return World("127.0.0.1", free_port("127.0.0.1"), workers, servers)
 
 
+PATIENCE = 60.0  # of processes that all come, however busy the machine is
 WAITS = "import time; time.sleep(100)"
 EARLY = "import sys; "
 SMALL = """
@@ -60,7 +59,13 @@ with Lifeline(World.of(os.environ), {role!r}, {patience}):
 """
 
 
-def small(here, role, program, patience=10.0):
+def until(path):
+    """A line of Python that waits for a file."""
+    found = f"os.path.exists({str(path)!r})"
+    return f"import time; [time.sleep(0.02) for _ in iter(lambda: {found}, True)]"
+
+
+def small(here, role, program, patience=PATIENCE):
     """The command of a process that does not import mxnet: it runs a line of Python, early ones
     without a lifeline."""
     line = SMALL.format(role=role, program=program, patience=patience)
@@ -68,7 +73,7 @@ def small(here, role, program, patience=10.0):
     return supervisor.with_variables([sys.executable, "-c", line], here, role)
 
 
-def set_scheduler(monkeypatch, program, patience=10.0):
+def set_scheduler(monkeypatch, program, patience=PATIENCE):
     """Run a line of Python in the place of ps-lite's scheduler, and do not wait long for the
     end."""
     line = SMALL.format(role="scheduler", program=program, patience=patience)
@@ -85,7 +90,7 @@ class Ended:
 
 
 def together(
-    monkeypatch, here, workers, server=WAITS, patience=10.0, launched=True, scheduler=WAITS
+    monkeypatch, here, workers, server=WAITS, patience=PATIENCE, launched=True, scheduler=WAITS
 ):
     """A training by small processes, which the root has started, or a job scheduler."""
     set_scheduler(monkeypatch, scheduler, patience)
@@ -100,7 +105,7 @@ def together(
         error = None
     except UserError as raised:
         error = raised
-    said = [process.communicate(timeout=20)[1] for process in own]
+    said = [process.communicate(timeout=60)[1] for process in own]
     codes = [process.returncode for process in own]
     return Ended(error, list(zip(codes, said, strict=True)))
 
@@ -136,7 +141,7 @@ def test_one_that_fails_ends_all(monkeypatch, capfd, program, sentence):
     began, here = time.monotonic(), world(2)
     monkeypatch.setenv("GLUONLM_TEST", str(here.port))
     ends = together(monkeypatch, here, [WAITS, program])
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < supervisor.SILENCE  # not only when it has been silent
     assert isinstance(ends.error, UserError)
     assert re.search(sentence, str(ends.error))
     assert ("ZeroDivisionError" in capfd.readouterr().err) == (program == "1/0")
@@ -173,18 +178,26 @@ def test_a_server_that_dies(monkeypatch):
 
 
 def test_one_that_never_comes(monkeypatch):
-    here = world(3)
-    ends = together(monkeypatch, here, [WAITS], patience=2.0, launched=False)
-    assert "worker 1, worker 2 did not come within 2 s: check that their machines" in str(
-        ends.error
-    )
+    for patience in (2, 20, 90):  # on a busy machine those that come may need more
+        ends = together(monkeypatch, world(3), [WAITS], patience=patience, launched=False)
+        if str(ends.error).startswith("worker 1, "):
+            break
+    late = f"worker 1, worker 2 did not come within {patience} s: check that their machines"
+    assert str(ends.error).startswith(late)
     assert all(str(ends.error) in said for _, said in ends.others)
 
 
-def test_one_too_many_has_no_place(monkeypatch):
-    ends = together(
-        monkeypatch, world(1), ["import time; time.sleep(2)"] * 2, "pass", launched=False
-    )
+def test_one_too_many_has_no_place(monkeypatch, tmp_path):
+    """The other one works until then."""
+    send, refused = supervisor.send, tmp_path / "refused"
+
+    def sent(writer, **message):
+        send(writer, **message)
+        if "stop" in message:
+            refused.touch()
+
+    monkeypatch.setattr(supervisor, "send", sent)
+    ends = together(monkeypatch, world(1), [until(refused)] * 2, "pass", launched=False)
     assert sorted("there is no place for this worker" in said for _, said in ends.others) == [
         False,
         False,
@@ -218,7 +231,7 @@ def test_a_root_that_dies_takes_the_processes_with_it():
         time.sleep(0.3)
         assert process.poll() is None
         connection.close()
-        _, said = process.communicate(timeout=10)
+        _, said = process.communicate(timeout=60)
     assert said.startswith(
         "error: lost the connection to the root of the training at 127.0.0.1; go"
     )
@@ -251,27 +264,24 @@ def test_ctrl_c_is_passed_on_and_the_second_time_ends_all(all_are_there):
 
 def test_a_worker_is_interrupted_and_a_server_is_not(monkeypatch):
     """What the root passes on, as the process sees it."""
-    caught = "import signal, time; signal.signal(2, lambda *_: os._exit(0)); time.sleep(100)"
+    caught = "import signal, time; signal.signal(2, lambda *_: os._exit(0))"
+    caught += "; os.kill(os.getppid(), 2); time.sleep(100)"  # Ctrl-C, once all are there
     here, programs = world(), {"worker": caught, "server": WAITS}
     starts = {(role, 0): (None, small(here, role, line)) for role, line in programs.items()}
     set_scheduler(monkeypatch, WAITS)
-
-    async def interrupted():
-        asyncio.get_running_loop().call_later(1.5, os.kill, os.getpid(), signal.SIGINT)
-        await supervisor.lead(here, 10, starts)
-
     with pytest.raises(UserError, match="^worker 0 on 127.0.0.1 has died or lost its connection"):
-        asyncio.run(interrupted())
+        asyncio.run(supervisor.lead(here, PATIENCE, starts))
 
 
-def test_what_else_knocks_at_the_port_does_no_harm(monkeypatch):
-    here = world(1)
+def test_what_else_knocks_at_the_port_does_no_harm(monkeypatch, tmp_path):
+    here, quiet = world(1), tmp_path / "quiet"
 
     def noise():
         for line in (b"GET / HTTP/1.1\r\n\r\n", b"[]\n", b'{"role": "worker"}\n', b"", b"2\n"):
             time.sleep(0.1)
-            with socket.create_connection((here.root, here.port + 1)) as connection:
+            with connect(here.root, here.port + 1, PATIENCE) as connection:
                 connection.sendall(line)
+        quiet.touch()
 
     def lead(*arguments):
         async def both():
@@ -281,7 +291,7 @@ def test_what_else_knocks_at_the_port_does_no_harm(monkeypatch):
 
     leading = supervisor.lead
     monkeypatch.setattr(supervisor, "lead", lead)
-    program = "import time; time.sleep(1)"
+    program = until(quiet)
     ends = together(monkeypatch, here, [program], program, scheduler=program)
     assert ends.error is None
 
