@@ -37,10 +37,11 @@ State = list[Any]  # arrays (layers, N, H) of the library that computes
 class LanguageModel:
     """A model with its vocabulary and settings.
 
-    :param arithmetic: what computes it, with ``begin_state``, ``predict`` and ``losses`` as here:
-        a :class:`gluonlm.inference.predictor.Predictor` or a
-        :class:`gluonlm.onnx.session.OnnxModel`. Its ``steps`` says how many steps of a text to
-        score at once, ``independent`` whether a column's figures are the same beside any others.
+    :param arithmetic: what computes it, with ``begin_state``, ``predict`` and ``losses`` as here
+        and both of these in one pass (``losses_and_logits``): a
+        :class:`gluonlm.inference.predictor.Predictor` or :class:`gluonlm.onnx.session.OnnxModel`.
+        Its ``steps`` says how many steps of a text to score at once, ``independent`` whether a
+        column's figures are the same beside any others.
     """
 
     arithmetic: Any

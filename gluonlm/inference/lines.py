@@ -116,12 +116,13 @@ def score_batch(model, batch: list[Line], state: list, first_id: int, following:
     steps, nats = max(1, min(model.arithmetic.steps, ROWS // len(batch))), []
     for start in range(0, longest, steps):
         part = slice(start, start + steps)
-        losses, after = model.losses(inputs[part], targets[part], state)
-        nats.append(losses)
+        texts = inputs[part], targets[part]
         if following and ends:
-            logits, _ = model.predict(inputs[part], state)  # (T, N, V)
-            add_next(model.dictionary, batch, log_softmax(logits), start, following)
-        state = after
+            losses, logits, state = model.arithmetic.losses_and_logits(*texts, state)
+            add_next(model.dictionary, batch, logits, start, following)
+        else:
+            losses, state = model.losses(*texts, state)
+        nats.append(losses)
     together = np.concatenate(nats).astype(np.float64)  # (T, N)
     for column, line in enumerate(batch):
         line.nats = together[: len(line.ids), column]
@@ -133,10 +134,10 @@ def score_batch(model, batch: list[Line], state: list, first_id: int, following:
 
 
 def add_next(
-    dictionary: Dictionary, batch: list[Line], logs: np.ndarray, start: int, count: int
+    dictionary: Dictionary, batch: list[Line], logits: np.ndarray, start: int, count: int
 ) -> None:
-    """Note the most probable tokens where a line ends within these steps; ``logs``: (T, N, V)."""
+    """Note the most probable tokens where a line ends within these steps; ``logits``: (T, N, V)."""
     for column, line in enumerate(batch):
         step = len(line.ids) - 1 - start  # where the end of the line is predicted
-        if 0 <= step < len(logs):
-            line.next = most_probable(logs[step, column], dictionary, count)
+        if 0 <= step < len(logits):
+            line.next = most_probable(log_softmax(logits[step, column]), dictionary, count)

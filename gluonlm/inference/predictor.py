@@ -11,6 +11,7 @@ where MXNet's FullyConnected, made for many rows, needs more than 1. See ``bench
 """
 
 from collections import defaultdict
+from contextlib import nullcontext
 from functools import cached_property
 from weakref import WeakKeyDictionary
 
@@ -100,9 +101,7 @@ class Predictor:
         with one_thread() if few else self.threads["predict"].timed(ids.size):
             inputs = mx.nd.from_numpy(ids).as_in_context(self.ctx)  # shares the copy's memory
             features, state = self.plans[tuple(current)](inputs, state)
-            logits = self.decode(to_floats(features))
-        logits += self.decoder[1]
-        return (log_probabilities(logits, self.edges) if self.edges else logits), state
+            return self.logits(features), state
 
     def losses(self, ids: np.ndarray, targets: np.ndarray, state: State) -> tuple:
         """Ids and targets (T, N) and a state -> -ln p of the targets (T, N) and the new state."""
@@ -115,6 +114,18 @@ class Predictor:
             features, state = self.model.body(mx.nd.array(ids, self.ctx), state)
             losses = decoder_loss(self.model, features, np.asarray(targets)).asnumpy()  # (T*N,)
         return losses.reshape(np.shape(targets)), features, state
+
+    def losses_and_logits(self, ids: np.ndarray, targets: np.ndarray, state: State) -> tuple:
+        """Losses (T, N), logits (T, N, V) and the new state, in one pass."""
+        losses, features, state = self.read(ids, targets, state)
+        with one_thread() if np.size(ids) <= FEW_ROWS else nullcontext():  # as predict
+            return losses, self.logits(features), state
+
+    def logits(self, features: mx.nd.NDArray) -> np.ndarray:
+        """Those (T, N, V) of features (T, N, C); of an adaptive softmax log-probabilities."""
+        logits = self.decode(to_floats(features))
+        logits += self.decoder[1]
+        return log_probabilities(logits, self.edges) if self.edges else logits
 
     def decode(self, features: np.ndarray) -> np.ndarray:
         """Features (T, N, C) times the decoder's matrix, (T, N, V), in the fastest way; no bias."""

@@ -87,23 +87,30 @@ class OnnxModel:
 
     def predict(self, ids: np.ndarray, state: State) -> tuple[np.ndarray, State]:
         """Token ids (T, N) and a state -> logits (T, N, V) float32 and the new state."""
-        return self._run("logits", ids, ids, state)
+        return self._run(["logits"], ids, ids, state)
 
     def losses(self, ids: np.ndarray, targets: np.ndarray, state: State) -> tuple:
         """Ids and targets (T, N) and a state -> -ln p of the targets (T, N) and the new state."""
         if not self.scores:
             logits, state = self.predict(ids, state)
             return cross_entropy(logits, targets), state
-        return self._run("losses", ids, targets, state)
+        return self._run(["losses"], ids, targets, state)
 
-    def _run(self, output: str, ids: np.ndarray, targets: np.ndarray, state: State) -> tuple:
-        """One output and the new state."""
+    def losses_and_logits(self, ids: np.ndarray, targets: np.ndarray, state: State) -> tuple:
+        """The same with the logits (T, N, V) in the middle, in one pass."""
+        if not self.scores:
+            logits, state = self.predict(ids, state)
+            return cross_entropy(logits, targets), logits, state
+        return self._run(["losses", "logits"], ids, targets, state)
+
+    def _run(self, outputs: list[str], ids: np.ndarray, targets: np.ndarray, state: State) -> tuple:
+        """Some outputs and the new state."""
         feed = dict(zip(self.states, state, strict=True), ids=np.asarray(ids, np.int64))
         if self.scores:
             feed["targets"] = np.asarray(targets, np.int64)
         with self.threads.timed(feed["ids"].size):
-            result, *state = self.session.run([output, *self.outputs], feed, self.options)
-        return result, state
+            found = self.session.run([*outputs, *self.outputs], feed, self.options)
+        return *found[: len(outputs)], found[len(outputs) :]
 
     def _use(self, number: int) -> None:
         """Compute on so many threads, which a session of ONNX Runtime has for its life."""

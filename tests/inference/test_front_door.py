@@ -80,6 +80,9 @@ def test_any_file_of_a_model_is_one_type(run, file):
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
     for one, other in zip(map(values, after), map(values, after_too), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5)
+    same_losses, same_logits, _ = model.arithmetic.losses_and_logits(ids, targets, state)
+    np.testing.assert_array_equal(same_losses, losses)
+    np.testing.assert_array_equal(same_logits, logits)
 
 
 def values(array) -> np.ndarray:

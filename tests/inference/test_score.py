@@ -116,14 +116,30 @@ def test_a_short_file_of_characters_is_evaluated_as_a_whole(tmp_path):
     assert evaluate.main(options).loss == whole.loss != cut.loss
 
 
-def test_the_most_probable_next_tokens(model):
+def test_the_most_probable_next_tokens(model, monkeypatch):
     plain = list(score_lines(model, TEXT))
-    lines = list(score_lines(model, TEXT, following=3))
+    with monkeypatch.context() as context:  # the layers are computed once, for both
+        context.setattr(Predictor, "predict", None)
+        lines = list(score_lines(model, TEXT, following=3))
     for line, other in zip(lines, plain):
         np.testing.assert_array_equal(line.nats, other.nats)
         expected = model.next_words(line.text, 3)
         assert [token for token, _ in line.next] == [token for token, _ in expected]
         assert [p for _, p in line.next] == pytest.approx([p for _, p in expected], rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", [{}, {"splits": (4, 7)}, {"model": "QRNN"}])
+@pytest.mark.parametrize("shape", [(1, 1), (2, 1), (3, 5)])
+def test_losses_and_logits_of_one_pass(kind, shape):
+    predictor = Predictor(build_model(Config(emsize=8, nhid=8, **kind), len(WORDS)))
+    state = predictor.begin_state(shape[1])
+    ids, targets = np.random.default_rng(1).integers(0, len(WORDS), (2, *shape))
+    losses, logits, after = predictor.losses_and_logits(ids, targets, state)
+    np.testing.assert_array_equal(losses, predictor.losses(ids, targets, state)[0])
+    expected, other = predictor.predict(ids, state)
+    np.testing.assert_array_equal(logits, expected)
+    for one, two in zip(after, other, strict=True):
+        np.testing.assert_array_equal(one.asnumpy(), two.asnumpy())
 
 
 def test_any_number_of_lines_in_bounded_memory(model, monkeypatch):
