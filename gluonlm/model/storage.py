@@ -34,6 +34,7 @@ BITS = ".bits"
 COPIES, SPARE = 3, 1 << 20  # what the library takes to write arrays: times their bytes, and more
 TYPES = {"F32", "F16", "I8", "U8"}
 TEXT = re.compile(rb"[^\0-\x08\x0e-\x1a]+")  # no control characters but those of line ends and such
+ONNX = b"\x12\x07gluonlm"  # the producer, where an ONNX file that we wrote begins
 SPARSE_TYPES = (np.float32, np.float16, np.int8)
 VERSION = "2"  # of all kinds of files
 Arrays = dict[str, np.ndarray]
@@ -64,6 +65,9 @@ def read_arrays(path: Path, kind: str) -> tuple[Arrays, dict[str, str]]:
     if TEXT.fullmatch(head):
         first = "the model comes first, a run's folder or a model file"
         raise UserError(f"{path} is a text, not a model: {first}")
+    if ONNX in head[:16]:
+        reads = "evaluate, score and generate read by a name that ends in .onnx"
+        raise UserError(f"{path} is an ONNX model, which {reads}: else give the run it was made of")
     with reading(path), safe_open(path, framework="numpy") as file:
         metadata = file.metadata() or {}
         if metadata.get("format") != f"{kind} {VERSION}":

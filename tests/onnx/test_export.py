@@ -19,7 +19,7 @@ import pytest
 from small import fit
 
 import gluonlm
-from gluonlm import evaluate, export, quantize, train
+from gluonlm import evaluate, export, prune, quantize, train
 from gluonlm.compress.quantization import quantize_model
 from gluonlm.config import MODELS, Config
 from gluonlm.generate import joined
@@ -296,6 +296,15 @@ def test_not_an_onnx_file(tmp_path, content):
     (tmp_path / "x.onnx").write_bytes(content)
     with pytest.raises(UserError, match="damaged or not an ONNX file"):
         evaluate.main(["--onnx", str(tmp_path / "x.onnx")])
+
+
+@pytest.mark.parametrize("name", ["m.onnx", "m.safetensors"])
+def test_an_onnx_file_in_the_place_of_a_model_is_told(trained, tmp_path, name):
+    """Before, it was a damaged model."""
+    shutil.copy(trained / "at-once.onnx", tmp_path / name)
+    for command in (quantize, prune, export):
+        with pytest.raises(UserError, match=f"{name} is an ONNX model, .* give the run"):
+            command.main([str(tmp_path / name)])
 
 
 def test_a_cut_off_file(trained, tmp_path):
