@@ -55,7 +55,9 @@ class Progress:
 
 
 class StopRequest:
-    """A with-block in which Ctrl-C and SIGTERM only ask to stop; a second one ends at once.
+    """A with-block in which Ctrl-C and SIGTERM only ask to stop; the same once more ends at
+    once. One of each is no haste: a job scheduler tells a worker to end, and tells the launcher,
+    which passes it on.
 
     Outside the main thread, which alone may handle signals, nothing changes.
     """
@@ -75,7 +77,7 @@ class StopRequest:
 
     def _ask(self, number, frame):
         self.asked = True
-        self.__exit__()
+        signal.signal(number, self.handlers[number])
         if number == signal.SIGTERM:  # sent by a program, which needs no advice
             return
         # print may be what the signal has interrupted, and is not re-entrant

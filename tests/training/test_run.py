@@ -573,3 +573,21 @@ def test_training_is_stopped_in_good_order_when_nothing_can_be_said(monkeypatch,
     with StopRequest() as stop:
         os.kill(os.getpid(), number)
         assert stop.asked
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_comes_in_two_ways_stops_in_good_order(first):
+    """A job scheduler tells the worker, and the launcher, which passes it on as Ctrl-C."""
+    numbers, ended = (signal.SIGINT, signal.SIGTERM), []
+    before = [signal.signal(number, lambda number, _: ended.append(number)) for number in numbers]
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), first)
+            os.kill(os.getpid(), sum(numbers) - first)
+            assert stop.asked
+            assert not ended
+            os.kill(os.getpid(), first)
+            assert ended == [first]
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
