@@ -26,7 +26,6 @@ from gluonlm.inference.sampling import (
     read,
 )
 from gluonlm.inference.scoring import evaluate, perplexity
-from gluonlm.system.errors import UserError
 from gluonlm.text.detokenize import to_text, tokens_of
 from gluonlm.text.vocabulary import EOS, Dictionary
 
@@ -60,20 +59,14 @@ class LanguageModel:
 
     def predict(self, ids: np.ndarray, state: State) -> tuple[np.ndarray, State]:
         """Token ids (T, N) and a state -> logits (T, N, V) float32 and the new state."""
-        self._check(ids)
+        self.dictionary.check_ids(ids)
         return self.arithmetic.predict(ids, state)
 
     def losses(self, ids: np.ndarray, targets: np.ndarray, state: State) -> tuple:
         """Ids and targets (T, N) and a state -> -ln p of the targets (T, N) and the new state."""
-        self._check(ids)
-        self._check(targets)
+        self.dictionary.check_ids(ids)
+        self.dictionary.check_ids(targets)
         return self.arithmetic.losses(ids, targets, state)
-
-    def _check(self, ids: np.ndarray) -> None:
-        """Raise a UserError for ids of another vocabulary."""
-        if np.size(ids) and not 0 <= np.min(ids) <= np.max(ids) < len(self.dictionary):
-            others = f"there are ids that are not among this model's {len(self.dictionary)}"
-            raise UserError(f"{others}: encode the text with its own dictionary")
 
     def generate(self, prompt: str = "", words: int = 100, **strategy: Any) -> str:
         """The prompt and what the model writes after it, without ``<unk>``.
@@ -109,7 +102,7 @@ class LanguageModel:
     def evaluate(self, ids: np.ndarray, batch_size: int | None = None) -> float:
         """Mean loss in nats per token of a text (tokens,) that is cut in ``batch_size`` columns;
         None for as many as training evaluates its test text in."""
-        self._check(ids)
+        self.dictionary.check_ids(ids)
         columns = self.columns("test") if batch_size is None else batch_size
         return evaluate(self.arithmetic, ids, self.dictionary, columns)
 

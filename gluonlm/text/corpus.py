@@ -44,6 +44,10 @@ class Corpus:
     valid: np.ndarray
     test: np.ndarray
 
+    def __post_init__(self):
+        for ids in (self.train, self.valid, self.test):
+            self.dictionary.check_ids(ids)  # MXNet would write beyond the embedding
+
     @cached_property
     def hashes(self) -> dict[str, str]:
         """What tells this vocabulary and this text from others."""

@@ -101,6 +101,12 @@ class Dictionary:
             ids = map(self.__getitem__, words)
         return np.fromiter(ids, np.int32, len(words))
 
+    def check_ids(self, ids: np.ndarray) -> None:
+        """Raise a UserError for ids of another vocabulary."""
+        if np.size(ids) and not 0 <= np.min(ids) <= np.max(ids) < len(self):
+            others = f"there are ids that are not among this model's {len(self)}"
+            raise UserError(f"{others}: encode the text with its own dictionary")
+
     def decode(self, ids: Iterable[int]) -> list[str]:
         """The tokens with these ids."""
         return [self.idx2word[int(index)] for index in ids]

@@ -505,3 +505,11 @@ def test_the_benchmark_compares_like_with_like(tmp_path, monkeypatch):
     assert result["seed"] == 7
     assert result["command"].startswith("python benchmarks/tokenization.py --words 20000")
     assert {"python", "numpy", "mxnet", "cpu", "cores", "date"} <= result["machine"].keys()
+
+
+@pytest.mark.parametrize("wrong", [-1, 2])
+def test_ids_beyond_the_vocabulary_make_no_corpus(wrong):
+    """Before, training on them ended the process, or wrote into other arrays."""
+    ids = np.zeros(9, np.int32)
+    with pytest.raises(UserError, match="ids that are not among"):
+        Corpus("a", "word", Dictionary(["a", "b"]), ids, ids, ids + np.int32(wrong))
