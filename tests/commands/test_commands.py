@@ -273,7 +273,9 @@ def test_means_the_same(line):
 def test_the_pruning_example_reads_its_schedule(tmp_path):
     schedule = tmp_path / "schedule.yaml"
     schedule.write_text("- {sparsity: 0.7, begin: 2, end: 20, every: 1}")
-    line = f"--cuda --emsize 1500 --nhid 1500 --dropout 0.65 --tied --wd 1e-6 --compress {schedule}"
+    line = (
+        f"--cuda --emsize 1500 --nhid 1500 --dropout 0.65 --tied --wd 1e-6 --compress '{schedule}'"
+    )
     assert train.settings(parsed(line)) == Config(
         **LARGE, tied=True, wdecay=1e-6, compress="- {sparsity: 0.7, begin: 2, end: 20, every: 1}"
     )

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shlex
 import signal
 
 import mxnet as mx
@@ -360,14 +361,18 @@ def test_finetuning_keeps_the_masks_and_can_prune_on(text, tmp_path):
         for n, t in prunable(load_model(tmp_path / "first").model).items()
     }
     train.main(
-        f"--finetune {tmp_path / 'first'} --save {tmp_path / 'second'} --epochs 2 --lr 0.5".split()
+        shlex.split(
+            f"--finetune '{tmp_path / 'first'}' --save '{tmp_path / 'second'}' --epochs 2 --lr 0.5"
+        )
     )
     second = load_model(tmp_path / "second")
     assert second.config.prune is None
     for name, tensor in prunable(second.model).items():
         np.testing.assert_array_equal(values(second.model, tensor) != 0, masks[name])
-    line = f"--finetune {tmp_path / 'second'} --save {tmp_path / 'third'} --epochs 2 --prune 0.9"
-    train.main(line.split())
+    line = (
+        f"--finetune '{tmp_path / 'second'}' --save '{tmp_path / 'third'}' --epochs 2 --prune 0.9"
+    )
+    train.main(shlex.split(line))
     third = load_model(tmp_path / "third")
     for name, tensor in prunable(third.model).items():
         kept = values(third.model, tensor) != 0
@@ -377,10 +382,8 @@ def test_finetuning_keeps_the_masks_and_can_prune_on(text, tmp_path):
 
 def test_a_dense_model_is_pruned_from_the_start_of_finetuning(text, tmp_path):
     run(text, tmp_path / "dense", "--epochs", "1")
-    train.main(
-        f"--finetune {tmp_path / 'dense'} --save {tmp_path / 'sparse'} --epochs 2 --prune "
-        f"0.5".split()
-    )
+    where = f"--finetune '{tmp_path / 'dense'}' --save '{tmp_path / 'sparse'}'"
+    train.main(shlex.split(f"{where} --epochs 2 --prune 0.5"))
     assert records(tmp_path / "sparse", "pruning")[0]["step"] == 0
     model = load_model(tmp_path / "sparse").model
     assert zeros(model) == {
@@ -437,7 +440,9 @@ def test_the_file_follows_the_sparsity_and_every_command_reads_it(text, tmp_path
     score = evaluate.main([str(small), "--split", "valid"])
     assert score.tokens == 180
     again = train.main(
-        f"--finetune {small} --save {tmp_path / 'tuned'} --epochs 1 --max-batches 2".split()
+        shlex.split(
+            f"--finetune '{small}' --save '{tmp_path / 'tuned'}' --epochs 1 --max-batches 2"
+        )
     )
     assert again.finished
     assert zeros(load_model(tmp_path / "tuned").model) == zeros(result.model)

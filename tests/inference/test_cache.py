@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 
 import numpy as np
 import pytest
@@ -215,7 +216,7 @@ def test_the_command(saved, tmp_path, capsys):
     assert "--window 60" in output
     assert tuned.loss < plain.loss
     recorded = json.loads(out.read_text())
-    assert recorded["command"].startswith(f"python -m gluonlm.evaluate {saved} --tune-cache")
+    assert shlex.split(recorded["command"])[2:5] == ["gluonlm.evaluate", str(saved), "--tune-cache"]
     assert (recorded["split"], recorded["tokens"], recorded["perplexity"]) == (
         "test",
         201,
@@ -256,4 +257,6 @@ def test_settings_that_are_not_given_are_those_known_for_the_data_set(saved, mon
 )
 def test_the_command_refuses(saved, line, sentence):
     with pytest.raises(UserError, match=sentence):
-        evaluate_command.main([str(saved), *line.format(folder=saved.parent).split()])
+        evaluate_command.main(
+            [str(saved), *shlex.split(line.format(folder=shlex.quote(str(saved.parent))))]
+        )

@@ -1,6 +1,8 @@
 """The adaptive softmax: a distribution, the same in training and evaluation, tied or not, with
 exact gradients."""
 
+import shlex
+
 import mxnet as mx
 import numpy as np
 import pytest
@@ -184,12 +186,12 @@ def test_training_evaluation_and_generation(tmp_path):
         )
         (tmp_path / f"{split}.txt").write_text(text + "\n")
     line = (
-        f"--data {tmp_path} --save {tmp_path / 'run'} --emsize 24 --nhid 24 --tied --dropout 0 "
+        f"--data '{tmp_path}' --save '{tmp_path / 'run'}' --emsize 24 --nhid 24 --tied --dropout 0 "
         f"--batch-size 4 --bptt 8"
     )
     result = train.main(
         [
-            *line.split(),
+            *shlex.split(line),
             *["--optimizer", "adam", "--lr", "0.02", "--epochs", "12", "--splits", "5", "12"],
         ]
     )
@@ -210,7 +212,7 @@ def test_training_evaluation_and_generation(tmp_path):
         evaluate(trained.model, test, trained.dictionary, 1), rel=1e-5
     )
     with pytest.raises(UserError, match="from 1 to 31"):
-        train.main([*line.replace("run", "other").split(), "--splits", "99"])
+        train.main([*shlex.split(line.replace("run", "other")), "--splits", "99"])
 
 
 def test_a_dictionary_is_in_the_order_that_splits_need():

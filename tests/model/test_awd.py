@@ -5,6 +5,7 @@ import json
 import math
 import os
 import random
+import shlex
 import signal
 
 import numpy as np
@@ -48,8 +49,10 @@ def text(tmp_path):
 
 
 def run(text, save, line="", resume=False):
-    where = f"--resume {save}" if resume else f"--preset awd --data {text} --save {save} {SMALL}"
-    return train.main([*where.split(), *line.split()])
+    where = (
+        f"--resume '{save}'" if resume else f"--preset awd --data '{text}' --save '{save}' {SMALL}"
+    )
+    return train.main([*shlex.split(where), *line.split()])
 
 
 def state_of(folder):
@@ -215,13 +218,13 @@ def test_the_average_of_a_run_is_validated_and_saved_and_training_goes_on_with_t
 
 
 @pytest.mark.parametrize(
-    "begin", ["--preset awd --data {text} " + SMALL, "--finetune {first} --nonmono 9"]
+    "begin", ["--preset awd --data '{text}' " + SMALL, "--finetune '{first}' --nonmono 9"]
 )
 def test_resumed_while_averaging_the_weights_are_the_same(begin, text, tmp_path, monkeypatch):
     run(text, tmp_path / "first", "--epochs 1")
-    begin = (
+    begin = shlex.split(
         f"{begin.format(text=text, first=tmp_path / 'first')} --epochs 3 --log-interval 5 --save"
-    ).split()
+    )
     if "--preset" in begin:
         stall_after(monkeypatch, 1)
     recorder = Recorder(monkeypatch)
@@ -303,7 +306,9 @@ def test_finetuning_starts_from_the_best_averages_at_once_and_stops_early(
     recorder = Recorder(monkeypatch)
     stall_after(monkeypatch, 2)
     result = train.main(
-        f"--finetune {tmp_path / 'first'} --save {tmp_path / 'second'} --epochs 9 --lr 0.5".split()
+        shlex.split(
+            f"--finetune '{tmp_path / 'first'}' --save '{tmp_path / 'second'}' --epochs 9 --lr 0.5"
+        )
     )
     arrays, progress = state_of(tmp_path / "second")
     assert result.finished
@@ -330,10 +335,8 @@ def test_finetuning_reads_other_text_as_the_model_does(text, tmp_path):
     """A model of characters reads characters, whatever its data set is usually read as."""
     (tmp_path / "my.txt").write_text((text / "train.txt").read_text())
     run(text, tmp_path / "first", "--level char --epochs 1")
-    where = (
-        f"--finetune {tmp_path / 'first'} --data {tmp_path / 'my.txt'} --save {tmp_path / 'second'}"
-    )
-    train.main(f"{where} --epochs 1".split())
+    where = f"--finetune '{tmp_path / 'first'}' --data '{tmp_path / 'my.txt'}'"
+    train.main(shlex.split(f"{where} --save '{tmp_path / 'second'}' --epochs 1"))
     assert load_model(tmp_path / "second").level == "char"
 
 
@@ -353,14 +356,16 @@ def test_finetuning_draws_other_random_numbers_than_the_run_before(
     run(text, tmp_path / "first", "--epochs 1 --no-random-bptt")
     steps = len(drawn)
     train.main(
-        f"--finetune {tmp_path / 'first'} --save {tmp_path / 'second'} --epochs 1 {more}".split()
+        shlex.split(
+            f"--finetune '{tmp_path / 'first'}' --save '{tmp_path / 'second'}' --epochs 1 {more}"
+        )
     )
     assert len(drawn) == 2 * steps
     assert len({number for pair in drawn for number in pair}) == 4 * steps
     assert load_model(tmp_path / "second").config.seed == seed
 
 
-@pytest.mark.parametrize("begin", ["--preset awd --data {text} " + SMALL, "--finetune {first}"])
+@pytest.mark.parametrize("begin", ["--preset awd --data '{text}' " + SMALL, "--finetune '{first}'"])
 def test_a_rate_that_falls_to_0_averages_nothing_and_is_waited_for(
     begin, text, tmp_path, monkeypatch
 ):
@@ -369,7 +374,7 @@ def test_a_rate_that_falls_to_0_averages_nothing_and_is_waited_for(
     stall_after(monkeypatch, 1)
     options = begin.format(text=text, first=tmp_path / "first")
     assert train.main(
-        f"{options} --save {tmp_path / 'second'} --epochs 3 --schedule linear".split()
+        shlex.split(f"{options} --save '{tmp_path / 'second'}' --epochs 3 --schedule linear")
     ).finished
     _, progress = state_of(tmp_path / "second")
     assert (progress["epoch"], progress["done"]) == (3, False)
@@ -381,14 +386,18 @@ def test_a_rate_that_falls_to_0_averages_nothing_and_is_waited_for(
 )
 def test_finetuning_with_another_optimizer_takes_its_usual_rate(more, rate, text, tmp_path):
     run(text, tmp_path / "first", "--epochs 1 --max-batches 2")
-    given = vars(train.parser().parse_args(f"--finetune {tmp_path / 'first'} {more}".split()))
+    given = vars(
+        train.parser().parse_args(shlex.split(f"--finetune '{tmp_path / 'first'}' {more}"))
+    )
     assert train.settings(given).learning_rate == rate
 
 
 def test_finetuning_never_ends_with_a_worse_model_than_it_began_with(text, tmp_path, monkeypatch):
     first = run(text, tmp_path / "first", "--epochs 3")
     result = train.main(
-        f"--finetune {tmp_path / 'first'} --save {tmp_path / 'second'} --epochs 1 --lr 500".split()
+        shlex.split(
+            f"--finetune '{tmp_path / 'first'}' --save '{tmp_path / 'second'}' --epochs 1 --lr 500"
+        )
     )
     assert result.valid_loss <= first.valid_loss + 1e-9
     if result.best_epoch == 0:
@@ -399,9 +408,9 @@ def test_a_finetuned_run_has_a_best_model_from_the_beginning(text, tmp_path, cap
     """That of the run before: exported if no epoch is better, named if training diverges."""
     pytest.importorskip("onnxruntime")
     run(text, tmp_path / "first", "--epochs 3")
-    finetune = f"--finetune {tmp_path / 'first'} --save {{}} --epochs 1 --clip 0 --lr".format
+    finetune = f"--finetune '{tmp_path / 'first'}' --save '{{}}' --epochs 1 --clip 0 --lr".format
     export = ["200", "--onnx-export", str(tmp_path / "model.onnx")]
-    assert train.main([*finetune(tmp_path / "second").split(), *export]).best_epoch == 0
+    assert train.main([*shlex.split(finetune(tmp_path / "second")), *export]).best_epoch == 0
     assert evaluate_command.main(["--onnx", str(tmp_path / "model.onnx")]).loss == pytest.approx(
         evaluate_command.main([str(tmp_path / "first")]).loss, rel=1e-5
     )
@@ -409,14 +418,14 @@ def test_a_finetuned_run_has_a_best_model_from_the_beginning(text, tmp_path, cap
     with pytest.raises(
         UserError, match=r"diverged in epoch 1, step 1 .*the best model so far is in"
     ):
-        train.main([*finetune(tmp_path / "third").split(), "1"])
+        train.main([*shlex.split(finetune(tmp_path / "third")), "1"])
 
 
 @pytest.mark.parametrize("line", ["--nhid 30", "--preset awd", "--no-tied", "--model GRU"])
 def test_finetuning_keeps_the_model_as_it_is(text, tmp_path, line):
     run(text, tmp_path / "first", "--epochs 1 --max-batches 2")
     with pytest.raises(UserError, match=r"--finetune .* leave out --"):
-        train.main(f"--finetune {tmp_path / 'first'} {line}".split())
+        train.main(shlex.split(f"--finetune '{tmp_path / 'first'}' {line}"))
 
 
 def test_a_checkpoint_that_knows_fewer_settings_resumes(text, tmp_path):
@@ -461,10 +470,12 @@ def test_presets_rate_is_for_its_optimizer_only():
 
 
 def test_characters_are_trained_and_evaluated_in_bits(text, tmp_path, capsys):
-    line = f"--preset awd --data {text} --level char --save {tmp_path / 'run'} {SMALL} --epochs 2"
+    line = (
+        f"--preset awd --data '{text}' --level char --save '{tmp_path / 'run'}' {SMALL} --epochs 2"
+    )
     result = train.main(
         [
-            *line.split(),
+            *shlex.split(line),
             *["--optimizer", "adam", "--lr", "0.01", "--when", "1", "--alpha", "0", "--beta", "0"],
         ]
     )

@@ -238,7 +238,10 @@ def test_every_command_takes_it(text, run, tmp_path, capsys):
     small = tmp_path / "small.safetensors"
     prune.main([str(run), "--sparsity", "0.5", "--save", str(small)])
     assert "layers.1.key_value_weight" in capsys.readouterr().out
-    for command in (f"--finetune {small} --epochs 1", f"--finetune {run} --prune 0.5 --epochs 2"):
+    for command in (
+        f"--finetune '{small}' --epochs 1",
+        f"--finetune '{run}' --prune 0.5 --epochs 2",
+    ):
         train.main([*shlex.split(command), "--save", str(tmp_path / f"more{len(command)}")])
 
 
@@ -278,6 +281,6 @@ def test_what_makes_no_sense_is_refused_in_one_sentence(
     run, tmp_path, monkeypatch, command, sentence
 ):
     monkeypatch.chdir(tmp_path)
-    module, *line = shlex.split(command.replace("RUN", str(run)))
+    module, *line = shlex.split(command.replace("RUN", shlex.quote(str(run))))
     with pytest.raises(UserError, match=sentence):
         getattr(gluonlm, module).main(line)

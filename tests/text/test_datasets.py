@@ -3,6 +3,7 @@ fetches."""
 
 import hashlib
 import math
+import shlex
 from pathlib import Path
 
 import pytest
@@ -345,7 +346,9 @@ def test_enwik8_is_trained_and_evaluated_in_bits(cache, monkeypatch, tmp_path, c
     replace_dataset(monkeypatch, "enwik8", {"enwik8": content})
     monkeypatch.setattr(locate, "ENWIK8_CUTS", (0, 800, 1000, len(content)))
     small = "--emsize 8 --nhid 8 --nlayers 2 --batch-size 4 --bptt 10 --epochs 1 --optimizer adam"
-    result = train.main(f"--preset awd --data enwik8 --save {tmp_path / 'run'} {small}".split())
+    result = train.main(
+        shlex.split(f"--preset awd --data enwik8 --save '{tmp_path / 'run'}' {small}")
+    )
     trained = capsys.readouterr().out
     score = evaluate.main([str(tmp_path / "run")])
     said = f"bits per character {result.test_loss / math.log(2):.4f}"
