@@ -13,6 +13,8 @@ import mxnet as mx
 import numpy as np
 from mxnet import nd
 
+from gluonlm.system.errors import UserError
+
 LOCAL = ("local", "device", "nccl")  # kvstores over the devices of one process
 
 
@@ -71,6 +73,14 @@ class Session:
     log_interval: int = 200  # batches between two log records
     checkpoint_seconds: float = 60.0  # work at risk in a crash
     tensorboard: bool = False  # events of the log for TensorBoard
+
+    def __post_init__(self):
+        if isinstance(self.contexts, mx.Context) or not self.contexts:
+            raise UserError("contexts must be a list of devices, such as [mx.cpu()]")
+        if len(set(self.contexts)) < len(self.contexts):  # each would add its gradient twice
+            raise UserError("contexts: a device is named twice, give each once")
+        if self.log_interval < 1:
+            raise UserError("log_interval must be at least 1 batch")
 
     @property
     def alone(self) -> bool:

@@ -302,6 +302,20 @@ def test_training_has_a_gradient_of_rows_on_one_device_only(text, tmp_path):
         assert made.model.body.encoder.weight.list_grad()[0].stype == kind
 
 
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"contexts": mx.cpu()}, "must be a list of devices"),
+        ({"contexts": []}, "must be a list of devices"),
+        ({"contexts": [mx.cpu(1), mx.cpu(1)]}, "named twice"),  # would train silently wrong
+        ({"log_interval": 0}, "at least 1 batch"),
+    ],
+)
+def test_impossible_sessions_are_refused(settings, complaint):
+    with pytest.raises(UserError, match=complaint):
+        Session(**settings)
+
+
 def test_weight_drop_on_two_devices_learns_the_raw_weights_of_both():
     """Each device draws a mask of its own; what they then have in common are the raw weights."""
     contexts = [mx.cpu(0), mx.cpu(1)]
