@@ -63,10 +63,13 @@ bench: env
 lab: env
 	$(PYTHON) -m jupyterlab notebooks/01_language_model.ipynb $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
 
-# Nothing is executed: the pages are the committed notebooks. A failed build forgets all, or the next would not warn again.
+# Nothing is executed: the pages are the committed notebooks. After a build that failed or was ended all is made anew:
+# what it left would warn of itself, or not warn again.
 docs: .venv-docs/.synced
-	@.venv-docs/bin/python -m sphinx -q -W --keep-going -d docs/_build/doctrees docs docs/_build/html \
-	  || { rm -rf docs/_build/doctrees; exit 1; }
+	@cd docs && { [ -e _build/.whole ] || rm -rf _build/doctrees _build/html; } && rm -f _build/.whole
+	@echo "building the site: a minute or two, the first time" >&2
+	@.venv-docs/bin/python -m sphinx -q -W --keep-going -d docs/_build/doctrees docs docs/_build/html
+	@touch docs/_build/.whole
 	@echo "the site: docs/_build/html/index.html"
 
 # The stamp makes this instantaneous while nothing has changed. A system Python 3.10 without its C headers cannot

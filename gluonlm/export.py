@@ -37,7 +37,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = Parser("export", __doc__)
     add = parser.add_argument
     add("checkpoint", help="folder of a run, or model file; of PyTorch with --format gluonlm")
-    add("path", nargs="?", type=Path, help="what to write (default: model.onnx beside the model)")
+    default = "model.onnx beside the model, for austen in the current folder"
+    add("path", nargs="?", type=Path, help=f"what to write (default: {default})")
     formats = "(default: web if PATH ends in .html, else onnx)"
     add("--format", choices=(*NAMES, "gluonlm"), help=formats)
     group = parser.add_argument_group("with --format gluonlm")

@@ -230,6 +230,30 @@ def test_targets_run_what_they_say(arguments, command, tmp_path):
     assert command in shown.stdout
 
 
+SPHINX = """#!/bin/sh
+ls docs/_build 2>/dev/null | tr '\\n' ' ' >> built
+mkdir -p docs/_build/doctrees docs/_build/html
+exit $(cat code)
+"""
+
+
+def test_what_a_broken_build_of_the_site_left_is_made_anew(tmp_path):
+    """Before, sphinx warned of what it found after one that was ended, and failed."""
+    for name in ("Makefile", "pyproject.toml", "uv.lock", ".python-version"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "docs").mkdir()
+    (tmp_path / ".venv-docs/bin").mkdir(parents=True)
+    python = tmp_path / ".venv-docs/bin/python"
+    python.write_text(SPHINX)
+    python.chmod(0o755)
+    (tmp_path / ".venv-docs/.synced").touch()
+    for code in (1, 0, 0):
+        (tmp_path / "code").write_text(str(code))
+        assert (make("docs", cwd=tmp_path).returncode != 0) == code
+    found = (tmp_path / "built").read_text().split()
+    assert found == ["doctrees", "html"]  # by the last only
+
+
 @pytest.fixture
 def bare_machine(tmp_path) -> Path:
     """A copy of the set-up files and bin/, the only folder on PATH: a shell, a compiler, no Python
